@@ -1,0 +1,98 @@
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <cstring>
+#include <vector>
+
+#include "core/base/cancel.h"
+#include "core/base/log.h"
+#include "core/base/memory.h"
+#include "core/base/progress.h"
+#include "core/base/status.h"
+
+namespace autoglm {
+namespace {
+
+Result<int> half(int n) {
+  if (n % 2 != 0) return invalid_argument("odd");
+  return n / 2;
+}
+
+Result<int> quarter(int n) {
+  AUTOGLM_ASSIGN_OR_RETURN(const int h, half(n));
+  return half(h);
+}
+
+TEST(Status, CarriesCodeMessageAndContext) {
+  const Status s = bad_input("header is 9 bytes long").with_context("a.safetensors");
+  EXPECT_FALSE(s.ok());
+  EXPECT_EQ(s.code(), StatusCode::kBadInput);
+  EXPECT_EQ(s.message(), "a.safetensors: header is 9 bytes long");
+  EXPECT_TRUE(ok_status().with_context("x").ok());
+}
+
+TEST(Result, PropagatesTheFirstFailure) {
+  EXPECT_EQ(*quarter(12), 3);
+  EXPECT_EQ(quarter(6).status().message(), "odd");
+  EXPECT_TRUE(quarter(12).status().ok());
+}
+
+TEST(Memory, ParsesAndPrintsSizes) {
+  EXPECT_EQ(*parse_bytes("4G"), 4'000'000'000);
+  EXPECT_EQ(*parse_bytes("512MB"), 512'000'000);
+  EXPECT_EQ(*parse_bytes("1.5GiB"), 1'610'612'736);
+  EXPECT_EQ(*parse_bytes("4096"), 4096);
+  EXPECT_EQ(*parse_bytes("3 MB"), 3'000'000);
+  for (const char* bad : {"", "G", "-1G", "4X", "1e30G", "4GGG", "nan"}) EXPECT_FALSE(parse_bytes(bad).ok()) << bad;
+  EXPECT_EQ(format_bytes(96), "96 B");
+  EXPECT_EQ(format_bytes(1'234'567'890), "1.23 GB");
+  EXPECT_EQ(format_bytes(16'813'920), "16.8 MB");
+  EXPECT_EQ(format_bytes(999'999), "1.00 MB");
+}
+
+TEST(Memory, SeesAnAllocation) {
+  const int64_t before = current_rss_bytes();
+  std::vector<char> block(64 << 20);
+  std::memset(block.data(), 1, block.size());
+  EXPECT_GE(current_rss_bytes() - before, 60 << 20);
+  EXPECT_GE(peak_rss_bytes(), current_rss_bytes() - (1 << 20));
+  EXPECT_EQ(block[12345], 1);
+}
+
+TEST(Progress, FormatsDurations) {
+  EXPECT_EQ(format_duration(3.6), "4 s");
+  EXPECT_EQ(format_duration(130), "2 min 10 s");
+  EXPECT_EQ(format_duration(3900), "1 h 5 min");
+}
+
+TEST(Progress, StaysSilentForShortWork) {
+  testing::internal::CaptureStderr();
+  {
+    Progress progress("short", 2);
+    progress.update(1);
+    progress.update(2);
+  }
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+}
+
+TEST(Cancel, SignalCancelsTheGlobalToken) {
+  EXPECT_EXIT(
+      {
+        install_signal_handlers();
+        std::raise(SIGINT);
+        std::exit(CancelToken::global().check().code() == StatusCode::kCancelled ? 0 : 1);
+      },
+      testing::ExitedWithCode(0), "");
+}
+
+TEST(Log, RemembersEachWarningOnce) {
+  testing::internal::CaptureStderr();
+  setup_logging(Verbosity::kQuiet);
+  warn("something is off");
+  warn("something is off");
+  EXPECT_EQ(warnings(), std::vector<std::string>{"something is off"});
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+}
+
+}  // namespace
+}  // namespace autoglm

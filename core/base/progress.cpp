@@ -1,0 +1,73 @@
+#include "core/base/progress.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+
+namespace autoglm {
+namespace {
+
+std::atomic<bool> enabled{true};
+constexpr double kSilentSeconds = 2.0;          // shorter work needs no progress
+constexpr double kTerminalIntervalSeconds = 0.2;
+constexpr double kPlainIntervalSeconds = 5.0;   // log files should stay short
+
+bool on_terminal() {
+  static const bool terminal = isatty(STDERR_FILENO) == 1;
+  return terminal;
+}
+
+double seconds_between(std::chrono::steady_clock::time_point a, std::chrono::steady_clock::time_point b) {
+  return std::chrono::duration<double>(b - a).count();
+}
+
+}  // namespace
+
+Progress::Progress(std::string what, int64_t total) : what_(std::move(what)), total_(total) {}
+
+Progress::~Progress() {
+  if (line_open_) std::fputc('\n', stderr);
+}
+
+void Progress::set_enabled(bool on) { enabled = on; }
+
+void Progress::update(int64_t done, const std::string& detail) {
+  if (!enabled) return;
+  const auto now = Clock::now();
+  const double elapsed = seconds_between(start_, now);
+  if (elapsed < kSilentSeconds) return;
+  const double interval = on_terminal() ? kTerminalIntervalSeconds : kPlainIntervalSeconds;
+  if (seconds_between(last_print_, now) < interval && done < total_) return;
+  last_print_ = now;
+
+  std::string line = fmt::format("{}: {}/{}", what_, done, total_);
+  if (!detail.empty()) line += " " + detail;
+  if (done > 0 && done < total_) {
+    const double left = elapsed * static_cast<double>(total_ - done) / static_cast<double>(done);
+    line += fmt::format(", {} left", format_duration(left));
+  } else if (done >= total_) {
+    line += fmt::format(", took {}", format_duration(elapsed));
+  }
+  print(line);
+}
+
+void Progress::print(const std::string& line) {
+  if (on_terminal()) {
+    std::fprintf(stderr, "\r\033[K%s", line.c_str());
+    std::fflush(stderr);
+    line_open_ = true;
+  } else {
+    std::fprintf(stderr, "%s\n", line.c_str());
+  }
+}
+
+std::string format_duration(double seconds) {
+  const auto whole = static_cast<int64_t>(seconds + 0.5);
+  if (whole < 60) return fmt::format("{} s", whole);
+  if (whole < 3600) return fmt::format("{} min {} s", whole / 60, whole % 60);
+  return fmt::format("{} h {} min", whole / 3600, whole % 3600 / 60);
+}
+
+}  // namespace autoglm
