@@ -1,0 +1,37 @@
+#pragma once
+/// Element types of the safetensors format and conversion of their values to and from float.
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "core/base/status.h"
+
+namespace autoglm::format {
+
+using Shape = std::vector<int64_t>;
+
+enum class DType { kBool, kU8, kI8, kF8E4M3, kF8E5M2, kF8E8M0, kU16, kI16, kF16, kBF16, kU32, kI32, kF32, kU64, kI64, kF64, kC64 };
+
+std::string_view to_string(DType dtype);                    ///< the format's own spelling: "BF16", "F8_E4M3", ...
+std::optional<DType> dtype_from_string(std::string_view);   ///< nothing for types that have no whole bytes or are unknown
+int64_t size_of(DType dtype);                               ///< bytes of one element
+bool is_float(DType dtype);
+
+/// Number of elements; nothing when a dimension is negative or the product does not fit in int64_t.
+std::optional<int64_t> element_count(const Shape& shape);
+
+/// Decodes elements of a floating dtype (also I8/U8/... as plain numbers) into `out`; `bytes` holds out.size() elements.
+void to_float(DType dtype, std::span<const std::byte> bytes, std::span<float> out);
+
+/// Rounds to nearest even into a floating dtype (F64, F32, F16, BF16); `out` holds in.size() elements.
+void from_float(DType dtype, std::span<const float> in, std::span<std::byte> out);
+
+float bf16_to_float(uint16_t bits);
+float fp16_to_float(uint16_t bits);
+uint16_t float_to_bf16(float value);
+uint16_t float_to_fp16(float value);
+
+}  // namespace autoglm::format

@@ -1,0 +1,59 @@
+#pragma once
+/// QuantScheme: how tensors are quantized, in the words of compressed-tensors' `quantization_config`.
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/status.h"
+#include "core/format/dtype.h"
+
+namespace autoglm::format {
+
+enum class Strategy { kTensor, kChannel, kGroup, kToken };   ///< the scope of one scale
+std::string_view to_string(Strategy strategy);
+
+/// One side (weights or activations) of a scheme: integers of `num_bits`, real = (q - zero_point) * scale.
+struct QuantArgs {
+  int num_bits = 8;                        ///< 1..8
+  bool symmetric = true;                   ///< zero_point is 0 and not stored
+  Strategy strategy = Strategy::kChannel;
+  int64_t group_size = 0;                  ///< columns per scale, with Strategy::kGroup
+  bool dynamic = false;                    ///< activations: scale found at run time per token
+  nlohmann::ordered_json extra;            ///< other members of the JSON object (actorder, observer), kept as read
+
+  int q_min() const { return -(1 << (num_bits - 1)); }
+  int q_max() const { return (1 << (num_bits - 1)) - 1; }
+  /// Scales per row of a weight with `cols` columns (1 for channel; for tensor one in all, so also 1 column of one row).
+  int64_t groups(int64_t cols) const { return strategy == Strategy::kGroup ? (cols + group_size - 1) / group_size : 1; }
+  bool operator==(const QuantArgs&) const = default;
+};
+
+/// How a module is stored: `float` (not quantized), `pack-quantized` or `int-quantized`.
+struct QuantScheme {
+  std::vector<std::string> targets;        ///< class names ("Linear", "Embedding"), module names or "re:…" regexes
+  std::optional<QuantArgs> weights;
+  std::optional<QuantArgs> input_activations;
+  std::string format;                      ///< "pack-quantized", "int-quantized"; "" inherits the config's
+};
+
+/// compressed-tensors' quantization_config.
+struct QuantConfig {
+  std::vector<std::pair<std::string, QuantScheme>> config_groups;   ///< in order; the first match wins
+  std::vector<std::string> ignore;
+  std::string format = "pack-quantized";   ///< or "int-quantized", "mixed-precision"
+  nlohmann::ordered_json extra;            ///< kv_cache_scheme, version, ... kept when unknown
+
+  /// Reads the `quantization_config` object of config.json. kBadInput names the member: another quant_method (says
+  /// which are read), a format or strategy this build cannot decode, bits out of range.
+  static Result<QuantConfig> parse(const nlohmann::ordered_json& json);
+  nlohmann::ordered_json to_json() const;
+
+  /// The scheme of module `name` whose class is `type` ("Linear" or "Embedding"), by compressed-tensors' matching
+  /// rules; nullptr when it is not quantized.
+  const QuantScheme* scheme_for(std::string_view name, std::string_view type) const;
+};
+
+}  // namespace autoglm::format
