@@ -9,6 +9,7 @@
 #include "core/base/memory.h"
 #include "core/base/progress.h"
 #include "core/base/status.h"
+#include "core/base/suggest.h"
 
 namespace autoglm {
 namespace {
@@ -83,6 +84,16 @@ TEST(Cancel, SignalCancelsTheGlobalToken) {
         std::exit(CancelToken::global().check().code() == StatusCode::kCancelled ? 0 : 1);
       },
       testing::ExitedWithCode(0), "");
+}
+
+TEST(Suggest, FindsTheMeantWord) {
+  const std::vector<std::string> known = {"gptq", "rtn", "int4", "int8"};
+  EXPECT_EQ(nearest("gtpq", known), "gptq");
+  EXPECT_EQ(nearest("INT4", known), "int4");
+  EXPECT_EQ(nearest("xyzzy", known), "");
+  EXPECT_EQ(nearest(std::string(10'000, 'a'), known), "");
+  EXPECT_EQ(unknown_word("method", "gtpq", known),
+            "unknown method 'gtpq'; did you mean 'gptq'? Known: gptq, rtn, int4, int8");
 }
 
 TEST(Log, RemembersEachWarningOnce) {
