@@ -5,15 +5,24 @@ endif()
 
 find_program(CCACHE_PROGRAM ccache)
 if(CCACHE_PROGRAM)
-  # pch_defines and time_macros let ccache serve files that use the precompiled torch header.
-  set(CMAKE_CXX_COMPILER_LAUNCHER "${CMAKE_COMMAND}" -E env "CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime" "${CCACHE_PROGRAM}")
+  # ccache serves files that use the precompiled torch header only when it may trust defines and times of that header.
+  set(CMAKE_CXX_COMPILER_LAUNCHER "${CMAKE_COMMAND}" -E env
+      "CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime" "${CCACHE_PROGRAM}")
 endif()
 
 add_library(autoglm_flags INTERFACE)
-target_compile_options(autoglm_flags INTERFACE -Wall -Wextra -Wno-missing-field-initializers -fno-math-errno)
+# -fPIC for programs too (CMake would say -fPIE): the precompiled header serves only files with the same flags.
+target_compile_options(autoglm_flags INTERFACE -Wall -Wextra -Wno-missing-field-initializers -fno-math-errno -fPIC)
 if(AUTOGLM_SANITIZE)
-  target_compile_options(autoglm_flags INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1)
+  target_compile_options(autoglm_flags INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=undefined
+                                                 -fno-omit-frame-pointer -g1)
   target_link_options(autoglm_flags INTERFACE -fsanitize=address,undefined)
+endif()
+if(AUTOGLM_FUZZ)
+  if(NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    message(FATAL_ERROR "AUTOGLM_FUZZ needs clang (libFuzzer): use the preset `fuzz`")
+  endif()
+  target_compile_options(autoglm_flags INTERFACE -fsanitize=fuzzer-no-link)
 endif()
 if(AUTOGLM_COVERAGE)
   target_compile_options(autoglm_flags INTERFACE --coverage -fprofile-update=atomic)

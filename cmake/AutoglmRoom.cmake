@@ -1,7 +1,8 @@
-# autoglm_room(core/format LINKS autoglm::base PRIVATE_LINKS nlohmann_json::nlohmann_json [TORCH])
+# autoglm_room(core/format LINKS autoglm::base PRIVATE_LINKS nlohmann_json::nlohmann_json [TORCH] [TEST_LINKS …])
 #
 # One library per room, made of every .cpp of its folder; `foo_test.cpp` beside `foo.cpp` goes into the room's test
-# program. The target of a/b is autoglm_b, its alias autoglm::b. TORCH rooms share one precompiled LibTorch header.
+# program. The target of a/b is autoglm_b, its alias (and its name once installed) autoglm::b. TORCH rooms link LibTorch
+# and share one precompiled header. tests/rooms/rooms.txt says what a room may link.
 function(autoglm_room folder)
   cmake_parse_arguments(ROOM "TORCH" "" "LINKS;PRIVATE_LINKS;TEST_LINKS" ${ARGN})
   get_filename_component(name "${folder}" NAME)
@@ -15,15 +16,21 @@ function(autoglm_room folder)
 
   if(sources)
     add_library(${target} STATIC ${sources})
-    target_link_libraries(${target} PUBLIC ${ROOM_LINKS} PRIVATE ${ROOM_PRIVATE_LINKS} autoglm_flags)
-    target_include_directories(${target} PUBLIC "$<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>"
+    target_link_libraries(${target} PUBLIC ${ROOM_LINKS} PRIVATE ${ROOM_PRIVATE_LINKS} $<BUILD_INTERFACE:autoglm_flags>)
+    set(scope PUBLIC)
+  else()  # headers alone
+    add_library(${target} INTERFACE)
+    target_link_libraries(${target} INTERFACE ${ROOM_LINKS})
+    set(scope INTERFACE)
+  endif()
+  target_include_directories(${target} ${scope} "$<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>"
                                                 "$<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>"
-                                                "$<INSTALL_INTERFACE:include>")
-    add_library(autoglm::${name} ALIAS ${target})
-    set_property(GLOBAL APPEND PROPERTY AUTOGLM_ROOMS ${target})
-    if(ROOM_TORCH)
-      autoglm_use_torch(${target})
-    endif()
+                                                "$<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>"
+                                                "$<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/open-autoglm>")
+  add_library(autoglm::${name} ALIAS ${target})
+  autoglm_install_room(${target} "${folder}")
+  if(ROOM_TORCH)
+    autoglm_use_torch(${target} ${scope})
   endif()
 
   if(AUTOGLM_TESTS AND tests)
@@ -32,29 +39,22 @@ function(autoglm_room folder)
                                                  GTest::gmock GTest::gtest GTest::gtest_main)
     target_compile_definitions(${target}_test PRIVATE AUTOGLM_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
     if(ROOM_TORCH)
-      autoglm_use_torch(${target}_test)
+      autoglm_use_torch(${target}_test PRIVATE)
     endif()
     add_test(NAME ${folder} COMMAND ${target}_test WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
   endif()
 endfunction()
 
 # Links LibTorch and reuses one precompiled torch header: compiling it takes half a minute, reading it under a second.
-function(autoglm_use_torch target)
+function(autoglm_use_torch target scope)
   if(NOT TARGET autoglm_torch_pch)
-    file(WRITE "${PROJECT_BINARY_DIR}/torch_pch.cpp" "")
+    file(CONFIGURE OUTPUT "${PROJECT_BINARY_DIR}/torch_pch.cpp" CONTENT "")
     add_library(autoglm_torch_pch OBJECT "${PROJECT_BINARY_DIR}/torch_pch.cpp")
-    target_link_libraries(autoglm_torch_pch PUBLIC autoglm_torch PRIVATE autoglm_flags)
+    target_link_libraries(autoglm_torch_pch PRIVATE autoglm::torch autoglm_flags)
     target_precompile_headers(autoglm_torch_pch PRIVATE <torch/torch.h>)
   endif()
-  target_link_libraries(${target} PUBLIC autoglm_torch)
-  target_precompile_headers(${target} REUSE_FROM autoglm_torch_pch)
+  target_link_libraries(${target} ${scope} autoglm::torch)
+  if(NOT scope STREQUAL "INTERFACE")
+    target_precompile_headers(${target} REUSE_FROM autoglm_torch_pch)
+  endif()
 endfunction()
-
-if(AUTOGLM_TORCH AND NOT TARGET autoglm_torch)
-  add_library(autoglm_torch INTERFACE)
-  target_link_libraries(autoglm_torch INTERFACE ${TORCH_LIBRARIES})
-  target_include_directories(autoglm_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
-  separate_arguments(torch_flags UNIX_COMMAND "${TORCH_CXX_FLAGS}")
-  target_compile_options(autoglm_torch INTERFACE ${torch_flags})
-  target_link_options(autoglm_torch INTERFACE "-Wl,--no-as-needed")
-endif()

@@ -1,0 +1,13 @@
+# Runs the entry with the planted defect: it must die, keep the input, and die of that input alone again.
+file(REMOVE "${CRASH}")
+set(seed "${CRASH}.seed")
+file(WRITE "${seed}" "L3abc")
+execute_process(COMMAND "${PROGRAM}" --iterations 100000 --crash "${CRASH}" "${seed}" RESULT_VARIABLE first OUTPUT_QUIET)
+if(first EQUAL 0 OR NOT EXISTS "${CRASH}")
+  message(FATAL_ERROR "the planted defect was not found (result: ${first})")
+endif()
+execute_process(COMMAND "${PROGRAM}" --iterations 0 --crash "${CRASH}.again" "${CRASH}" RESULT_VARIABLE second OUTPUT_QUIET)
+if(second EQUAL 0)
+  message(FATAL_ERROR "the input that was kept does not reproduce the defect")
+endif()
+message(STATUS "found and reproduced")
