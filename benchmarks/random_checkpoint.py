@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes a checkpoint with random bf16 weights in the shape of a real model, streaming: memory stays below one shard row.
+"""Writes a checkpoint with random bf16 weights in the shape of a real model, streaming: memory stays at a few chunks of values.
 
 usage: random_checkpoint.py SHAPE FOLDER [--layers N] [--seed N]
 
