@@ -1,5 +1,6 @@
 #pragma once
-/// Text for calibration and evaluation: documents read from files, turned into token sequences, the same way everywhere.
+/// Text for calibration and evaluation: documents read from files, turned into token sequences, the same way
+/// everywhere.
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -19,14 +20,14 @@ namespace autoglm::eval {
 Result<std::vector<std::string>> read_documents(const std::filesystem::path& path, const tokenizer::ChatTemplate* chat);
 
 struct SequenceOptions {
-  int64_t count = 128;     ///< sequences wanted; fewer are returned when the text is shorter
-  int64_t length = 512;    ///< tokens of each
-  uint64_t seed = 0;       ///< which pieces are taken, and their order
+  int64_t count = 128;   ///< sequences wanted; fewer are returned when the text is shorter
+  int64_t length = 512;  ///< tokens of each
+  uint64_t seed = 0;     ///< which pieces are taken, and their order
 };
 
 /// Tokenizes documents, joins them, cuts windows of `length` without overlap and draws `count` of them with the seed.
 /// kBadInput: no window can be cut (says how many tokens there are and how many are needed).
-Result<std::vector<Tokens>> draw_sequences(const std::vector<std::string>& documents, const tokenizer::Tokenizer& tokenizer,
-                                           const SequenceOptions& options);
+Result<std::vector<Tokens>> draw_sequences(const std::vector<std::string>& documents,
+                                           const tokenizer::Tokenizer& tokenizer, const SequenceOptions& options);
 
 }  // namespace autoglm::eval

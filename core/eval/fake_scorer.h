@@ -1,0 +1,73 @@
+#pragma once
+/// A tiny deterministic bigram model for the tests of this room: the logits after a token are a row of a table.
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "core/eval/scorer.h"
+
+namespace autoglm::eval {
+
+class FakeScorer : public Scorer {
+ public:
+  /// table[t] are the logits after token t; square.
+  explicit FakeScorer(std::vector<std::vector<float>> table) : table_(std::move(table)) {}
+
+  int64_t vocab_size() const override { return static_cast<int64_t>(table_.size()); }
+
+  Result<std::unique_ptr<ScoredBatch>> score(const std::vector<Tokens>& sequences, CancelToken& cancel) override {
+    AUTOGLM_RETURN_IF_ERROR(cancel.check());
+    ++calls;
+    sequences_scored += static_cast<int64_t>(sequences.size());
+    return std::unique_ptr<ScoredBatch>(new Batch(*this, sequences));
+  }
+
+  Result<std::vector<Tokens>> generate(const std::vector<Tokens>& prompts, int64_t max_new_tokens,
+                                       const std::vector<int64_t>& stop, CancelToken& cancel) override {
+    AUTOGLM_RETURN_IF_ERROR(cancel.check());
+    if (!fits_in_memory) return resource_exhausted("the model needs 9 GB in memory, 4 GB are allowed");
+    std::vector<Tokens> all;
+    for (const Tokens& prompt : prompts) {
+      Tokens out;
+      for (int32_t last = prompt.back(); static_cast<int64_t>(out.size()) < max_new_tokens; out.push_back(last)) {
+        const auto& row = table_[static_cast<size_t>(last)];
+        last = static_cast<int32_t>(std::max_element(row.begin(), row.end()) - row.begin());
+        if (std::find(stop.begin(), stop.end(), last) != stop.end()) break;
+      }
+      all.push_back(std::move(out));
+    }
+    return all;
+  }
+
+  Result<double> milliseconds_per_token(int64_t, int64_t steps, CancelToken& cancel) override {
+    AUTOGLM_RETURN_IF_ERROR(cancel.check());
+    if (!fits_in_memory) return resource_exhausted("the model needs 9 GB in memory, 4 GB are allowed");
+    steps_timed += steps;
+    return 2.5;
+  }
+
+  bool fits_in_memory = true;
+  int64_t calls = 0, sequences_scored = 0, steps_timed = 0;
+
+ private:
+  class Batch : public ScoredBatch {
+   public:
+    Batch(const FakeScorer& model, std::vector<Tokens> sequences) : model_(model), sequences_(std::move(sequences)) {}
+    Status logits(int64_t sequence, int64_t first, int64_t count, std::span<float> out) const override {
+      const Tokens& tokens = sequences_[static_cast<size_t>(sequence)];
+      for (int64_t i = 0; i < count; ++i) {
+        const auto& row = model_.table_[static_cast<size_t>(tokens[static_cast<size_t>(first + i)])];
+        std::copy(row.begin(), row.end(), out.begin() + i * static_cast<int64_t>(row.size()));
+      }
+      return ok_status();
+    }
+
+   private:
+    const FakeScorer& model_;
+    std::vector<Tokens> sequences_;
+  };
+
+  std::vector<std::vector<float>> table_;
+};
+
+}  // namespace autoglm::eval
