@@ -1,0 +1,52 @@
+# Every target does its own set-up (tools/bootstrap.sh); a second run with nothing to do takes seconds.
+# `.venv/bin` comes first, so that its cmake is used where the system's is too old.
+SHELL := /bin/bash
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help setup build demo test lint format coverage fuzz bench torch-compat install clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
+
+setup: ## install what is missing: Debian packages, .venv
+	@tools/bootstrap.sh build
+
+build: setup ## build everything (build/release)
+	@tools/build.sh release
+
+demo: setup ## compress the embedded model to INT8 and INT4 and print before and after
+	@tools/build.sh release autoglm
+	@tools/demo.sh
+
+test: setup ## run every test: release, ASan+UBSan, and a build without LibTorch
+	@tools/test.sh
+
+lint: ## formatting, clang-tidy, cyclomatic complexity, repeated code (FILES=… or ALL=1; else what changed)
+	@tools/bootstrap.sh build lint
+	@tools/lint.sh $(FILES)
+
+format: ## rewrite the sources by .clang-format
+	@tools/bootstrap.sh lint
+	@git ls-files '*.h' '*.cpp' | xargs clang-format -i
+
+coverage: ## line coverage per room
+	@tools/bootstrap.sh build lint
+	@tools/coverage.sh
+
+fuzz: ## libFuzzer on every parser, SECONDS_EACH=60 each
+	@tools/bootstrap.sh build fuzz
+	@tools/fuzz.sh $(or $(SECONDS_EACH),60)
+
+bench: setup ## the benchmarks of docs/BENCHMARKS.md
+	@tools/bootstrap.sh env:llmcompressor
+	@tools/build.sh release autoglm
+	@benchmarks/run.sh
+
+torch-compat: build ## compile the sources against the headers of older LibTorch releases (VERSIONS="2.11.0 2.12.1")
+	@tools/torch_compat.sh $(or $(VERSIONS),2.11.0 2.12.1)
+
+install: build ## install to PREFIX (default /usr/local)
+	@cmake --install build/release --prefix $(or $(PREFIX),/usr/local)
+
+clean: ## remove build folders; .venv stays
+	rm -rf build
