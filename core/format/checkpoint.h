@@ -25,13 +25,13 @@ class Checkpoint {
   ~Checkpoint();
 
   const std::filesystem::path& folder() const;
-  const std::vector<std::string>& names() const;   ///< every tensor, shard by shard in order of its bytes
+  const std::vector<std::string>& names() const;     ///< every tensor, shard by shard in order of its bytes
   std::vector<std::filesystem::path> files() const;  ///< the weight files
-  int64_t total_bytes() const;                     ///< bytes of all tensors, headers excluded
+  int64_t total_bytes() const;                       ///< bytes of all tensors, headers excluded
 
-  const TensorInfo* find(std::string_view name) const;                 ///< nullptr when absent
+  const TensorInfo* find(std::string_view name) const;                    ///< nullptr when absent
   Result<std::span<const std::byte>> bytes(std::string_view name) const;  ///< kBadInput when absent
-  void release(std::string_view name) const;       ///< see SafetensorsFile::release
+  void release(std::string_view name) const;                              ///< see SafetensorsFile::release
 
   /// The file that holds `name`, for error messages; the folder when absent.
   std::filesystem::path file_of(std::string_view name) const;

@@ -1,7 +1,8 @@
 #pragma once
 /// CheckpointWriter: streams a new Hugging Face folder to disk so that the target is always absent, the old one whole,
 /// or the new one whole. Everything is written into a sibling `.NAME.autoglm-tmp-PID-RANDOM`, fsynced, and renamed (or
-/// exchanged with an existing target, renameat2) by `commit`. The next writer for the same target clears what a killed one left.
+/// exchanged with an existing target, renameat2) by `commit`. The next writer for the same target clears what a killed
+/// one left.
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -12,6 +13,7 @@
 
 #include "core/base/status.h"
 #include "core/format/dtype.h"
+#include "core/format/file.h"
 
 namespace autoglm::format {
 
@@ -39,23 +41,18 @@ class CheckpointWriter {
   Status write_file(const std::filesystem::path& name, std::string_view contents);
   Status copy_file(const std::filesystem::path& from, const std::filesystem::path& name);
 
-  /// Completes the shards and the index (one shard: model.safetensors alone), fsyncs, renames. Nothing can be added after.
+  /// Completes the shards and the index (one shard: model.safetensors alone), fsyncs, renames. Nothing can be added
+  /// after.
   Status commit();
 
   const std::filesystem::path& target() const;
-  const std::filesystem::path& staging() const;   ///< the sibling, for readers before the commit (verification)
-  int64_t tensor_bytes() const;                   ///< written so far
+  const std::filesystem::path& staging() const;  ///< the sibling, for readers before the commit (verification)
+  int64_t tensor_bytes() const;                  ///< written so far
 
  private:
   struct Impl;
   explicit CheckpointWriter(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
-
-/// Writes `contents` to `path` through a temporary sibling, fsync and rename.
-Status write_file_atomically(const std::filesystem::path& path, std::string_view contents);
-
-/// Reads a whole file of at most `max_bytes` (config files; never weights).
-Result<std::string> read_text_file(const std::filesystem::path& path, int64_t max_bytes = 256 << 20);
 
 }  // namespace autoglm::format

@@ -24,8 +24,20 @@ struct TensorInfo {
   int64_t nbytes = 0;
 };
 
+/// What a header says, checked against the length of the file.
+struct SafetensorsHeader {
+  std::vector<TensorInfo> tensors;              ///< in order of their bytes
+  std::map<std::string, std::string> metadata;  ///< __metadata__
+};
+
+/// Checks the whole of `file`, a safetensors file in memory, as `SafetensorsFile::open` does. The message names the
+/// tensor at fault, not the file.
+Result<SafetensorsHeader> parse_safetensors(std::span<const std::byte> file);
+
 /// One mapped file. Every length, offset, shape product, overlap, hole, dtype and duplicate name has been checked when
 /// `open` returns. Immutable and thread-safe; the spans it gives live as long as the object.
+///
+/// What remains: reading a span after another process has cut the file short ends in SIGBUS, as with any mapped file.
 class SafetensorsFile {
  public:
   /// kBadInput names the file and the tensor at fault.
@@ -36,12 +48,13 @@ class SafetensorsFile {
   ~SafetensorsFile();
 
   const std::filesystem::path& path() const;
-  const std::vector<TensorInfo>& tensors() const;                 ///< in order of their bytes
-  const std::map<std::string, std::string>& metadata() const;     ///< the header's __metadata__
-  const TensorInfo* find(std::string_view name) const;            ///< nullptr when absent
+  const std::vector<TensorInfo>& tensors() const;              ///< in order of their bytes
+  const std::map<std::string, std::string>& metadata() const;  ///< the header's __metadata__
+  const TensorInfo* find(std::string_view name) const;         ///< nullptr when absent
   std::span<const std::byte> bytes(const TensorInfo& tensor) const;
 
-  /// Gives the tensor's mapped pages back to the kernel, so that they no longer count as resident.
+  /// Gives the tensor's mapped pages back to the kernel, so that they no longer count as resident. Always safe: pages
+  /// that are read again, by this thread or another, come back from the file.
   void release(const TensorInfo& tensor) const;
 
  private:

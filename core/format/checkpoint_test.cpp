@@ -1,0 +1,154 @@
+#include "core/format/checkpoint.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+
+#include "core/base/log.h"
+
+namespace autoglm::format {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+
+/// A safetensors file of U8 [2] tensors.
+std::string shard_of(const std::vector<std::string>& names) {
+  std::string header = "{";
+  size_t offset = 0;
+  for (const std::string& name : names) {
+    header += fmt::format(R"({}"{}":{{"dtype":"U8","shape":[2],"data_offsets":[{},{}]}})", offset == 0 ? "" : ",", name,
+                          offset, offset + 2);
+    offset += 2;
+  }
+  header += "}";
+  const uint64_t size = header.size();
+  std::string file(8, '\0');
+  std::memcpy(file.data(), &size, 8);
+  return file + header + std::string(offset, '\x05');
+}
+
+class CheckpointTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = (fs::temp_directory_path() / "autoglm-checkpoint-XXXXXX").string();
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    folder_ = pattern;
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+  void write(const std::string& name, std::string_view bytes) {
+    std::ofstream(folder_ / name, std::ios::binary) << bytes;
+  }
+  void write_index(const std::string& map) {
+    write("model.safetensors.index.json", "{\"metadata\":{},\"weight_map\":{" + map + "}}");
+  }
+  std::string refusal() {
+    const auto checkpoint = Checkpoint::open(folder_);
+    EXPECT_FALSE(checkpoint.ok());
+    EXPECT_EQ(checkpoint.status().code(), StatusCode::kBadInput);
+    EXPECT_EQ(checkpoint.status().message().find('\n'), std::string::npos);
+    return checkpoint.status().message();
+  }
+  fs::path folder_;
+};
+
+TEST_F(CheckpointTest, ReadsASingleFile) {
+  write("model.safetensors", shard_of({"b", "a"}));
+  const auto checkpoint = Checkpoint::open(folder_);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().message();
+  EXPECT_EQ(checkpoint->names(), (std::vector<std::string>{"b", "a"}));
+  EXPECT_EQ(checkpoint->total_bytes(), 4);
+  EXPECT_EQ(checkpoint->find("c"), nullptr);
+  EXPECT_EQ(checkpoint->bytes("a")->size(), 2u);
+  EXPECT_THAT(checkpoint->bytes("c").status().message(), HasSubstr("has no tensor 'c'"));
+  EXPECT_EQ(checkpoint->file_of("a"), folder_ / "model.safetensors");
+  EXPECT_EQ(checkpoint->file_of("c"), folder_);
+  checkpoint->release("a");
+  checkpoint->release("c");
+}
+
+TEST_F(CheckpointTest, ReadsShards) {
+  write("m-2.safetensors", shard_of({"c"}));
+  write("m-1.safetensors", shard_of({"b", "a"}));
+  write_index(R"("a":"m-1.safetensors","b":"m-1.safetensors","c":"m-2.safetensors")");
+  auto opened = Checkpoint::open(folder_);
+  ASSERT_TRUE(opened.ok()) << opened.status().message();
+  const Checkpoint checkpoint = std::move(*opened);  // names stay valid after a move
+  EXPECT_EQ(checkpoint.names(), (std::vector<std::string>{"b", "a", "c"}));
+  EXPECT_EQ(checkpoint.file_of("c"), folder_ / "m-2.safetensors");
+  EXPECT_EQ((*checkpoint.bytes("c"))[1], std::byte{5});
+  EXPECT_EQ(checkpoint.files().size(), 2u);
+}
+
+TEST_F(CheckpointTest, ReadsTheFamiliesOfTheTestData) {
+  int folders = 0;
+  for (const auto& entry : fs::directory_iterator(fs::path(AUTOGLM_SOURCE_DIR) / "tests/data/tiny")) {
+    const auto checkpoint = Checkpoint::open(entry.path());
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().message();
+    EXPECT_GT(checkpoint->names().size(), 20u);
+    ++folders;
+  }
+  EXPECT_GE(folders, 8);
+}
+
+TEST_F(CheckpointTest, KeepsTensorsThatTheIndexDoesNotName) {
+  write("m.safetensors", shard_of({"a", "extra"}));
+  write_index(R"("a":"m.safetensors")");
+  const auto checkpoint = Checkpoint::open(folder_);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().message();
+  EXPECT_NE(checkpoint->find("extra"), nullptr);
+  EXPECT_THAT(warnings().back(), HasSubstr("the first is 'extra'"));
+}
+
+TEST_F(CheckpointTest, RefusesWhatIsNoModelFolder) {
+  EXPECT_THAT(Checkpoint::open(folder_ / "none").status().message(), HasSubstr("no such folder"));
+  EXPECT_THAT(refusal(), HasSubstr("not a model folder"));
+  write("pytorch_model.bin", "x");
+  EXPECT_THAT(refusal(), HasSubstr("only safetensors is read; convert"));
+  EXPECT_THAT(Checkpoint::open(folder_ / "pytorch_model.bin").status().message(), HasSubstr("not a folder"));
+  write("model.safetensors", shard_of({}));
+  EXPECT_THAT(refusal(), HasSubstr("no tensor"));
+}
+
+TEST_F(CheckpointTest, RefusesBadIndexes) {
+  const auto with_index = [&](std::string_view text) {
+    write("model.safetensors.index.json", text);
+    return refusal();
+  };
+  EXPECT_THAT(with_index(""), HasSubstr("not valid JSON"));
+  EXPECT_THAT(with_index("[]"), HasSubstr("no object weight_map"));
+  EXPECT_THAT(with_index("{}"), HasSubstr("no object weight_map"));
+  EXPECT_THAT(with_index(R"({"weight_map":[]})"), HasSubstr("no object weight_map"));
+  EXPECT_THAT(with_index(R"({"weight_map":{}})"), HasSubstr("names no tensor"));
+  EXPECT_THAT(with_index(R"({"weight_map":{"a":1}})"), HasSubstr("tensor 'a' is no string"));
+  EXPECT_THAT(with_index(R"({"weight_map":{"a":"m","a":"n"}})"), HasSubstr("'a' occurs twice"));
+  EXPECT_THAT(with_index(R"({"weight_map":)" + std::string(1 << 20, '[')), HasSubstr("nested deeper"));
+  for (const char* name : {"../m.safetensors", "/etc/passwd", "sub/m.safetensors", "", ".", "..", R"(m\u0000)"}) {
+    EXPECT_THAT(with_index(std::string(R"({"weight_map":{"a":")") + name + R"("}})"),
+                HasSubstr("not the name of a file"))
+        << name;
+  }
+}
+
+TEST_F(CheckpointTest, RefusesShardsThatContradictTheIndex) {
+  write_index(R"("a":"m-1.safetensors")");
+  EXPECT_THAT(refusal(), HasSubstr("shard 'm-1.safetensors' is missing"));
+  write("m-1.safetensors", shard_of({"b"}));
+  EXPECT_THAT(refusal(), HasSubstr("tensor 'a' is not in 'm-1.safetensors'"));
+  write("m-1.safetensors", shard_of({"a"}));
+  write("m-2.safetensors", shard_of({"a", "b"}));
+  write_index(R"("a":"m-1.safetensors","b":"m-2.safetensors")");
+  EXPECT_THAT(refusal(), HasSubstr("m-2.safetensors: tensor 'a' is in 'm-1.safetensors' too"));
+  write("m-2.safetensors", shard_of({"b"}));
+  write_index(R"("a":"m-2.safetensors","b":"m-2.safetensors","c":"m-1.safetensors")");
+  EXPECT_THAT(refusal(), HasSubstr("but in 'm-1.safetensors'"));
+  write("m-2.safetensors", shard_of({"b"}).substr(0, 20));
+  EXPECT_THAT(refusal(), HasSubstr("m-2.safetensors: the header has"));
+}
+
+}  // namespace
+}  // namespace autoglm::format

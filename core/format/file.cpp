@@ -1,0 +1,108 @@
+#include "core/format/file.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <system_error>
+
+#include "core/base/memory.h"
+#include "core/format/display.h"
+
+namespace autoglm::format {
+
+bool FileDescriptor::close() {
+  const int fd = std::exchange(fd_, -1);
+  return fd < 0 || ::close(fd) == 0;
+}
+
+Status system_failure(const std::filesystem::path& path, std::string_view what, int error) {
+  std::string message = fmt::format("{}: {}: {}", display_path(path), what, std::generic_category().message(error));
+  switch (error) {
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+    case ENOMEM:
+    case EMFILE:
+    case ENFILE:
+    case EACCES:
+    case EPERM:
+    case EROFS:
+    case EIO: return resource_exhausted(std::move(message));
+    default: return bad_input(std::move(message));
+  }
+}
+
+Result<OpenedFile> open_regular_file(const std::filesystem::path& path) {
+  OpenedFile file{FileDescriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK))};
+  if (!file.fd.valid()) return system_failure(path, "cannot open", errno);
+  struct stat status = {};
+  if (fstat(file.fd.get(), &status) != 0) return system_failure(path, "cannot stat", errno);
+  if (!S_ISREG(status.st_mode)) return bad_input(display_path(path) + ": is not a regular file");
+  file.size = status.st_size;
+  return file;
+}
+
+Result<std::string> read_text_file(const std::filesystem::path& path, int64_t max_bytes) {
+  AUTOGLM_ASSIGN_OR_RETURN(const OpenedFile file, open_regular_file(path));
+  if (file.size > max_bytes) {
+    return bad_input(fmt::format("{}: has {}, more than the {} that such a file may have", display_path(path),
+                                 format_bytes(file.size), format_bytes(max_bytes)));
+  }
+  std::string text(static_cast<size_t>(file.size), '\0');
+  size_t filled = 0;
+  while (filled < text.size()) {
+    const ssize_t got = ::read(file.fd.get(), text.data() + filled, text.size() - filled);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return system_failure(path, "cannot read", errno);
+    if (got == 0) break;  // cut short meanwhile
+    filled += static_cast<size_t>(got);
+  }
+  text.resize(filled);
+  return text;
+}
+
+Status write_all(const FileDescriptor& fd, std::span<const std::byte> bytes, const std::filesystem::path& path) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(fd.get(), bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return system_failure(path, "cannot write", errno);
+    bytes = bytes.subspan(static_cast<size_t>(written));
+  }
+  return ok_status();
+}
+
+Status sync_folder(const std::filesystem::path& folder) {
+  const FileDescriptor fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.valid()) return system_failure(folder, "cannot open", errno);
+  // Some network filesystems know no fsync of folders.
+  if (fsync(fd.get()) != 0 && errno != EINVAL && errno != ENOTSUP) return system_failure(folder, "cannot fsync", errno);
+  return ok_status();
+}
+
+Status write_file_atomically(const std::filesystem::path& path, std::string_view contents) {
+  static std::atomic<unsigned> counter{0};
+  const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
+  const std::filesystem::path aside =
+      folder / fmt::format(".{}.autoglm-tmp-{}-{}", path.filename().string(), getpid(), counter++);
+  const auto write = [&]() -> Status {
+    FileDescriptor fd(::open(aside.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666));
+    if (!fd.valid()) return system_failure(path, "cannot create", errno);
+    AUTOGLM_RETURN_IF_ERROR(write_all(fd, std::as_bytes(std::span(contents)), path));
+    if (fsync(fd.get()) != 0) return system_failure(path, "cannot fsync", errno);
+    if (!fd.close()) return system_failure(path, "cannot write", errno);
+    if (::rename(aside.c_str(), path.c_str()) != 0) return system_failure(path, "cannot replace", errno);
+    return ok_status();
+  };
+  if (Status status = write(); !status.ok()) {
+    ::unlink(aside.c_str());
+    return status;
+  }
+  return sync_folder(folder);
+}
+
+}  // namespace autoglm::format

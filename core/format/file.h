@@ -1,0 +1,60 @@
+#pragma once
+/// Small files read and written whole, and the descriptor behind them.
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "core/base/status.h"
+
+namespace autoglm::format {
+
+/// Owns an open file descriptor; -1 is none.
+class FileDescriptor {
+ public:
+  FileDescriptor() = default;
+  explicit FileDescriptor(int fd) : fd_(fd) {}
+  FileDescriptor(FileDescriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  FileDescriptor& operator=(FileDescriptor&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~FileDescriptor() { close(); }
+
+  bool valid() const { return fd_ >= 0; }
+  int get() const { return fd_; }
+  bool close();  ///< false, with errno, when the system reports a late write error
+
+ private:
+  int fd_ = -1;
+};
+
+/// Opens a regular file for reading and finds its size; never waits (FIFOs, devices are refused). The message names the
+/// path.
+struct OpenedFile {
+  FileDescriptor fd;
+  int64_t size = 0;
+};
+Result<OpenedFile> open_regular_file(const std::filesystem::path& path);
+
+/// A failed system call as Status: kResourceExhausted where disk, memory, descriptors or permission lack, else
+/// kBadInput. "PATH: WHAT: No space left on device".
+Status system_failure(const std::filesystem::path& path, std::string_view what, int error);
+
+/// Writes all of `bytes` to `fd`; `path` is for the message.
+Status write_all(const FileDescriptor& fd, std::span<const std::byte> bytes, const std::filesystem::path& path);
+
+/// Makes the entries of a folder (creations, renames) survive a power cut.
+Status sync_folder(const std::filesystem::path& folder);
+
+/// Reads a whole file of at most `max_bytes` (config files; never weights).
+Result<std::string> read_text_file(const std::filesystem::path& path, int64_t max_bytes = 256 << 20);
+
+/// Writes `contents` to `path` through a temporary sibling, fsync and rename: a reader sees the old file or the new
+/// one.
+Status write_file_atomically(const std::filesystem::path& path, std::string_view contents);
+
+}  // namespace autoglm::format
