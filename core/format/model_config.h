@@ -17,43 +17,42 @@
 namespace autoglm::format {
 
 enum class Family { kChatGlm, kGlm, kGlm4, kGlm4v, kGlm4Moe, kLlama, kQwen2, kQwen3 };
-std::string_view to_string(Family family);   ///< the model_type of config.json: "glm4_moe"
+std::string_view to_string(Family family);  ///< the model_type of config.json: "glm4_moe"
 
 /// How the rotary embedding pairs dimensions: (0,1),(2,3).. or (0,d/2),(1,d/2+1)..
 enum class RotaryLayout { kInterleaved, kHalfSplit };
 
 struct ModelConfig {
   Family family = Family::kGlm;
-  std::string model_type;        ///< as written in config.json (nested text_config: the outer one)
-  std::string architecture;      ///< architectures[0]
+  std::string model_type;    ///< as written in config.json (nested text_config: the outer one)
+  std::string architecture;  ///< architectures[0]
 
-  int64_t vocab_size = 0;        ///< rows of the embedding (chatglm: padded_vocab_size)
+  int64_t vocab_size = 0;  ///< rows of the embedding (chatglm: padded_vocab_size)
   int64_t hidden_size = 0;
-  int64_t intermediate_size = 0; ///< of dense MLPs
+  int64_t intermediate_size = 0;  ///< of dense MLPs
   int64_t num_hidden_layers = 0;
   int64_t num_attention_heads = 0;
   int64_t num_key_value_heads = 0;
   int64_t head_dim = 0;
   int64_t max_position_embeddings = 0;
   double rms_norm_eps = 1e-5;
-  bool attention_bias = false;   ///< on q, k, v
-  bool output_bias = false;      ///< on the attention's output projection (llama's attention_bias means both)
+  bool attention_bias = false;  ///< on q, k, v
+  bool output_bias = false;     ///< on the attention's output projection (llama's attention_bias means both)
   bool mlp_bias = false;
   bool tie_word_embeddings = false;
-  std::string hidden_act = "silu";
 
   RotaryLayout rotary_layout = RotaryLayout::kHalfSplit;
-  int64_t rotary_dim = 0;        ///< rotated dimensions of a head, even, <= head_dim
-  double rope_theta = 10000.0;   ///< chatglm: 10000 * rope_ratio
-  std::string rope_type = "default";          ///< default | linear | llama3 | yarn ...; what cannot be computed is refused by name
-  nlohmann::ordered_json rope_parameters;      ///< parameters of that type, as read
-  std::vector<int64_t> mrope_section;          ///< glm4v text; for text alone equal to plain rotary
+  int64_t rotary_dim = 0;       ///< rotated dimensions of a head, even, <= head_dim
+  double rope_theta = 10000.0;  ///< chatglm: 10000 * rope_ratio
+  std::string rope_type =
+      "default";  ///< default | linear | llama3 | yarn ...; what cannot be computed is refused by name
+  nlohmann::ordered_json rope_parameters;  ///< parameters of that type, as read
+  std::vector<int64_t> mrope_section;      ///< glm4v text; for text alone equal to plain rotary
 
-  bool sandwich_norms = false;   ///< glm4, glm4v: norms after attention and after the MLP too
-  bool qk_norm = false;          ///< RMSNorm per head on q and k before rotary (qwen3, glm4_moe with use_qk_norm)
-  bool fused_qkv = false;        ///< chatglm: query_key_value
-  bool fused_gate_up = false;    ///< glm, glm4, glm4v, chatglm: gate_up_proj = [gate; up]
-  int64_t sliding_window = 0;    ///< 0: full attention; refused where a layer really uses one
+  bool sandwich_norms = false;  ///< glm4, glm4v: norms after attention and after the MLP too
+  bool qk_norm = false;         ///< RMSNorm per head on q and k before rotary (qwen3, glm4_moe with use_qk_norm)
+  bool fused_qkv = false;       ///< chatglm: query_key_value
+  bool fused_gate_up = false;   ///< glm, glm4, glm4v, chatglm: gate_up_proj = [gate; up]
 
   // Mixture of experts (glm4_moe); n_routed_experts == 0: dense.
   int64_t n_routed_experts = 0;
@@ -68,8 +67,8 @@ struct ModelConfig {
   int64_t num_nextn_predict_layers = 0;  ///< MTP layers stored after the decoder's; carried over untouched
 
   std::vector<int64_t> eos_token_ids;
-  int64_t pad_token_id = -1;     ///< -1: none
-  DType dtype = DType::kBF16;    ///< of the stored float weights, as config.json says
+  int64_t pad_token_id = -1;   ///< -1: none
+  DType dtype = DType::kBF16;  ///< of the stored float weights, as config.json says
 
   /// config.json as read, all keys kept in order, for writing an artifact's own.
   nlohmann::ordered_json raw;
@@ -82,8 +81,8 @@ struct ModelConfig {
   static Result<ModelConfig> load(const std::filesystem::path& folder);
   static Result<ModelConfig> parse(std::string_view json);
 
-  /// A chatglm config rewritten as the equal `glm` one (transformers knows glm; chatglm needs foreign code). Others: *this.
-  /// `raw` of the result is a complete config.json.
+  /// A chatglm config rewritten as the equal `glm` one (transformers knows glm; chatglm needs foreign code). Others:
+  /// *this. `raw` of the result is a complete config.json.
   ModelConfig as_transformers() const;
 
   /// "key: value" for every field of the table, in its order.
