@@ -1,51 +1,73 @@
 #pragma once
-/// Pass: one compression method seen by the pipeline. Methods know nothing of files, of calibration text, or of one another.
+/// Pass: one compression method seen by the pipeline. Methods know nothing of files, of calibration text, or of one
+/// another.
 #include <ATen/core/Tensor.h>
 
-#include <memory>
-#include <optional>
+#include <cstddef>
+#include <functional>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "compress/calibrate/statistics.h"
-#include "compress/model/block.h"
+#include "compress/pass/scheme.h"
 #include "core/base/cancel.h"
 #include "core/base/status.h"
-#include "core/format/quant_scheme.h"
 #include "core/format/quantized_weight.h"
 
 namespace autoglm::pass {
 
-/// One linear the recipe wants quantized, with what calibration saw of its input.
-struct Target {
-  model::Linear* linear = nullptr;             ///< its `weight` is replaced by the dequantized result
-  format::QuantScheme scheme;
-  const calibrate::InputStatistics* input = nullptr;   ///< null for methods that need none
-  std::optional<format::QuantizedWeight> result;       ///< filled by the pass
+/// A weight stored in another float type: little-endian elements, row by row.
+struct CastWeight {
+  format::DType dtype = format::DType::kBF16;
+  std::vector<std::byte> bytes;
 };
 
-/// What the report says of one tensor after a pass.
-struct TensorReport {
-  std::string name, method, scheme;
-  double mse = 0, cosine = 1;        ///< dequantized against the weight as it was before the pass
-  double output_error = 0;           ///< ||X (W - Q)^T||^2 / ||X W^T||^2 where inputs were seen, else 0
-  std::string note;                  ///< damping raised, dead columns, ...
+/// One weight [rows, cols] that the recipe wants changed, with what calibration saw of its input. The weight is read in
+/// pieces, so that a method never needs all of it as floats: an embedding of a 9 B model would take 2.5 GB.
+struct Target {
+  std::string name;  ///< of the module as it will be written, for messages
+  int64_t rows = 0, cols = 0;
+  Scheme scheme;                                     ///< group_size divides cols
+  format::DType scale_dtype = format::DType::kBF16;  ///< what scales are stored as
+
+  /// Rows [first, first + count) as a contiguous float32 CPU tensor; may be a view of the model: never write to it.
+  std::function<Result<at::Tensor>(int64_t first, int64_t count)> read;
+
+  /// Shared by the targets of a stage that have one input; null for methods that need none.
+  calibrate::InputStatistics* input = nullptr;
+
+  // Filled by the pass.
+  std::variant<std::monostate, format::QuantizedWeight, CastWeight> result;
+  std::string note;  ///< damping raised, dead columns, ... for the report
 };
+
+/// Calls `body(first_row, rows)` over pieces of at most `bytes` of float32, in order, looking at `cancel` between them.
+Status for_each_piece(const Target& target, CancelToken& cancel,
+                      const std::function<Status(int64_t first, const at::Tensor& rows)>& body,
+                      int64_t bytes = 32 << 20);
+
+/// Bytes of one such piece of a weight with `cols` columns.
+int64_t piece_bytes(int64_t rows, int64_t cols, int64_t bytes = 32 << 20);
 
 class Pass {
  public:
   virtual ~Pass() = default;
   virtual std::string_view name() const = 0;
 
-  /// What must have been collected of each linear's input before `run`.
+  /// What must have been collected of each target's input before `run`.
   virtual calibrate::Needs needs() const { return {}; }
 
-  /// Quantizes the linears of one stage (they share an input or run side by side). The block's weights may be changed.
-  virtual Result<std::vector<TensorReport>> run(std::vector<Target>& stage, CancelToken& cancel) = 0;
+  /// Fills `result` of the targets of one stage: they share an input or run side by side (experts). Deterministic for
+  /// one number of threads. Throws c10::Error (guarded by the pipeline).
+  virtual Status run(std::vector<Target*>& stage, CancelToken& cancel) = 0;
 
-  /// Bytes of working memory for a weight [rows, cols], beyond the weight and its statistics (for memory plans).
+  /// Bytes of working memory for a weight [rows, cols], beyond the weight, its statistics and its result.
   virtual int64_t working_bytes(int64_t rows, int64_t cols) const = 0;
+
+  /// Floating-point operations per weight [rows, cols], for time estimates.
+  virtual double flops(int64_t rows, int64_t cols) const = 0;
 };
 
 }  // namespace autoglm::pass

@@ -1,0 +1,135 @@
+#include "compress/pass/scheme.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+
+#include "core/base/suggest.h"
+
+namespace autoglm::pass {
+namespace {
+
+constexpr int64_t kDefaultGroupSize = 128;
+constexpr int64_t kMaxGroupSize = 1 << 20;
+
+std::vector<std::string_view> split(std::string_view word) {
+  std::vector<std::string_view> parts;
+  for (size_t start = 0;;) {
+    const size_t dash = word.find('-', start);
+    parts.push_back(word.substr(start, dash - start));
+    if (dash == std::string_view::npos) return parts;
+    start = dash + 1;
+  }
+}
+
+const std::vector<std::string> kOptions = {"g32",  "g64", "g128",       "channel", "tensor",
+                                           "asym", "sym", "restricted", "minmax",  "mse"};
+
+/// The kind's defaults; false for an unknown kind.
+bool set_kind(std::string_view kind, Scheme& scheme) {
+  if (kind == "fp16" || kind == "bf16" || kind == "fp32") {
+    scheme.cast = kind == "fp16" ? format::DType::kF16 : kind == "bf16" ? format::DType::kBF16 : format::DType::kF32;
+    return true;
+  }
+  if (kind == "w8a8") {
+    scheme.weights.num_bits = 8;
+    scheme.activations = format::QuantArgs{
+        .num_bits = 8, .symmetric = true, .strategy = format::Strategy::kToken, .group_size = 0, .dynamic = true};
+  } else if (kind.size() == 4 && kind.starts_with("int") && kind[3] >= '2' && kind[3] <= '8') {
+    scheme.weights.num_bits = kind[3] - '0';
+  } else {
+    return false;
+  }
+  const bool grouped = scheme.weights.num_bits <= 4;
+  scheme.weights.strategy = grouped ? format::Strategy::kGroup : format::Strategy::kChannel;
+  scheme.weights.group_size = grouped ? kDefaultGroupSize : 0;
+  return true;
+}
+
+/// The number of "g<N>"; nothing for another word, 0 for a number out of range.
+std::optional<int64_t> group_size_of(std::string_view option) {
+  if (option.size() < 2 || option[0] != 'g') return std::nullopt;
+  int64_t size = 0;
+  const auto [end, error] = std::from_chars(option.data() + 1, option.data() + option.size(), size);
+  if (end != option.data() + option.size()) return std::nullopt;
+  return error == std::errc() && size >= 2 && size <= kMaxGroupSize ? size : 0;
+}
+
+}  // namespace
+
+const std::vector<std::string>& scheme_kinds() {
+  static const std::vector<std::string> kinds = {"int2", "int3", "int4", "int5", "int6", "int7",
+                                                 "int8", "w8a8", "fp16", "bf16", "fp32"};
+  return kinds;
+}
+
+Result<Scheme> Scheme::parse(std::string_view word) {
+  const std::vector<std::string_view> parts = split(word);
+  Scheme scheme;
+  if (!set_kind(parts[0], scheme)) return invalid_argument(unknown_word("quantization", parts[0], scheme_kinds()));
+  const auto wrong = [&](std::string_view option, std::string_view why) {
+    return invalid_argument(fmt::format("quantization '{}': '{}' {}", word, option, why));
+  };
+  bool scope_given = false, symmetry_given = false, search_given = false;
+  for (size_t i = 1; i < parts.size(); ++i) {
+    const std::string_view option = parts[i];
+    if (scheme.cast) return wrong(option, "means nothing for a float type");
+    bool* given = nullptr;
+    if (const auto size = group_size_of(option)) {
+      if (*size == 0) return wrong(option, fmt::format("is no group size; use g2 to g{}", kMaxGroupSize));
+      scheme.weights.strategy = format::Strategy::kGroup;
+      scheme.weights.group_size = *size;
+      scheme.group_size_given = true;
+      given = &scope_given;
+    } else if (option == "channel" || option == "tensor") {
+      scheme.weights.strategy = option == "channel" ? format::Strategy::kChannel : format::Strategy::kTensor;
+      scheme.weights.group_size = 0;
+      given = &scope_given;
+    } else if (option == "asym" || option == "sym") {
+      scheme.weights.symmetric = option == "sym";
+      given = &symmetry_given;
+    } else if (option == "minmax" || option == "mse") {
+      scheme.search = option == "mse" ? ScaleSearch::kMse : ScaleSearch::kMinMax;
+      given = &search_given;
+    } else if (option == "restricted" && !scheme.restricted) {
+      scheme.restricted = true;
+      continue;
+    } else {
+      return invalid_argument(fmt::format("quantization '{}': {}", word, unknown_word("option", option, kOptions)));
+    }
+    if (*given) return wrong(option, "contradicts or repeats an earlier part");
+    *given = true;
+  }
+  if (scheme.restricted && !scheme.weights.symmetric) return wrong("restricted", "is for symmetric schemes alone");
+  if (scheme.activations && scheme.weights.strategy == format::Strategy::kGroup) {
+    return wrong(fmt::format("g{}", scheme.weights.group_size),
+                 "is not loaded by other software beside quantized activations; use channel or tensor");
+  }
+  return scheme;
+}
+
+std::string Scheme::to_string() const {
+  if (cast) return *cast == format::DType::kF16 ? "fp16" : *cast == format::DType::kBF16 ? "bf16" : "fp32";
+  std::string word = activations ? "w8a8" : fmt::format("int{}", weights.num_bits);
+  Scheme usual;
+  set_kind(word, usual);
+  if (weights.strategy == format::Strategy::kGroup) {
+    if (group_size_given || weights.strategy != usual.weights.strategy ||
+        weights.group_size != usual.weights.group_size) {
+      word += fmt::format("-g{}", weights.group_size);
+    }
+  } else if (weights.strategy != usual.weights.strategy) {
+    word += weights.strategy == format::Strategy::kChannel ? "-channel" : "-tensor";
+  }
+  if (!weights.symmetric) word += "-asym";
+  if (restricted) word += "-restricted";
+  if (search == ScaleSearch::kMinMax) word += "-minmax";
+  return word;
+}
+
+std::string_view Scheme::format() const {
+  if (cast) return "";
+  return activations ? "int-quantized" : "pack-quantized";
+}
+
+}  // namespace autoglm::pass

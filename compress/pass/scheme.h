@@ -1,0 +1,54 @@
+#pragma once
+/// Scheme: how one weight is to be stored, as a person writes it: "int4", "int4-g32-asym", "w8a8", "bf16".
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/status.h"
+#include "core/format/dtype.h"
+#include "core/format/quant_scheme.h"
+
+namespace autoglm::pass {
+
+/// How the scale of a group is found: the smallest one that clips nothing, or the one with the least squared error.
+enum class ScaleSearch { kMinMax, kMse };
+
+/// A word of parts joined by '-'. The first is the kind:
+///   int2..int8   weight-only integers (int4 and below: groups of 128; above: one scale per output channel)
+///   w8a8         8-bit weights per channel and 8-bit activations, one scale per token found at run time
+///   fp16, bf16, fp32   stored in that float type
+/// and the others, for integers, in any order:
+///   g<N> | channel | tensor     the scope of a scale
+///   asym | sym                  with or without zero points
+///   restricted                  symmetric without the lowest value (-127..127)
+///   minmax | mse                the scale search
+struct Scheme {
+  std::optional<format::DType> cast;  ///< a float type; the members below are then unused
+  format::QuantArgs weights;
+  std::optional<format::QuantArgs> activations;  ///< of the input, quantized at run time
+  bool group_size_given = false;                 ///< the word named it: refused, not adapted, where it does not divide
+  bool restricted = false;
+  ScaleSearch search = ScaleSearch::kMse;
+
+  /// kInvalidArgument: unknown word (with the nearest known one), a contradiction, a bad group size.
+  static Result<Scheme> parse(std::string_view word);
+
+  /// The shortest word that parses to this scheme.
+  std::string to_string() const;
+
+  /// compressed-tensors' name for the layout: "pack-quantized" or "int-quantized"; "" for a float type.
+  std::string_view format() const;
+
+  /// Integers that may be stored: q_min (or q_min + 1 when restricted) to q_max.
+  int q_min() const { return weights.q_min() + (restricted ? 1 : 0); }
+  int q_max() const { return weights.q_max(); }
+
+  bool operator==(const Scheme&) const = default;
+};
+
+/// The kinds, for messages and --help.
+const std::vector<std::string>& scheme_kinds();
+
+}  // namespace autoglm::pass

@@ -1,0 +1,50 @@
+#include "compress/quant/rtn.h"
+
+#include <nlohmann/json.hpp>
+
+#include "compress/pass/registry.h"
+#include "compress/quant/cast.h"
+#include "compress/quant/grid.h"
+
+namespace autoglm::quant {
+namespace {
+
+class Rtn : public pass::Pass {
+ public:
+  std::string_view name() const override { return "rtn"; }
+
+  Status run(std::vector<pass::Target*>& stage, CancelToken& cancel) override {
+    for (pass::Target* target : stage) {
+      const Status status = target->scheme.cast ? cast(*target, cancel) : round_to_nearest(*target, cancel);
+      if (!status.ok()) return status.code() == StatusCode::kCancelled ? status : status.with_context(target->name);
+    }
+    return ok_status();
+  }
+
+  int64_t working_bytes(int64_t rows, int64_t cols) const override { return 2 * pass::piece_bytes(rows, cols); }
+  double flops(int64_t rows, int64_t cols) const override {
+    return 120.0 * static_cast<double>(rows) * static_cast<double>(cols);  // 17 candidates of 7 operations
+  }
+};
+
+}  // namespace
+
+Status round_to_nearest(pass::Target& target, CancelToken& cancel) {
+  format::QuantizedWeight out = make_result(target);
+  const bool one_grid = out.args.strategy == format::Strategy::kTensor;
+  if (one_grid) AUTOGLM_RETURN_IF_ERROR(fit_tensor(target, {}, cancel, out));
+  AUTOGLM_RETURN_IF_ERROR(pass::for_each_piece(target, cancel, [&](int64_t first, const at::Tensor& rows) -> Status {
+    if (!one_grid) AUTOGLM_RETURN_IF_ERROR(fit_rows(rows, {}, first, target.scheme, out));
+    quantize_rows(rows, first, target.scheme, out);
+    return ok_status();
+  }));
+  target.result = std::move(out);
+  return ok_status();
+}
+
+Result<std::unique_ptr<pass::Pass>> make_rtn(const nlohmann::json& options) {
+  AUTOGLM_RETURN_IF_ERROR(pass::check_options("rtn", options, {}));
+  return std::unique_ptr<pass::Pass>(std::make_unique<Rtn>());
+}
+
+}  // namespace autoglm::quant
