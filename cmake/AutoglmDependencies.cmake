@@ -21,4 +21,6 @@ if(AUTOGLM_TORCH)
   separate_arguments(autoglm_torch_flags UNIX_COMMAND "${TORCH_CXX_FLAGS}")
   target_compile_options(autoglm::torch INTERFACE ${autoglm_torch_flags})
   target_link_options(autoglm::torch INTERFACE "-Wl,--no-as-needed")
+else()
+  set(CMAKE_DISABLE_FIND_PACKAGE_Torch ON)  # no room of this build may ask for it
 endif()
