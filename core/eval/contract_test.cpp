@@ -1,0 +1,64 @@
+#include "core/eval/contract.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace autoglm::eval {
+namespace {
+
+using testing::HasSubstr;
+
+TaskScores scores(int64_t count, int64_t source, int64_t compressed) {
+  TaskScores s;
+  s.count = count;
+  s.source_correct = source;
+  s.correct = compressed;
+  return s;
+}
+
+Divergence agreement(double share) {
+  Divergence d;
+  d.positions = 100;
+  d.top1_agreement = share;
+  return d;
+}
+
+TEST(Contract, UsesTaskAccuracyWhereThereAreTasks) {
+  const auto contract = check_contract(0.03, scores(200, 100, 97), agreement(0.5));
+  ASSERT_TRUE(contract.ok());
+  EXPECT_EQ(contract->measure, "task accuracy");
+  EXPECT_NEAR(contract->loss, 0.03, 1e-12);
+  EXPECT_TRUE(contract->holds);
+  EXPECT_TRUE(contract->status().ok());
+}
+
+TEST(Contract, BreaksWithOneClearLine) {
+  const auto contract = check_contract(0.03, scores(200, 100, 96), std::nullopt);
+  EXPECT_FALSE(contract->holds);
+  EXPECT_EQ(contract->status().code(), StatusCode::kContractBroken);
+  EXPECT_THAT(contract->status().message(), HasSubstr("the loss is 4.00 % by task accuracy, 3.00 % was allowed"));
+}
+
+TEST(Contract, FallsBackToAgreement) {
+  EXPECT_EQ(check_contract(0.03, std::nullopt, agreement(0.96))->measure, "top-1 agreement");
+  EXPECT_FALSE(check_contract(0.03, std::nullopt, agreement(0.96))->holds);
+  EXPECT_TRUE(check_contract(0.03, std::nullopt, agreement(0.971))->holds);
+  EXPECT_EQ(check_contract(0.03, scores(50, 0, 0), agreement(1))->measure,
+            "top-1 agreement");  // the source can do none
+  EXPECT_LT(check_contract(0.0, scores(50, 10, 12), std::nullopt)->loss, 0);
+  EXPECT_EQ(check_contract(0.03, std::nullopt, std::nullopt).status().code(), StatusCode::kInvalidArgument);
+}
+
+TEST(Contract, ReadsShares) {
+  EXPECT_DOUBLE_EQ(*parse_share("3%"), 0.03);
+  EXPECT_DOUBLE_EQ(*parse_share("0.5 %"), 0.005);
+  EXPECT_DOUBLE_EQ(*parse_share("0.03"), 0.03);
+  EXPECT_DOUBLE_EQ(*parse_share("0"), 0);
+  EXPECT_DOUBLE_EQ(*parse_share("100%"), 1);
+  for (const char* bad : {"", "%", "3", "-1%", "101%", "nan", "inf%", "3%%", "3 pct", "abc", "1e400"}) {
+    EXPECT_EQ(parse_share(bad).status().code(), StatusCode::kInvalidArgument) << bad;
+  }
+}
+
+}  // namespace
+}  // namespace autoglm::eval
