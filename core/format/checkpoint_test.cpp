@@ -1,48 +1,26 @@
 #include "core/format/checkpoint.h"
 
-#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <cstring>
-#include <fstream>
-
 #include "core/base/log.h"
+#include "core/format/testing.h"
 
 namespace autoglm::format {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 /// A safetensors file of U8 [2] tensors.
 std::string shard_of(const std::vector<std::string>& names) {
-  std::string header = "{";
-  size_t offset = 0;
-  for (const std::string& name : names) {
-    header += fmt::format(R"({}"{}":{{"dtype":"U8","shape":[2],"data_offsets":[{},{}]}})", offset == 0 ? "" : ",", name,
-                          offset, offset + 2);
-    offset += 2;
-  }
-  header += "}";
-  const uint64_t size = header.size();
-  std::string file(8, '\0');
-  std::memcpy(file.data(), &size, 8);
-  return file + header + std::string(offset, '\x05');
+  std::vector<StoredTensor> tensors;
+  for (const std::string& name : names) tensors.push_back(stored<uint8_t>(name, DType::kU8, {2}, {5, 5}));
+  return safetensors_bytes(tensors);
 }
 
-class CheckpointTest : public testing::Test {
+class CheckpointTest : public FolderTest {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "autoglm-checkpoint-XXXXXX").string();
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-  void write(const std::string& name, std::string_view bytes) {
-    std::ofstream(folder_ / name, std::ios::binary) << bytes;
-  }
   void write_index(const std::string& map) {
     write("model.safetensors.index.json", "{\"metadata\":{},\"weight_map\":{" + map + "}}");
   }
@@ -53,7 +31,6 @@ class CheckpointTest : public testing::Test {
     EXPECT_EQ(checkpoint.status().message().find('\n'), std::string::npos);
     return checkpoint.status().message();
   }
-  fs::path folder_;
 };
 
 TEST_F(CheckpointTest, ReadsASingleFile) {

@@ -1,9 +1,7 @@
 #pragma once
-/// QuantizedWeight: integers and scales of one matrix, and their layout in compressed-tensors files.
+/// QuantizedWeight: integers and scales of one matrix, and their layout in compressed-tensors files (docs/FORMATS.md).
 ///
-/// pack-quantized. Values are shifted to unsigned (q + 2^(bits-1)) and written as one bit stream per row, lowest bit
-/// first, element i at bits [i*bits, (i+1)*bits): 32 values fill exactly `bits` little-endian int32 words, the last
-/// word of a row is padded with zeros. Zero points are packed in the same way along the rows (one stream per column of
+/// pack-quantized. Rows are packed as bit_packing.h says; zero points likewise along the rows (one stream per column of
 /// groups). Stored tensors of module M with weight [out, in]:
 ///   M.weight_packed      I32 [out, ceil(in*bits/32)]
 ///   M.weight_scale       F   [out, groups]      (tensor strategy: [1])
@@ -17,6 +15,7 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "core/format/bit_packing.h"
 #include "core/format/checkpoint.h"
 #include "core/format/quant_scheme.h"
 
@@ -39,23 +38,27 @@ struct StoredTensor {
   std::vector<std::byte> bytes;
 };
 
-/// Packs signed `bits`-wide values, one row of `count` values into ceil(count*bits/32) words. `words` is overwritten.
-void pack_row(std::span<const int8_t> values, int bits, std::span<uint32_t> words);
-void unpack_row(std::span<const uint32_t> words, int bits, std::span<int8_t> values);
-
-/// The tensors that store `weight` under module name `module`.
+/// The tensors that store `weight` under module name `module`, in the order above. `format` is kPackQuantized or
+/// kIntQuantized; the vectors of `weight` have the sizes that its rows, cols and args ask for.
 std::vector<StoredTensor> encode(const QuantizedWeight& weight, std::string_view module, std::string_view format);
 
-/// Names, dtypes and shapes that `encode` would give, without data (for plans).
-std::vector<TensorInfo> stored_layout(const QuantArgs& args, Shape shape, DType scale_dtype, std::string_view module,
-                                      std::string_view format);
+/// Names, dtypes and shapes that `encode` would give for a weight of `shape` [out, in], without data (for plans).
+std::vector<TensorInfo> stored_layout(const QuantArgs& args, const Shape& shape, DType scale_dtype,
+                                      std::string_view module, std::string_view format);
 
-/// Reads module `module` of a checkpoint stored by `scheme`. kBadInput names the tensor: missing, wrong dtype or shape,
-/// a non-finite scale. `shape` is what the config expects.
+/// Reads module `module` of a checkpoint stored by `scheme`. kBadInput names file and tensor: missing, wrong dtype or
+/// shape, a group size that does not divide, columns in another order (weight_g_idx), a non-finite scale, a value out
+/// of range. `shape` [out, in] is what the config expects.
 Result<QuantizedWeight> decode(const Checkpoint& checkpoint, std::string_view module, const QuantScheme& scheme,
                                std::string_view format, const Shape& shape);
 
-/// out[r, c] = (q - zero_point) * scale in float; `out` holds rows*cols values.
+/// The same for rows [first, first + count) alone, so that a large matrix need not be in memory at once; `rows` of the
+/// result is `count`.
+Result<QuantizedWeight> decode_rows(const Checkpoint& checkpoint, std::string_view module, const QuantScheme& scheme,
+                                    std::string_view format, const Shape& shape, int64_t first, int64_t count);
+
+/// out[r, c] = (q - zero_point) * scale in float; `out` holds rows*cols values. Rounded to the scales' dtype it is what
+/// compressed-tensors computes.
 void dequantize(const QuantizedWeight& weight, std::span<float> out);
 
 }  // namespace autoglm::format

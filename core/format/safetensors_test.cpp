@@ -12,20 +12,16 @@
 
 #include "core/base/memory.h"
 #include "core/format/display.h"
+#include "core/format/testing.h"
 
 namespace autoglm::format {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 std::string file_bytes(std::string_view header, size_t data_bytes) {
-  const uint64_t size = header.size();
-  std::string file(sizeof size, '\0');
-  std::memcpy(file.data(), &size, sizeof size);
-  file += header;
-  file.append(data_bytes, '\x01');
-  return file;
+  return safetensors_bytes(header, std::string(data_bytes, '\x01'));
 }
 
 Result<SafetensorsHeader> parse(const std::string& file) { return parse_safetensors(std::as_bytes(std::span(file))); }
@@ -41,21 +37,7 @@ std::string refusal(std::string_view header, size_t data_bytes = 0) {
   return message;
 }
 
-class TemporaryFolder : public testing::Test {
- protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "autoglm-format-XXXXXX").string();
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-  fs::path write(const std::string& name, std::string_view bytes) {
-    std::ofstream(folder_ / name, std::ios::binary) << bytes;
-    return folder_ / name;
-  }
-  fs::path folder_;
-};
-using SafetensorsFileTest = TemporaryFolder;
+using SafetensorsFileTest = FolderTest;
 
 TEST(Safetensors, ReadsTensorsInTheOrderOfTheirBytes) {
   const auto header =
