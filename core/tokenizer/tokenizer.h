@@ -24,6 +24,15 @@ struct EncodeOptions {
   bool parse_special = true;        ///< "<|user|>" in the text becomes its one token instead of plain text
 };
 
+/// Decoding of one sequence, token by token. Text comes out as soon as no later token can change it, in whole
+/// characters. Not thread-safe.
+class Decoding {
+ public:
+  virtual ~Decoding() = default;
+  virtual void push(int32_t id, std::string& text) = 0;  ///< appends the text that became certain, possibly none
+  virtual void finish(std::string& text) = 0;            ///< appends what is left at the end of the sequence
+};
+
 class Tokenizer {
  public:
   /// Reads the tokenizer of a checkpoint folder: tokenizer.json, else tokenizer.model (tiktoken lines or
@@ -35,18 +44,22 @@ class Tokenizer {
   /// Token ids of `text`. Invalid UTF-8 is replaced by U+FFFD as Python's errors="replace" does. Never fails.
   virtual std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options = {}) const = 0;
 
-  /// The bytes of `ids`. Unknown ids give nothing; bytes that form no character give U+FFFD.
-  virtual std::string decode(std::span<const int32_t> ids, bool skip_special_tokens = false) const = 0;
+  /// The text of `ids`. Unknown ids give nothing; bytes that form no character give U+FFFD.
+  std::string decode(std::span<const int32_t> ids, bool skip_special_tokens = false) const;
+
+  /// Decoding of a new sequence; the tokenizer must outlive it. See StreamDecoder.
+  virtual std::unique_ptr<Decoding> start_decoding(bool skip_special_tokens) const = 0;
 
   virtual int32_t vocab_size() const = 0;  ///< one more than the largest id, added tokens included
   virtual std::optional<int32_t> token_to_id(std::string_view token) const = 0;
   virtual std::string id_to_token(int32_t id) const = 0;  ///< the vocabulary's own spelling; "" where there is none
   virtual bool is_special(int32_t id) const = 0;
-  virtual std::string_view kind() const = 0;  ///< "byte-level bpe", "tiktoken", "sentencepiece"
+  virtual std::string_view kind() const = 0;  ///< "byte-level bpe", "bpe", "tiktoken", "sentencepiece"
 };
 
-/// Decodes one token at a time and never emits half a character: bytes wait until their character is complete.
-/// One per sequence; not thread-safe.
+/// Decodes one token at a time and never emits half a character: text waits until it is certain. What push() and
+/// finish() return, put together, is what decode() gives. The tokenizer must outlive it. One per sequence; not
+/// thread-safe.
 class StreamDecoder {
  public:
   explicit StreamDecoder(const Tokenizer& tokenizer, bool skip_special_tokens = true);
@@ -55,10 +68,7 @@ class StreamDecoder {
   std::string finish();          ///< what is left at the end of the sequence, incomplete bytes as U+FFFD
 
  private:
-  const Tokenizer& tokenizer_;
-  bool skip_special_tokens_;
-  std::vector<int32_t> pending_;  // tokens from the last one whose text was certain
-  std::string emitted_;           // the text of pending_ that has been given out
+  std::unique_ptr<Decoding> decoding_;
 };
 
 }  // namespace autoglm::tokenizer
