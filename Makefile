@@ -43,7 +43,7 @@ bench: setup ## the benchmarks of docs/BENCHMARKS.md
 	@benchmarks/run.sh
 
 torch-compat: build ## compile the sources against the headers of older LibTorch releases (VERSIONS="2.11.0 2.12.1")
-	@tools/torch_compat.sh $(or $(VERSIONS),2.11.0 2.12.1)
+	@.venv/bin/python tools/torch_compat.py $(or $(VERSIONS),2.11.0 2.12.1)
 
 install: build ## install to PREFIX (default /usr/local)
 	@cmake --install build/release --prefix $(or $(PREFIX),/usr/local)
