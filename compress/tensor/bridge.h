@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <exception>
+#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -14,20 +15,28 @@
 
 namespace autoglm::tensor {
 
-/// Every DType that safetensors and torch share; kBadInput for the others.
-Result<at::ScalarType> to_torch(format::DType dtype);
+/// Every DType of the safetensors format has its torch type; kBadInput for torch types that the format lacks.
+at::ScalarType to_torch(format::DType dtype);
 Result<format::DType> from_torch(at::ScalarType type);
 
-/// Reads tensor `name` into memory of its own as `type` on `device`, then releases its mapped pages.
-/// kBadInput: absent, or (floats) it holds NaN or infinity; names file, tensor and index.
+/// Reads tensor `name` into memory of its own as `type` on `device`. The file's pages are copied piece by piece and
+/// released, so that no more than a few MB of the stored form are resident.
+/// kBadInput: absent, or (floats) a value is NaN, infinite or beyond `type`'s range; names file, tensor and element.
 Result<at::Tensor> load(const format::Checkpoint& checkpoint, std::string_view name, at::ScalarType type,
                         at::Device device = at::kCPU);
 
-/// (q - zero_point) * scale as `type`, rounded like compressed-tensors: computed in float, rounded once.
+/// As `load`, but only indices [first, first + count) of the first dimension.
+Result<at::Tensor> load_rows(const format::Checkpoint& checkpoint, std::string_view name, int64_t first, int64_t count,
+                             at::ScalarType type, at::Device device = at::kCPU);
+
+/// (q - zero_point) * scale as `type` [rows, cols], computed in float and rounded once.
 at::Tensor dequantize(const format::QuantizedWeight& weight, at::ScalarType type, at::Device device = at::kCPU);
 
-/// The bytes of a contiguous CPU tensor.
+/// The bytes of a contiguous CPU tensor; they live as long as the tensor.
 std::span<const std::byte> bytes_of(const at::Tensor& tensor);
+
+/// OK where this LibTorch build and machine have `device`; else kInvalidArgument, in one line.
+Status check_device(at::Device device);
 
 /// Maps a caught exception to a Status: out of memory is kResourceExhausted, anything else kInternal, one line each.
 Status status_from_exception(const std::exception& error);

@@ -1,0 +1,100 @@
+#include "compress/model/block.h"
+
+#include <ATen/ATen.h>
+
+#include "compress/model/layers.h"
+
+namespace autoglm::model {
+namespace {
+
+void append(std::vector<Linear>& from, std::vector<Linear*>& to) {
+  for (Linear& linear : from) to.push_back(&linear);
+}
+
+}  // namespace
+
+std::vector<Linear*> Block::linears(format::Stage stage) {
+  std::vector<Linear*> found;
+  const auto of_mlp = [&](Mlp& part) {
+    if (stage == format::Stage::kGateUp) append(part.gate_up, found);
+    if (stage == format::Stage::kDown) found.push_back(&part.down);
+  };
+  if (stage == format::Stage::kQkv) append(qkv, found);
+  if (stage == format::Stage::kO) found.push_back(&o);
+  if (mlp) of_mlp(*mlp);
+  if (moe) {
+    for (Mlp& expert : moe->experts) of_mlp(expert);
+    if (moe->shared) of_mlp(*moe->shared);
+  }
+  return found;
+}
+
+int64_t Block::bytes() const {
+  int64_t total = 0;
+  const auto add = [&](const at::Tensor& tensor) {
+    total += tensor.defined() ? static_cast<int64_t>(tensor.nbytes()) : 0;
+  };
+  for (const at::Tensor& norm : {input_norm, mlp_norm, post_attention_norm, post_mlp_norm, q_norm, k_norm}) add(norm);
+  if (moe) {
+    add(moe->router);
+    add(moe->correction);
+  }
+  for (const format::Stage stage : format::kStages) {
+    for (const Linear* linear : const_cast<Block*>(this)->linears(stage)) {
+      add(linear->weight);
+      add(linear->bias);
+    }
+  }
+  return total;
+}
+
+bool enter(format::Stage stage, std::span<const Linear> linears, const at::Tensor& x, const ForwardOptions& options) {
+  if (options.cancel != nullptr && options.cancel->is_cancelled()) return false;
+  if (options.tap) {
+    std::vector<const Linear*> sharing;
+    for (const Linear& linear : linears) sharing.push_back(&linear);
+    options.tap(stage, sharing, x.reshape({-1, x.size(-1)}));
+  }
+  return options.stop_after != stage;
+}
+
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
+  // The 2-norm gives the mean square in one pass, without a squared copy of x.
+  const at::Tensor mean_square =
+      at::linalg_vector_norm(x, 2, {-1}, /*keepdim=*/true, at::kFloat).square().div_(x.size(-1));
+  const at::Tensor scaled = x * mean_square.add_(eps).rsqrt_();  // float32
+  return scaled.to(x.scalar_type()).mul_(weight);
+}
+
+at::Tensor run_mlp(const Mlp& mlp, const at::Tensor& x, const ForwardOptions& options) {
+  if (!enter(format::Stage::kGateUp, mlp.gate_up, x, options)) return {};
+  at::Tensor gate, up;
+  if (mlp.gate_up.size() == 1) {
+    const std::vector<at::Tensor> halves = mlp.gate_up[0](x).chunk(2, -1);
+    gate = halves[0];
+    up = halves[1];
+  } else {
+    gate = mlp.gate_up[0](x);
+    up = mlp.gate_up[1](x);
+  }
+  const at::Tensor inner = at::silu(gate).mul_(up);
+  if (!enter(format::Stage::kDown, {&mlp.down, 1}, inner, options)) return {};
+  return mlp.down(inner);
+}
+
+at::Tensor forward(const format::ModelConfig& config, const Block& block, const Rotary& rotary,
+                   const at::Tensor& hidden, const ForwardOptions& options) {
+  at::Tensor mixed = attention(config, block, rotary, rms_norm(hidden, block.input_norm, config.rms_norm_eps), options);
+  if (!mixed.defined()) return {};
+  if (block.post_attention_norm.defined()) mixed = rms_norm(mixed, block.post_attention_norm, config.rms_norm_eps);
+  const at::Tensor middle = mixed.add_(hidden);
+
+  const at::Tensor x = rms_norm(middle, block.mlp_norm, config.rms_norm_eps).view({-1, config.hidden_size});
+  at::Tensor out = block.moe ? run_moe(config, *block.moe, x, options) : run_mlp(*block.mlp, x, options);
+  if (!out.defined()) return {};
+  out = out.view(hidden.sizes());
+  if (block.post_mlp_norm.defined()) out = rms_norm(out, block.post_mlp_norm, config.rms_norm_eps);
+  return out.add_(middle);
+}
+
+}  // namespace autoglm::model

@@ -1,0 +1,261 @@
+#include "compress/model/decoder.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <utility>
+#include <vector>
+
+#include "compress/model/layers.h"
+#include "compress/tensor/bridge.h"
+#include "core/format/display.h"
+#include "core/format/quantized_weight.h"
+
+namespace autoglm::model {
+namespace {
+
+using format::ModuleSpec;
+using format::Role;
+
+constexpr int64_t kPieceElements = 4 << 20;  // of a weight decoded, or multiplied, at a time
+
+int64_t rows_per_piece(const ModuleSpec& module) {
+  return std::max<int64_t>(1, kPieceElements / std::max<int64_t>(1, module.shape[1]));
+}
+
+/// Activations are quantized here as they come; ranges found by calibration are not used.
+Status check_activations(const format::QuantConfig& config) {
+  for (const auto& [name, scheme] : config.config_groups) {
+    if (!scheme.input_activations) continue;
+    const format::QuantArgs& args = *scheme.input_activations;
+    const bool known = args.strategy == format::Strategy::kToken || args.strategy == format::Strategy::kTensor;
+    if (args.dynamic && known) continue;
+    return bad_input(
+        fmt::format("quantization_config: {}: input_activations of strategy {}, {}, are not supported; dynamic "
+                    "token and tensor are",
+                    name, to_string(args.strategy), args.dynamic ? "dynamic" : "static"));
+  }
+  return ok_status();
+}
+
+}  // namespace
+
+Result<Decoder> Decoder::open(const std::filesystem::path& folder, const DecoderOptions& options) {
+  return tensor::guarded([&]() -> Result<Decoder> {
+    AUTOGLM_RETURN_IF_ERROR(tensor::check_device(options.device));
+    if (options.compute != at::kFloat && options.compute != at::kBFloat16 && options.compute != at::kHalf) {
+      return invalid_argument(
+          fmt::format("cannot compute in {}: use float32, bfloat16 or float16", c10::toString(options.compute)));
+    }
+    Decoder decoder;
+    decoder.options_ = options;
+    AUTOGLM_ASSIGN_OR_RETURN(decoder.config_, format::ModelConfig::load(folder));
+    AUTOGLM_ASSIGN_OR_RETURN(format::Checkpoint checkpoint, format::Checkpoint::open(folder));
+    decoder.checkpoint_ = std::make_shared<const format::Checkpoint>(std::move(checkpoint));
+    AUTOGLM_ASSIGN_OR_RETURN(decoder.layout_, format::TensorLayout::resolve(decoder.config_, *decoder.checkpoint_));
+    if (decoder.config_.raw.contains("quantization_config")) {
+      const std::string where = format::display_path(folder / "config.json");
+      auto parsed = format::QuantConfig::parse(decoder.config_.raw.at("quantization_config"));
+      if (!parsed.ok()) return parsed.status().with_context(where);
+      if (Status status = check_activations(*parsed); !status.ok()) return status.with_context(where);
+      decoder.quant_config_ = *std::move(parsed);
+    }
+    const ModuleSpec* norm = decoder.layout_.find(Role::kFinalNorm);
+    AUTOGLM_ASSIGN_OR_RETURN(decoder.final_norm_,
+                             tensor::load(*decoder.checkpoint_, norm->weight_name(), options.compute, options.device));
+    return decoder;
+  });
+}
+
+const ModuleSpec& Decoder::head() const {
+  const ModuleSpec* own = layout_.find(Role::kHead);
+  return own != nullptr ? *own : *layout_.find(Role::kEmbedding);
+}
+
+Result<const format::QuantScheme*> Decoder::scheme_of(const ModuleSpec& module) const {
+  const std::string_view type = module.role == Role::kEmbedding ? "Embedding" : "Linear";
+  const format::QuantScheme* scheme = quant_config_ ? quant_config_->scheme_for(module.name, type) : nullptr;
+  if (scheme != nullptr && scheme->weights) return scheme;
+  const format::TensorInfo* weight = checkpoint_->find(module.weight_name());
+  if (weight != nullptr && format::is_float(weight->dtype)) return nullptr;
+  return bad_input(
+      fmt::format("{}: module {} is stored quantized, but no scheme of config.json's quantization_config names it",
+                  format::display_path(checkpoint_->folder()), format::display(module.name)));
+}
+
+Result<at::Tensor> Decoder::load_rows(const ModuleSpec& module, const format::QuantScheme* scheme, int64_t first,
+                                      int64_t count, at::ScalarType type) const {
+  if (scheme == nullptr) {
+    return tensor::load_rows(*checkpoint_, module.weight_name(), first, count, type, options_.device);
+  }
+  AUTOGLM_ASSIGN_OR_RETURN(const format::QuantizedWeight rows,
+                           format::decode_rows(*checkpoint_, module.name, *scheme, quant_config_->format_of(*scheme),
+                                               module.shape, first, count));
+  for (const char* suffix : {".weight", ".weight_packed", ".weight_scale", ".weight_zero_point"}) {
+    if (const std::string name = module.name + suffix; checkpoint_->find(name) != nullptr) checkpoint_->release(name);
+  }
+  return tensor::dequantize(rows, type, options_.device);
+}
+
+Result<at::Tensor> Decoder::load_weight(const ModuleSpec& module, at::ScalarType type) const {
+  return tensor::guarded([&]() -> Result<at::Tensor> {
+    AUTOGLM_ASSIGN_OR_RETURN(const format::QuantScheme* scheme, scheme_of(module));
+    if (scheme == nullptr) return tensor::load(*checkpoint_, module.weight_name(), type, options_.device);
+    at::Tensor out = at::empty(module.shape, at::TensorOptions().dtype(type).device(options_.device));
+    const int64_t rows = module.shape[0], step = rows_per_piece(module);
+    for (int64_t first = 0; first < rows; first += step) {
+      const int64_t count = std::min(step, rows - first);
+      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor piece, load_rows(module, scheme, first, count, type));
+      out.narrow(0, first, count).copy_(piece);
+    }
+    return out;
+  });
+}
+
+Result<Linear> Decoder::load_linear(const ModuleSpec& module) const {
+  Linear linear;
+  linear.spec = module;
+  AUTOGLM_ASSIGN_OR_RETURN(linear.weight, load_weight(module, options_.compute));
+  if (module.has_bias) {
+    AUTOGLM_ASSIGN_OR_RETURN(linear.bias,
+                             tensor::load(*checkpoint_, module.bias_name(), options_.compute, options_.device));
+  }
+  AUTOGLM_ASSIGN_OR_RETURN(const format::QuantScheme* scheme, scheme_of(module));
+  if (scheme != nullptr) linear.input_activations = scheme->input_activations;
+  return linear;
+}
+
+Status Decoder::load_module(const ModuleSpec& module, Block& block) const {
+  const auto vector = [&](at::Tensor& into, at::ScalarType type) -> Status {
+    AUTOGLM_ASSIGN_OR_RETURN(into, tensor::load(*checkpoint_, module.weight_name(), type, options_.device));
+    return ok_status();
+  };
+  switch (module.role) {
+    case Role::kInputNorm: return vector(block.input_norm, options_.compute);
+    case Role::kPostAttentionNorm: return vector(block.post_attention_norm, options_.compute);
+    case Role::kMlpNorm: return vector(block.mlp_norm, options_.compute);
+    case Role::kPostMlpNorm: return vector(block.post_mlp_norm, options_.compute);
+    case Role::kQNorm: return vector(block.q_norm, options_.compute);
+    case Role::kKNorm: return vector(block.k_norm, options_.compute);
+    case Role::kRouter: return vector(block.moe->router, at::kFloat);
+    case Role::kRouterCorrection: return vector(block.moe->correction, at::kFloat);
+    default: break;
+  }
+  AUTOGLM_ASSIGN_OR_RETURN(Linear linear, load_linear(module));
+  switch (module.role) {
+    case Role::kQ:
+    case Role::kK:
+    case Role::kV:
+    case Role::kQkv: block.qkv.push_back(std::move(linear)); return ok_status();
+    case Role::kO: block.o = std::move(linear); return ok_status();
+    default: break;
+  }
+  Mlp& mlp = module.expert >= 0 ? block.moe->experts[module.expert] : block.moe ? *block.moe->shared : *block.mlp;
+  if (format::stage_of(module.role) == format::Stage::kDown) {
+    mlp.down = std::move(linear);
+  } else {
+    mlp.gate_up.push_back(std::move(linear));
+  }
+  return ok_status();
+}
+
+Result<Block> Decoder::load_block(int64_t layer, const CancelToken* cancel) const {
+  return tensor::guarded([&]() -> Result<Block> {
+    if (layer < 0 || layer >= config_.num_hidden_layers) {
+      return invalid_argument(
+          fmt::format("layer {} does not exist: the model has {}", layer, config_.num_hidden_layers));
+    }
+    Block block;
+    block.layer = layer;
+    if (config_.is_moe_layer(layer)) {
+      block.moe.emplace().experts.resize(static_cast<size_t>(config_.n_routed_experts));
+      if (config_.n_shared_experts > 0) block.moe->shared.emplace();
+    } else {
+      block.mlp.emplace();
+    }
+    for (const ModuleSpec* module : layout_.block(layer)) {
+      if (cancel != nullptr) AUTOGLM_RETURN_IF_ERROR(cancel->check());
+      AUTOGLM_RETURN_IF_ERROR(load_module(*module, block));
+    }
+    return block;
+  });
+}
+
+Result<at::Tensor> Decoder::embed(const at::Tensor& ids) const {
+  return tensor::guarded([&]() -> Result<at::Tensor> {
+    const at::NoGradGuard no_grad;
+    const at::Tensor flat = ids.to(at::kCPU, at::kLong).reshape({-1});
+    const ModuleSpec& table = *layout_.find(Role::kEmbedding);
+    auto [unique, places] = at::_unique(flat, /*sorted=*/true, /*return_inverse=*/true);
+    const int64_t wanted = unique.numel();
+    const int64_t* id = unique.const_data_ptr<int64_t>();
+    if (wanted > 0 && (id[0] < 0 || id[wanted - 1] >= table.shape[0])) {
+      return invalid_argument(fmt::format("token id {} is outside the vocabulary of {}",
+                                          id[0] < 0 ? id[0] : id[wanted - 1], table.shape[0]));
+    }
+    at::Tensor rows = at::empty({wanted, config_.hidden_size}, final_norm_.options());
+    AUTOGLM_ASSIGN_OR_RETURN(const format::QuantScheme* scheme, scheme_of(table));
+    for (int64_t begin = 0, end = 0; begin < wanted; begin = end) {
+      for (end = begin + 1; end < wanted && id[end] == id[end - 1] + 1;) ++end;
+      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor run,
+                               load_rows(table, scheme, id[begin], end - begin, options_.compute));
+      rows.narrow(0, begin, end - begin).copy_(run);
+    }
+    std::vector<int64_t> shape = ids.sizes().vec();
+    shape.push_back(config_.hidden_size);
+    return rows.index_select(0, places.to(options_.device)).view(shape);
+  });
+}
+
+Result<at::Tensor> Decoder::logits(const at::Tensor& hidden) const {
+  return tensor::guarded([&]() -> Result<at::Tensor> {
+    const at::NoGradGuard no_grad;
+    const ModuleSpec& module = head();
+    at::Tensor x = rms_norm(hidden, final_norm_, config_.rms_norm_eps);
+    AUTOGLM_ASSIGN_OR_RETURN(const format::QuantScheme* scheme, scheme_of(module));
+    const bool quantizes = scheme != nullptr && module.role == Role::kHead && scheme->input_activations;
+    if (quantizes) x = fake_quantize(x, *scheme->input_activations);
+    if (head_.defined()) return at::linear(x, head_).to(at::kFloat);
+
+    const int64_t vocab = module.shape[0], step = rows_per_piece(module);
+    at::Tensor out = at::empty({x.size(0), vocab}, x.options().dtype(at::kFloat));
+    for (int64_t first = 0; first < vocab; first += step) {
+      const int64_t count = std::min(step, vocab - first);
+      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor weight, load_rows(module, scheme, first, count, options_.compute));
+      out.narrow(1, first, count).copy_(at::linear(x, weight));
+    }
+    return out;
+  });
+}
+
+Status Decoder::keep_head() {
+  if (head_.defined()) return ok_status();
+  AUTOGLM_ASSIGN_OR_RETURN(head_, load_weight(head(), options_.compute));
+  return ok_status();
+}
+
+int64_t Decoder::block_bytes(int64_t layer) const {
+  const auto width = static_cast<int64_t>(c10::elementSize(options_.compute));
+  int64_t total = 0;
+  for (const ModuleSpec* module : layout_.block(layer)) {
+    const bool routing = module->role == Role::kRouter || module->role == Role::kRouterCorrection;
+    int64_t elements = format::element_count(module->shape).value_or(0);
+    if (module->has_bias) elements += module->shape[0];
+    total += elements * (routing ? static_cast<int64_t>(sizeof(float)) : width);
+  }
+  return total;
+}
+
+int64_t Decoder::block_bytes() const {
+  int64_t largest = 0;
+  for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) largest = std::max(largest, block_bytes(layer));
+  return largest;
+}
+
+int64_t Decoder::head_bytes() const {
+  return format::element_count(head().shape).value_or(0) * static_cast<int64_t>(c10::elementSize(options_.compute));
+}
+
+}  // namespace autoglm::model

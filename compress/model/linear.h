@@ -1,0 +1,29 @@
+#pragma once
+/// Linear: one matrix of the model, with the quantization of its input where the scheme asks for it.
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+#include "core/format/quant_scheme.h"
+#include "core/format/tensor_layout.h"
+
+namespace autoglm::model {
+
+/// y = x W^T + b. `weight` is [out, in] in the compute dtype (dequantized where it was stored quantized).
+struct Linear {
+  format::ModuleSpec spec;  ///< name, role, expert
+  at::Tensor weight;
+  at::Tensor bias;                                     ///< undefined: none
+  std::optional<format::QuantArgs> input_activations;  ///< quantize x before multiplying
+
+  at::Tensor operator()(const at::Tensor& x) const;  ///< [..., in] -> [..., out]
+};
+
+/// What dynamic quantization to integers makes of activations x [..., in]: scale (and zero point) from the range of
+/// each token (Strategy::kToken) or of the whole tensor (kTensor), round, and back, in the dtype of x; as
+/// compressed-tensors computes it (quantization/utils/helpers.py, calculate_qparams; lifecycle/forward_helpers.py,
+/// _quantize_dequantize). One difference: a token is a row here whatever the rank of x, while compressed-tensors takes
+/// one scale for a whole two-dimensional x.
+at::Tensor fake_quantize(const at::Tensor& x, const format::QuantArgs& args);
+
+}  // namespace autoglm::model

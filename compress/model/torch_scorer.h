@@ -1,0 +1,23 @@
+#pragma once
+/// TorchScorer: eval::Scorer over a Decoder.
+#include <cstdint>
+#include <memory>
+
+#include "compress/model/decoder.h"
+#include "core/eval/scorer.h"
+
+namespace autoglm::model {
+
+struct TorchScorerOptions {
+  /// Bytes that weights may take; 0: no limit. Scoring never needs more than one block and adapts below that;
+  /// generation and latency need all of them.
+  int64_t max_bytes = 0;
+  int64_t tokens_at_once = 2048;  ///< run through a block together (at least one sequence): bounds activations
+  int64_t prompts_at_once = 32;   ///< generated together
+};
+
+/// `score` streams the blocks once over all sequences: one block in memory, and one hidden state per token in the
+/// compute dtype. Not thread-safe.
+std::unique_ptr<eval::Scorer> make_torch_scorer(const Decoder& decoder, const TorchScorerOptions& options = {});
+
+}  // namespace autoglm::model
