@@ -5,15 +5,6 @@
 namespace autoglm::cli {
 namespace {
 
-// "regex=word"; the last '=' splits, so that a regex may hold one.
-void add_override(CompressOptions& options, const std::string& text) {
-  const size_t split = text.rfind('=');
-  if (split == std::string::npos || split == 0 || split + 1 == text.size()) {
-    throw CLI::ValidationError("--override", "'" + text + "' is not REGEX=SCHEME, for example 'layers\\.0\\..*=int8'");
-  }
-  options.overrides.emplace_back(text.substr(0, split), text.substr(split + 1));
-}
-
 void add_options(CLI::App& app, CompressOptions& options) {
   app.add_option("model,--model-path", options.model, "checkpoint folder, or a Hugging Face id in the local cache");
   app.add_option("-o,--output", options.output, "folder to write (default: MODEL-QUANTIZATION here)");
@@ -21,37 +12,37 @@ void add_options(CLI::App& app, CompressOptions& options) {
 
   const std::string recipe = "Recipe";
   app.add_option("-q,--quantization", options.quantization,
-                 "int2..int8, w8a8, fp16 or bf16; -gN sets the group size, -channel, -tensor, -asym: int4-g64-asym")
-      ->capture_default_str()->group(recipe);
-  app.add_option("--method", options.method, "gptq or rtn (default: gptq with calibration text, else rtn)")->group(recipe);
-  app.add_option("--scales", options.scales, "minmax or mse (default: what suits the method)")->group(recipe);
-  app.add_option_function<std::vector<std::string>>(
-         "--override", [&options](const std::vector<std::string>& all) { for (const auto& text : all) add_override(options, text); },
-         "REGEX=SCHEME for the modules whose name matches; SCHEME may be keep; repeatable, the first match wins")
+                 "int2..int8, w8a8, fp16 or bf16; -gN sets the group size, -channel, -tensor, -asym: int4-g64-asym [int4]")
+      ->group(recipe);
+  app.add_option("--method", options.method, "gptq or rtn [gptq with calibration text, else rtn]")->group(recipe);
+  app.add_option("--override", options.overrides,
+                 "REGEX=SCHEME[:METHOD] for modules whose name matches; SCHEME may be keep; repeatable, the first match decides")
       ->group(recipe);
   app.add_option("--ignore", options.ignore, "regex of modules that stay as they are; repeatable")->group(recipe);
-  app.add_option("--embedding", options.embedding, "scheme of the embedding (default: kept)")->group(recipe);
-  app.add_option("--head", options.head, "scheme of the output head (default: kept)")->group(recipe);
+  app.add_option("--embedding", options.embedding, "scheme of the embedding [kept]")->group(recipe);
+  app.add_option("--head", options.head, "scheme of the output head [kept]")->group(recipe);
   app.add_option("--config", options.config, "recipe file in YAML; options given here take precedence")->group(recipe);
 
   const std::string calibration = "Calibration";
-  app.add_option("--calibration-dataset", options.calibration, ".txt, .jsonl or a folder of them")->group(calibration);
-  app.add_option("--calibration-samples", options.calibration_samples, "sequences")->capture_default_str()->group(calibration);
-  app.add_option("--calibration-length", options.calibration_length, "tokens of each")->capture_default_str()->group(calibration);
+  app.add_option("--calibration-dataset", options.calibration,
+                 ".txt, .jsonl or a folder of them [MODEL/tasks/calibration.jsonl where it exists]")
+      ->group(calibration);
+  app.add_option("--calibration-samples", options.calibration_samples, "sequences [128]")->group(calibration);
+  app.add_option("--calibration-length", options.calibration_length, "tokens of each [512]")->group(calibration);
 
   const std::string verification = "Verification";
-  app.add_option("--verify", options.verify, "none, fast or full")->capture_default_str()->group(verification);
-  app.add_option("--eval-dataset", options.evaluation, "held-out text (default: the folder's tasks, else text of the model itself)")
+  app.add_option("--verify", options.verify, "none, fast or full [fast: no longer than compressing took]")->group(verification);
+  app.add_option("--eval-dataset", options.evaluation, "held-out text [text sampled from the source model]")->group(verification);
+  add_share(app, "--max-loss", options.max_loss, "fail (exit 4) when more than this is lost, for example 3%")
       ->group(verification);
-  add_share(app, "--max-loss", options.max_loss, "fail (exit 4) when more than this is lost, for example 3%")->group(verification);
 
   const std::string bounds = "Bounds";
   add_bytes(app, "--max-ram", options.max_ram, "refuse beforehand when the plan needs more, for example 4G")->group(bounds);
-  add_bytes(app, "--max-shard", options.max_shard, "size of one weight file (default 5G)")->group(bounds);
-  app.add_option("--threads", options.threads, "0: all cores")->capture_default_str()->group(bounds);
-  app.add_option("--seed", options.seed, "of every random choice")->capture_default_str()->group(bounds);
-  app.add_option("--device", options.device, "cpu or cuda[:N]")->capture_default_str()->group(bounds);
-  app.add_option("--compute", options.compute, "fp32, bf16 or fp16")->capture_default_str()->group(bounds);
+  add_bytes(app, "--max-shard", options.max_shard, "size of one weight file [5G]")->group(bounds);
+  app.add_option("--threads", options.threads, "[all cores]")->group(bounds);
+  app.add_option("--seed", options.seed, "of every random choice [0]")->group(bounds);
+  app.add_option("--device", options.device, "cpu or cuda[:N] [cpu]")->group(bounds);
+  app.add_option("--compute", options.compute, "fp32, bf16 or fp16 [fp32]")->group(bounds);
   app.add_flag("--dry-run", options.dry_run, "print the plan (bytes, peak memory, disk, time) and stop")->group(bounds);
 }
 
@@ -61,6 +52,7 @@ Command add_compress(CLI::App& root) {
   Command command = add_command(root, "compress", "Make a checkpoint smaller and measure the loss on the written file",
                                 "autoglm compress models/glm-phone-demo --quantization int4 -o demo-int4");
   auto options = std::make_shared<CompressOptions>();
+  options->verifier = "/proc/self/exe";
   add_options(*command.app, *options);
   command.run = [options, output = command.output] {
     const auto outcome = compress(*options);

@@ -24,36 +24,34 @@ struct CompressOptions {
   std::string output;   ///< the artifact's folder; "": MODEL's name and the quantization, in the working directory
   bool overwrite = false;   ///< replace an existing artifact
 
-  // What to do (the recipe). Scheme words: int2..int8, w8a8, fp16, bf16, with -gN (group size), -channel, -tensor, -asym:
-  // "int4-g64-asym".
-  std::string quantization = "int4";
-  std::string method;       ///< "gptq", "rtn"; "": gptq where there is calibration text, else rtn
-  std::string scales;       ///< "minmax" or "mse" (error-minimising search); "": what suits the method
-  std::vector<std::pair<std::string, std::string>> overrides;  ///< {regex over module names, scheme word or "keep"}, first match wins
-  std::vector<std::string> ignore;                             ///< regexes of modules that stay as they are
-  std::string embedding;    ///< scheme word for the embedding; "": kept
-  std::string head;         ///< scheme word for the head; "": kept
-  std::string config;       ///< a recipe file (YAML); what is set elsewhere here takes precedence
+  // The recipe. Every member has an "unset" value, which a recipe file, then the default in brackets, fills.
+  std::string config;       ///< a recipe file (YAML, docs/RECIPES.md)
+  std::string quantization; ///< scheme word: int2..int8, w8a8, fp16, bf16, with -gN, -channel, -asym, ...: "int4-g64-asym" [int4]
+  std::string method;       ///< "gptq", "rtn" [gptq where there is calibration text, else rtn]
+  std::vector<std::string> overrides;  ///< "REGEX=SCHEME[:METHOD]" over module names, SCHEME may be "keep"; the first match decides
+  std::vector<std::string> ignore;     ///< regexes of modules that stay as they are
+  std::string embedding;    ///< scheme word of the embedding [kept]
+  std::string head;         ///< scheme word of the head [kept]
 
-  // Calibration text: .txt, .jsonl or a folder of them; "": MODEL/tasks/calibration.jsonl where it exists.
+  // Calibration text: .txt, .jsonl or a folder of them [MODEL/tasks/calibration.jsonl where it exists].
   std::string calibration;
-  int64_t calibration_samples = 128;
-  int64_t calibration_length = 512;   ///< tokens of each sample
+  int64_t calibration_samples = 0;  ///< sequences [128]
+  int64_t calibration_length = 0;   ///< tokens of each [512]
 
   // Verification, by a fresh process on the written files.
-  std::string verify = "fast";        ///< none | fast (no longer than compressing took) | full
-  std::string evaluation;             ///< held-out text; "": the folder's tasks, else text sampled from the source model
-  double max_loss = -1;               ///< contract, as a share (0.03); negative: none
-  std::string verifier;               ///< the autoglm program to run; "": found beside this one or on PATH
+  std::string verify;                 ///< none | fast (no longer than compressing took) | full [fast]
+  std::string evaluation;             ///< held-out text [text sampled from the source model; tasks where the folder has them]
+  double max_loss = -1;               ///< contract, as a share (0.03) [none]
+  std::string verifier;               ///< the autoglm program to run [found on PATH]
 
   // Bounds and reproducibility.
-  int64_t max_ram = 0;                ///< bytes; 0: what the machine has
-  int64_t max_shard = 5'000'000'000;  ///< bytes of one weight file
-  int threads = 0;                    ///< 0: all cores
-  uint64_t seed = 0;
-  std::string device = "cpu";         ///< cpu | cuda | cuda:N
-  std::string compute = "fp32";       ///< fp32 | bf16 | fp16: type in which blocks are run
-  bool dry_run = false;               ///< plan only: nothing is written
+  int64_t max_ram = 0;            ///< bytes [what the machine has]
+  int64_t max_shard = 0;          ///< bytes of one weight file [5 GB]
+  int threads = 0;                ///< [all cores]
+  std::optional<uint64_t> seed;   ///< of every random choice [0]
+  std::string device;             ///< cpu | cuda | cuda:N [cpu]
+  std::string compute;            ///< fp32 | bf16 | fp16: type in which blocks are run [fp32]
+  bool dry_run = false;           ///< plan only: nothing is written
 };
 
 struct CompressOutcome {

@@ -1,0 +1,189 @@
+#include "api/settings.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <functional>
+#include <set>
+
+#include "core/base/memory.h"
+#include "core/base/suggest.h"
+#include "core/eval/contract.h"
+#include "core/format/checkpoint_writer.h"
+
+namespace autoglm::api {
+namespace {
+
+using nlohmann::json;
+
+constexpr int64_t kMaxRecipeBytes = 1 << 20;
+constexpr int64_t kMaxSamples = 1 << 20, kMaxLength = 1 << 20;
+constexpr int64_t kMinShard = 1 << 20;
+
+// One member of a recipe file that is no part of pass::Recipe: its name and how it is read.
+struct Member {
+  std::string name;
+  std::function<Status(const json&, Settings&)> read;
+};
+
+Status wrong(const std::string& expected) { return invalid_argument("must be " + expected); }
+
+std::function<Status(const json&, Settings&)> text(std::string Settings::*member) {
+  return [member](const json& value, Settings& settings) {
+    if (!value.is_string()) return wrong("a text");
+    settings.*member = value.get<std::string>();
+    return ok_status();
+  };
+}
+
+std::function<Status(const json&, Settings&)> bytes(int64_t Settings::*member) {
+  return [member](const json& value, Settings& settings) -> Status {
+    if (value.is_number_integer() && value >= 0) {
+      settings.*member = value.get<int64_t>();
+      return ok_status();
+    }
+    if (!value.is_string()) return wrong("a size such as 4G");
+    AUTOGLM_ASSIGN_OR_RETURN(settings.*member, parse_bytes(value.get<std::string>()));
+    return ok_status();
+  };
+}
+
+template <typename T>
+std::function<Status(const json&, Settings&)> whole(T Settings::*member) {
+  return [member](const json& value, Settings& settings) {
+    if (!value.is_number_integer() || value < 0 || value > INT32_MAX) return wrong("a whole number");
+    settings.*member = value.get<T>();
+    return ok_status();
+  };
+}
+
+Status read_share(const json& value, Settings& settings) {
+  if (!value.is_string() && !value.is_number()) return wrong("a share such as 3%");
+  AUTOGLM_ASSIGN_OR_RETURN(settings.max_loss, eval::parse_share(value.is_string() ? value.get<std::string>() : value.dump()));
+  return ok_status();
+}
+
+const std::vector<Member>& members() {
+  static const std::vector<Member> list = {
+      {"calibration", text(&Settings::calibration)},
+      {"calibration_samples", whole(&Settings::calibration_samples)},
+      {"calibration_length", whole(&Settings::calibration_length)},
+      {"verify", text(&Settings::verify)},
+      {"evaluation", text(&Settings::evaluation)},
+      {"max_loss", read_share},
+      {"max_ram", bytes(&Settings::max_ram)},
+      {"max_shard", bytes(&Settings::max_shard)},
+      {"threads", whole(&Settings::threads)},
+      {"seed", whole(&Settings::seed)},
+      {"device", text(&Settings::device)},
+      {"compute", text(&Settings::compute)},
+  };
+  return list;
+}
+
+Status one_of(std::string_view option, const std::string& word, const std::vector<std::string>& known) {
+  if (std::find(known.begin(), known.end(), word) != known.end()) return ok_status();
+  return invalid_argument(unknown_word(fmt::format("value of {}", option), word, known));
+}
+
+Status check(const Settings& s) {
+  AUTOGLM_RETURN_IF_ERROR(one_of("--verify", s.verify, {"none", "fast", "full"}));
+  AUTOGLM_RETURN_IF_ERROR(one_of("--compute", s.compute, {"fp32", "bf16", "fp16"}));
+  const auto in_range = [](std::string_view option, int64_t value, int64_t low, int64_t high) {
+    if (value >= low && value <= high) return ok_status();
+    return invalid_argument(fmt::format("{} is {}; give {} to {}", option, value, low, high));
+  };
+  AUTOGLM_RETURN_IF_ERROR(in_range("--calibration-samples", s.calibration_samples, 1, kMaxSamples));
+  AUTOGLM_RETURN_IF_ERROR(in_range("--calibration-length", s.calibration_length, 2, kMaxLength));
+  AUTOGLM_RETURN_IF_ERROR(in_range("--max-shard", s.max_shard, kMinShard, INT64_MAX));
+  AUTOGLM_RETURN_IF_ERROR(in_range("--threads", s.threads, 0, 1024));
+  if (s.max_loss >= 0 && s.verify == "none") {
+    return invalid_argument("--max-loss needs a measurement; it contradicts --verify none");
+  }
+  return ok_status();
+}
+
+}  // namespace
+
+Result<Settings> read_recipe(const json& file, const std::string& where) {
+  if (file.is_null()) return Settings{};  // an empty file
+  if (!file.is_object()) return invalid_argument(where + ": a recipe is a list of members such as 'scheme: int4'");
+  Settings settings;
+  json rest = file;
+  for (const Member& member : members()) {
+    const auto found = rest.find(member.name);
+    if (found == rest.end()) continue;
+    if (const Status status = member.read(*found, settings); !status.ok()) {
+      return status.with_context(fmt::format("{}: {}", where, member.name));
+    }
+    rest.erase(found);
+  }
+  // What is left is the recipe proper; unknown names are judged against both lists.
+  std::vector<std::string> known;
+  for (const auto& [name, value] : pass::Recipe{}.to_json().items()) known.push_back(name);
+  const std::vector<std::string> recipe_members = known;
+  for (const Member& member : members()) known.push_back(member.name);
+  for (const auto& [name, value] : rest.items()) {
+    if (std::find(recipe_members.begin(), recipe_members.end(), name) == recipe_members.end()) {
+      return invalid_argument(fmt::format("{}: {}", where, unknown_word("member", name, known)));
+    }
+  }
+  auto recipe = pass::Recipe::from_json(rest);
+  if (!recipe.ok()) return recipe.status().with_context(where);
+  settings.recipe = std::move(recipe).value();
+  return settings;
+}
+
+Result<Settings> settle(const CompressOptions& options) {
+  Settings s;
+  if (!options.config.empty()) {
+    AUTOGLM_ASSIGN_OR_RETURN(const std::string text, format::read_text_file(options.config, kMaxRecipeBytes));
+    AUTOGLM_ASSIGN_OR_RETURN(const json file, yaml_to_json(text, options.config));
+    AUTOGLM_ASSIGN_OR_RETURN(s, read_recipe(file, options.config));
+  }
+  const auto scheme_of = [](std::string_view option, const std::string& word) -> Result<std::optional<pass::Scheme>> {
+    auto scheme = pass::parse_scheme_or_keep(word);
+    if (!scheme.ok()) return scheme.status().with_context(option);
+    return scheme;
+  };
+  if (!options.quantization.empty()) {
+    auto scheme = pass::Scheme::parse(options.quantization);
+    if (!scheme.ok()) return scheme.status().with_context("--quantization");
+    s.recipe.scheme = *scheme;
+  }
+  if (!options.method.empty()) s.recipe.method = options.method;
+  if (!options.embedding.empty()) {
+    AUTOGLM_ASSIGN_OR_RETURN(s.recipe.embedding, scheme_of("--embedding", options.embedding));
+  }
+  if (!options.head.empty()) {
+    AUTOGLM_ASSIGN_OR_RETURN(s.recipe.head, scheme_of("--head", options.head));
+  }
+  std::vector<pass::Override> overrides;
+  for (const std::string& text : options.overrides) {
+    auto parsed = pass::Recipe::parse_override(text);
+    if (!parsed.ok()) return parsed.status().with_context("--override");
+    overrides.push_back(std::move(parsed).value());
+  }
+  s.recipe.overrides.insert(s.recipe.overrides.begin(), overrides.begin(), overrides.end());
+  s.recipe.ignore.insert(s.recipe.ignore.end(), options.ignore.begin(), options.ignore.end());
+
+  const auto take = [](const auto& given, const auto& unset, auto& setting) {
+    if (given != unset) setting = given;
+  };
+  take(options.calibration, std::string(), s.calibration);
+  take(options.calibration_samples, int64_t{0}, s.calibration_samples);
+  take(options.calibration_length, int64_t{0}, s.calibration_length);
+  take(options.verify, std::string(), s.verify);
+  take(options.evaluation, std::string(), s.evaluation);
+  take(options.max_loss, -1.0, s.max_loss);
+  take(options.max_ram, int64_t{0}, s.max_ram);
+  take(options.max_shard, int64_t{0}, s.max_shard);
+  take(options.threads, 0, s.threads);
+  if (options.seed) s.seed = *options.seed;
+  take(options.device, std::string(), s.device);
+  take(options.compute, std::string(), s.compute);
+  AUTOGLM_RETURN_IF_ERROR(check(s));
+  return s;
+}
+
+}  // namespace autoglm::api

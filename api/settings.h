@@ -1,0 +1,39 @@
+#pragma once
+/// Settings: what one compression is to do, settled from the caller's options, then the recipe file, then the defaults.
+#include <autoglm/compress.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "compress/pass/recipe.h"
+#include "core/base/status.h"
+
+namespace autoglm::api {
+
+struct Settings {
+  pass::Recipe recipe;
+  std::string calibration;
+  int64_t calibration_samples = 128;
+  int64_t calibration_length = 512;
+  std::string verify = "fast";
+  std::string evaluation;
+  double max_loss = -1;
+  int64_t max_ram = 0;
+  int64_t max_shard = 5'000'000'000;
+  int threads = 0;
+  uint64_t seed = 0;
+  std::string device = "cpu";
+  std::string compute = "fp32";
+};
+
+/// kInvalidArgument names the option, or the file and the member, that is unknown or wrong.
+Result<Settings> settle(const CompressOptions& options);
+
+/// The settings of a parsed recipe file alone; `where` is put before messages. Also the fuzzers' entry.
+Result<Settings> read_recipe(const nlohmann::json& file, const std::string& where);
+
+/// YAML text as JSON: plain scalars become booleans, numbers or null as YAML 1.2's core schema reads them, quoted ones
+/// stay strings. kInvalidArgument with the line: no YAML, a repeated key, anchors that grow beyond measure.
+Result<nlohmann::json> yaml_to_json(const std::string& text, const std::string& where);
+
+}  // namespace autoglm::api
