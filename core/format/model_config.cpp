@@ -411,7 +411,7 @@ Json with_text_config(const ModelConfig& config) {
   Json text = {{"model_type", "glm4v_text"}};
   for (const auto& [key, value] : config.raw.items()) {
     const bool decoder_field =
-        std::any_of(fields().begin(), fields().end(), [&](const Field& f) { return f.key == key; }) ||
+        std::any_of(fields().begin(), fields().end(), [&key = key](const Field& f) { return f.key == key; }) ||
         key == "rope_scaling" || key == "rope_parameters" || key == "rope_theta" || key == "partial_rotary_factor" ||
         key == "hidden_act" || key == "pad_token_id" || key == "attention_bias" || key == "attention_dropout";
     (decoder_field && key != "tie_word_embeddings" ? text : outer)[key] = value;
