@@ -13,19 +13,43 @@
 
 namespace autoglm::eval {
 
+/// Text read at most from one file; of a larger one, pieces of about 1 MiB evenly spaced over it (a `.txt`) or every
+/// k-th line (a `.jsonl`) are taken, and a warning says so.
+inline constexpr int64_t kMaxTextBytes = 64 << 20;
+
 /// Documents in file order. `.txt`: the whole file is one document (a blank-line separated file of 10 MB is still one);
 /// `.jsonl`: one per line, member `text`, or `messages` rendered by the chat template, or a task line (system, user,
-/// think, answer) rendered as the model answers it; a folder: its .txt and .jsonl files in name order.
-/// kBadInput names file and line.
+/// think, answer) rendered as the model answers it; a folder: its .txt and .jsonl files in name order, subfolders left
+/// out. Documents are not empty, and plain text ends with a newline. Invalid UTF-8 becomes U+FFFD, a byte order mark is
+/// dropped, blank lines of a .jsonl are skipped.
+/// `chat` may be null where no line needs it. kBadInput names file and line.
 Result<std::vector<std::string>> read_documents(const std::filesystem::path& path, const tokenizer::ChatTemplate* chat);
+
+struct HeldOut {
+  std::vector<std::string> calibration, evaluation;
+};
+
+/// Splits documents into two that share no text: pieces of at most 64 KiB, cut at line ends, of which a share (0..1,
+/// at least one piece where there are two) chosen by the seed is held out for evaluation. Both keep the order. A single
+/// short document cannot be split and gives an empty `evaluation`.
+HeldOut hold_out(const std::vector<std::string>& documents, double share, uint64_t seed);
 
 struct SequenceOptions {
   int64_t count = 128;   ///< sequences wanted; fewer are returned when the text is shorter
   int64_t length = 512;  ///< tokens of each
   uint64_t seed = 0;     ///< which pieces are taken, and their order
+  bool allow_short =
+      false;  ///< text shorter than one sequence gives one shorter one, of at least 16 tokens (evaluation)
+  const char* shorten_with = "--calibration-length";  ///< the option that an error names
 };
 
-/// Tokenizes documents, joins them, cuts windows of `length` without overlap and draws `count` of them with the seed.
+/// Tokenizes documents, joins them, cuts windows of `length` tokens without overlap and draws `count` of them with the
+/// seed: the first `count` steps of a Fisher-Yates shuffle (random.h), so that fewer windows are the start of more.
+/// What is left after the last whole window is not used. No special tokens are added.
+///
+/// Text of over 32 bytes per wanted token (and 4 MiB) is not tokenized whole: the documents are cut into pieces of at
+/// most 64 KiB at line ends, and as many as are enough are drawn with the seed and put in their old order.
+///
 /// kBadInput: no window can be cut (says how many tokens there are and how many are needed).
 Result<std::vector<Tokens>> draw_sequences(const std::vector<std::string>& documents,
                                            const tokenizer::Tokenizer& tokenizer, const SequenceOptions& options);

@@ -21,11 +21,8 @@ struct StoredModel {
   /// kBadInput names what is missing or contradicts itself.
   static Result<StoredModel> open(const std::filesystem::path& folder);
 
-  /// The scheme a module's weight is stored by; nullptr for float weights.
+  /// The scheme a module's weight is stored by (its `weights` are set); nullptr for float weights.
   const format::QuantScheme* scheme_of(const format::ModuleSpec& module) const;
-
-  /// The storage format of a scheme of this model: its own, else the config's.
-  std::string format_of(const format::QuantScheme& scheme) const;
 
   /// "BF16", or "INT4 g128 symmetric" with what most quantized weights have, for people.
   std::string describe() const;

@@ -43,6 +43,14 @@ bool is_task(const nlohmann::ordered_json& line);
 /// Parses one line's object. kBadInput says which member is missing or of the wrong type.
 Result<Task> parse_task(const nlohmann::ordered_json& line, const tokenizer::ChatTemplate* chat);
 
+/// The conversation of a line: `messages`, or `system` and `user` as one.
+nlohmann::ordered_json task_messages(const nlohmann::ordered_json& line);
+
+/// Renders a line's conversation (and its `tools`). kBadInput: no template, messages that are no list of objects, or
+/// what the template says.
+Result<std::string> render_messages(const nlohmann::ordered_json& line, const tokenizer::ChatTemplate* chat,
+                                    bool add_generation_prompt);
+
 /// The first `limit` tasks (0: all) of a random order given by `seed`: a smaller selection is the start of a larger
 /// one.
 std::vector<Task> draw_tasks(const std::vector<Task>& tasks, int64_t limit, uint64_t seed);
@@ -86,12 +94,13 @@ struct TaskScores {
 TaskScores score_answers(const std::vector<Task>& tasks, const std::vector<std::string>& answers,
                          const std::vector<std::string>* source_answers);
 
-/// Draws, answers and counts; `source` may be null. Errors as Scorer::generate.
 struct TaskOptions {
   int64_t limit = 0;  ///< tasks drawn; 0: all
   uint64_t seed = 0;
   std::vector<int64_t> stop;  ///< end tokens (ModelConfig::eos_token_ids)
 };
+
+/// Draws, answers and counts; `source` may be null. Errors as Scorer::generate.
 Result<TaskScores> evaluate_tasks(Scorer* source, Scorer& compressed, const tokenizer::Tokenizer& tokenizer,
                                   const std::vector<Task>& tasks, const TaskOptions& options, CancelToken& cancel);
 
