@@ -27,7 +27,7 @@ class Room:
 def read_table(path):
     """Rooms by name, and the free folders. `above` closes over rooms that stand earlier in the file."""
     rooms, free = {}, set()
-    for number, raw in enumerate(path.read_text().splitlines(), 1):
+    for number, raw in enumerate(path.read_text().replace("\\\n", "").splitlines(), 1):
         line = raw.split("#")[0].strip()
         if not line:
             continue
@@ -56,10 +56,15 @@ def room_of(path, rooms):
     return rooms[best] if best else None
 
 
+def path_kind(path):
+    return "a header" if Path(path).suffix in HEADERS else "a source"
+
+
 def walk(root, free):
     for folder, children, files in os.walk(root):
         relative = Path(folder).relative_to(root).as_posix()
-        children[:] = sorted(c for c in children if not c.startswith(".") and (relative != "." or c not in free | {"build"}))
+        skipped = free | {"build"} if relative == "." else set()
+        children[:] = sorted(c for c in children if not c.startswith(".") and c not in skipped)
         for name in sorted(files):
             yield name if relative == "." else f"{relative}/{name}"
 
@@ -93,24 +98,24 @@ def check_sources(root, rooms, free):
                 breaches.append(f"{where}: \"{name}\" is not a file of a room, named from the repository's root")
             elif TORCH.match(name):
                 torch_line.setdefault(path, number)
-                if not room.torch:
-                    breaches.append(f"{where}: {room.name} may not include LibTorch (<{name}>)")
+                if not room.torch or (room.torch == "torch-private" and Path(path).suffix in HEADERS):
+                    breaches.append(f"{where}: {path_kind(path)} of {room.name} may not include LibTorch (<{name}>)")
             elif room.name == "include/autoglm" and not STANDARD.match(name):
                 breaches.append(f"{where}: a public header includes only the C++ library and public headers (<{name}>)")
-    return breaches + check_private_torch(rooms, graph, torch_line), len(graph)
+    return breaches + check_reach(rooms, graph, torch_line), len(graph)
 
 
-def check_private_torch(rooms, graph, torch_line):
-    """Headers of torch-private rooms that reach a LibTorch header, directly or through other headers."""
+def check_reach(rooms, graph, torch_line):
+    """Files of rooms without LibTorch that reach one of its headers through the headers of other rooms."""
     breaches = []
     for path in graph:
-        if Path(path).suffix not in HEADERS or room_of(path, rooms).torch != "torch-private":
+        if room_of(path, rooms).torch or path in torch_line:
             continue
         seen, todo = {path}, [path]
         while todo:
             file = todo.pop()
             if file in torch_line:
-                breaches.append(f"{path}:1: a header of {room_of(path, rooms).name} reaches LibTorch "
+                breaches.append(f"{path}:1: reaches LibTorch, which {room_of(path, rooms).name} may not see, "
                                 f"through {file}:{torch_line[file]}")
                 break
             new = [t for t in graph.get(file, []) if t not in seen]
