@@ -130,7 +130,7 @@ Result<InspectOutcome> run(const std::string& name, bool all_tensors) {
                                  model.config.hidden_size, model.config.num_attention_heads, model.config.num_key_value_heads,
                                  model.config.head_dim, model.config.vocab_size, model.describe());
   text += all_tensors ? modules_text(model) : layers_text(model);
-  text += "\n" + parts_text(sizes);
+  text += fmt::format("\n{}", parts_text(sizes));
   if (!others.empty() && !all_tensors) {
     text += fmt::format("\n{} tensors that are no part of the decoder (--tensors lists them), first: {}\n", others.size(), others.front());
   }

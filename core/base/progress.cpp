@@ -32,6 +32,7 @@ Progress::~Progress() {
 }
 
 void Progress::set_enabled(bool on) { enabled = on; }
+bool Progress::is_enabled() { return enabled; }
 
 void Progress::update(int64_t done, const std::string& detail) {
   if (!enabled) return;

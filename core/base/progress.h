@@ -21,6 +21,7 @@ class Progress {
   void update(int64_t done, const std::string& detail = "");
 
   static void set_enabled(bool enabled);
+  static bool is_enabled();
 
  private:
   using Clock = std::chrono::steady_clock;
