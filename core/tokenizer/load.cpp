@@ -3,7 +3,10 @@
 
 #include "core/format/display.h"
 #include "core/format/file.h"
+#include "core/tokenizer/sentencepiece.h"
+#include "core/tokenizer/tiktoken.h"
 #include "core/tokenizer/tokenizer.h"
+#include "core/tokenizer/tokenizer_config.h"
 #include "core/tokenizer/tokenizer_json.h"
 
 namespace autoglm::tokenizer {
@@ -13,6 +16,17 @@ namespace fs = std::filesystem;
 
 constexpr int64_t kMaxFileBytes = 1 << 29;
 
+// ChatGLM2 and ChatGLM3 have the same tokenizer class; only ChatGLM3 has role tokens. Its code and its config name
+// them.
+SentencePieceFamily sentencepiece_family(const fs::path& folder, const TokenizerConfig& config) {
+  if (config.tokenizer_class != "ChatGLMTokenizer") return SentencePieceFamily::kPlain;
+  const Result<std::string> code = format::read_text_file(folder / "tokenization_chatglm.py");
+  if (code.ok() && code->find("<|observation|>") == std::string::npos && config.added_tokens.empty()) {
+    return SentencePieceFamily::kChatGlm2;
+  }
+  return SentencePieceFamily::kChatGlm3;
+}
+
 Result<std::unique_ptr<Tokenizer>> load_file(const fs::path& folder) {
   std::error_code error;
   const fs::path json = folder / "tokenizer.json";
@@ -20,6 +34,16 @@ Result<std::unique_ptr<Tokenizer>> load_file(const fs::path& folder) {
     AUTOGLM_ASSIGN_OR_RETURN(const std::string text, format::read_text_file(json, kMaxFileBytes));
     Result<std::unique_ptr<Tokenizer>> tokenizer = parse_tokenizer_json(text);
     if (!tokenizer.ok()) return tokenizer.status().with_context(format::display_path(json));
+    return tokenizer;
+  }
+  const fs::path model = folder / "tokenizer.model";
+  if (fs::exists(model, error)) {
+    AUTOGLM_ASSIGN_OR_RETURN(const TokenizerConfig config, read_tokenizer_config(folder));
+    AUTOGLM_ASSIGN_OR_RETURN(const std::string bytes, format::read_text_file(model, kMaxFileBytes));
+    Result<std::unique_ptr<Tokenizer>> tokenizer =
+        looks_like_tiktoken(bytes) ? parse_tiktoken(bytes, config)
+                                   : parse_sentencepiece(bytes, config, sentencepiece_family(folder, config));
+    if (!tokenizer.ok()) return tokenizer.status().with_context(format::display_path(model));
     return tokenizer;
   }
   return bad_input(format::display_path(folder) +

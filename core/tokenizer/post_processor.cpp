@@ -15,9 +15,9 @@ Result<PostProcessor> PostProcessor::from_json(const Json* spec) {
   return processor;
 }
 
-PostProcessor PostProcessor::with_prefix(std::vector<int32_t> prefix) {
+PostProcessor PostProcessor::with_affixes(std::vector<int32_t> prefix, std::vector<int32_t> suffix) {
   PostProcessor processor;
-  processor.parts_ = {{false, std::move(prefix)}, {true, {}}};
+  processor.parts_ = {{false, std::move(prefix)}, {true, {}}, {false, std::move(suffix)}};
   return processor;
 }
 

@@ -12,8 +12,8 @@ class PostProcessor {
   /// Reads "post_processor" (null adds nothing). kBadInput names what is unknown or broken.
   static Result<PostProcessor> from_json(const Json* spec);
 
-  /// Puts the tokens `prefix` before every sequence.
-  static PostProcessor with_prefix(std::vector<int32_t> prefix);
+  /// Puts `prefix` before and `suffix` after every sequence.
+  static PostProcessor with_affixes(std::vector<int32_t> prefix, std::vector<int32_t> suffix);
 
   /// `ids` with the special tokens added.
   std::vector<int32_t> apply(std::vector<int32_t> ids) const;

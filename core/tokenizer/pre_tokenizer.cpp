@@ -240,6 +240,13 @@ Result<PreTokenizer> PreTokenizer::from_json(const Json* spec) {
   return pre_tokenizer;
 }
 
+Result<PreTokenizer> PreTokenizer::byte_level(std::string_view pattern) {
+  PreTokenizer pre_tokenizer;
+  AUTOGLM_RETURN_IF_ERROR(add_split(pre_tokenizer.steps_, pattern, Behavior::kIsolated));
+  pre_tokenizer.ends_byte_level_ = true;
+  return pre_tokenizer;
+}
+
 void PreTokenizer::run(size_t step, Piece piece, RegexScratch& scratch, PieceSink sink) const {
   if (piece.text.empty()) return;
   if (step == steps_.size()) return sink(piece);

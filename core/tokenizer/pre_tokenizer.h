@@ -29,6 +29,9 @@ class PreTokenizer {
   /// Reads "pre_tokenizer" (null gives no steps). kBadInput names what is unknown or broken.
   static Result<PreTokenizer> from_json(const Json* spec);
 
+  /// Isolates the matches of `pattern`, then maps to the byte-level alphabet.
+  static Result<PreTokenizer> byte_level(std::string_view pattern);
+
   /// Calls `sink` for each non-empty word, from left to right.
   void split(Piece piece, RegexScratch& scratch, PieceSink sink) const { run(0, piece, scratch, sink); }
 

@@ -1,0 +1,76 @@
+"""Our ids and texts are those of the `tokenizers` package, on the tokenizers of several families."""
+
+import random
+
+import corpus
+import pytest
+import reference
+from tokenizers import Tokenizer
+
+FAMILIES = ["demo", "gpt2", "llama3", "qwen2_5", "chatglm3", "gemma3"]
+BYTES = 2_200_000
+
+
+@pytest.fixture(scope="module")
+def texts():
+    texts = corpus.texts(BYTES)
+    assert sum(map(len, texts)) >= 2_000_000
+    return texts
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def folder(request):
+    return reference.DEMO if request.param == "demo" else reference.fetch_npm(request.param)
+
+
+def test_ids_and_decoded_text(folder, texts):
+    other = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    as_str = [t.decode("utf-8", errors="replace") for t in texts]
+    expected = [e.ids for e in other.encode_batch(as_str, add_special_tokens=False)]
+    actual = reference.encode(folder, texts)
+    reference.assert_same(texts, expected, actual)
+    assert sum(map(len, actual)) == sum(map(len, expected))
+
+    with_special = [e.ids for e in other.encode_batch(as_str[:300], add_special_tokens=True)]
+    reference.assert_same(texts, with_special, reference.encode(folder, texts[:300], "--add-special"))
+
+    for skip in (False, True):
+        decoded = other.decode_batch(expected, skip_special_tokens=skip)
+        reference.assert_same(expected, decoded, reference.decode(folder, expected, *["--skip-special"] * skip))
+
+
+def test_special_tokens_as_plain_text(folder, texts):
+    other = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    other.encode_special_tokens = True
+    some = texts[:400]
+    expected = [other.encode(t.decode("utf-8", errors="replace"), add_special_tokens=False).ids for t in some]
+    reference.assert_same(some, expected, reference.encode(folder, some, "--no-parse-special"))
+
+
+def test_every_code_point(folder):
+    other = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    characters = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    # Between letters and digits, so that it shows how the character is classified.
+    records = ["".join(f"a{c}b {c}1{c}{c} " for c in characters[i : i + 64]) for i in range(0, len(characters), 64)]
+    if folder != reference.DEMO:
+        records = records[: 0x30000 // 64]  # the rest is unassigned but for a few blocks
+    expected = [e.ids for e in other.encode_batch(records, add_special_tokens=False)]
+    actual = reference.encode(folder, [r.encode() for r in records])
+    reference.assert_same(records, expected, actual)
+
+
+def test_decoding_random_ids(folder):
+    other = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    rng = random.Random(7)
+    size = other.get_vocab_size()
+    sequences = [[rng.randrange(size) for _ in range(rng.randint(0, 40))] for _ in range(4000)]
+    reference.assert_same(sequences, other.decode_batch(sequences, skip_special_tokens=False),
+                          reference.decode(folder, sequences))
+
+
+def test_long_words_take_linear_time(folder):
+    """A megabyte without a break: the ids agree, and it does not take minutes."""
+    other = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for text in ("a" * 1_000_000, " " * 300_000, "\n" * 300_000, "ab1" * 200_000, "中文" * 150_000, "!?" * 200_000):
+        actual = reference.encode(folder, [text.encode()])
+        reference.assert_same([text], [other.encode(text, add_special_tokens=False).ids], actual)
