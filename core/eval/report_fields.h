@@ -118,7 +118,7 @@ void fields(Is<TensorDiff> auto& s, V&& visit) {
 
 template <typename V>
 void fields(Is<WeightDiff> auto& s, V&& visit) {
-  visit("tensors", s.tensors, "every weight that is not bit for bit the source's");
+  visit("tensors", s.tensors, "every tensor whose values are not all the source's");
   visit("identical", s.identical, "number of tensors that are");
   visit("changed", s.changed, "tensors stored as floats whose values differ from the source's");
   visit("missing", s.missing, "tensors of the source that the artifact has in no form");

@@ -188,7 +188,7 @@ void add_worst(std::string& out, const WeightDiff& diff) {
     }
     out += "## Tensors that changed most\n\n" + table.markdown() + "\n";
   }
-  out += fmt::format("{} tensors changed, {} are bit for bit the source's", diff.tensors.size(), diff.identical);
+  out += fmt::format("{} tensors changed, {} have the source's values", diff.tensors.size(), diff.identical);
   if (diff.compared_share < 1) out += fmt::format("; {} of the numbers were compared", percent(diff.compared_share));
   out += ".\n\n";
   add_list(out, "Stored as floats, with other values than in the source", diff.changed);

@@ -79,10 +79,10 @@ Inventory take_inventory(const StoredModel& model) {
   }
   PartSize& other = inventory.parts["other"];
   for (const std::string& name : model.checkpoint.names()) {
-    const format::TensorInfo* tensor = model.checkpoint.find(name);
-    if (named.count(name) != 0) continue;
-    other.bytes += tensor->nbytes;
-    other.parameters += format::element_count(tensor->shape).value_or(0);
+    if (named.count(name) == 0) other.bytes += model.checkpoint.find(name)->nbytes;
+  }
+  for (const std::string& name : model.layout.others(model.checkpoint)) {  // a second copy of tied embeddings is none
+    other.parameters += format::element_count(model.checkpoint.find(name)->shape).value_or(0);
   }
   return inventory;
 }

@@ -1,8 +1,8 @@
 #pragma once
 /// A folder of its own for a test, removed afterwards.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -12,11 +12,9 @@ namespace autoglm::eval {
 class TestFolder {
  public:
   TestFolder() {
-    const auto* test = testing::UnitTest::GetInstance()->current_test_info();
-    path_ = std::filesystem::temp_directory_path() /
-            (std::string("autoglm-") + test->test_suite_name() + "-" + test->name() + "-" + std::to_string(getpid()));
-    std::filesystem::remove_all(path_);
-    std::filesystem::create_directories(path_);
+    std::string pattern = (std::filesystem::temp_directory_path() / "autoglm-eval-XXXXXX").string();
+    if (mkdtemp(pattern.data()) == nullptr) ADD_FAILURE() << "no temporary folder";
+    path_ = pattern;
   }
   ~TestFolder() {
     std::error_code ignored;

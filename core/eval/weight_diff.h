@@ -11,7 +11,7 @@
 
 namespace autoglm::eval {
 
-/// One weight that is not bit for bit the source's. With w the source's and v the stored value:
+/// One weight or bias whose values are not all the source's. With w the source's and v the stored value:
 struct TensorDiff {
   std::string name;     ///< in the compressed model
   std::string role;     ///< "q", "gate_up", ... as format::Role spells it
@@ -28,7 +28,7 @@ struct TensorDiff {
 
 struct WeightDiff {
   std::vector<TensorDiff> tensors;   ///< in the order of the layout; identical ones are only counted
-  int64_t identical = 0;             ///< tensors whose bytes are the source's
+  int64_t identical = 0;             ///< tensors whose values are all the source's
   std::vector<std::string> changed;  ///< float tensors of the artifact whose values differ from the source's
   std::vector<std::string> missing;  ///< tensors of the source that the artifact has in no form
   std::vector<std::string> extra;    ///< tensors of the artifact that come from nothing in the source
@@ -41,9 +41,9 @@ struct WeightDiffOptions {
   int64_t max_bytes = 0;
 };
 
-/// Compares module by module in pieces of rows; pages are given back, so that peak memory does not grow with the model.
-/// Renamed, split and fused tensors (chatglm's query_key_value and glm's q, k, v) are matched by their role. kBadInput:
-/// a tensor that cannot be decoded, or a non-finite value in it (named).
+/// Compares module by module (a weight and its bias are two tensors) in pieces of rows; pages are given back, so that
+/// peak memory does not grow with the model. Renamed, split and fused tensors (chatglm's query_key_value and glm's q,
+/// k, v) are matched by their role. kBadInput: a tensor that cannot be decoded, or a non-finite value in it (named).
 Result<WeightDiff> compare_weights(const StoredModel& source, const StoredModel& compressed,
                                    const WeightDiffOptions& options, CancelToken& cancel);
 

@@ -1,0 +1,60 @@
+#pragma once
+/// WeightRows: a tensor of a model read as rows of floats, however it is stored, and put together from the tensors that
+/// another family keeps it in.
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/base/status.h"
+#include "core/eval/stored_model.h"
+#include "core/format/quantized_weight.h"
+
+namespace autoglm::eval {
+
+/// The weight or the bias of a module.
+enum class Member { kWeight, kBias };
+
+/// Rows [first, first + rows) of one stored tensor.
+struct RowSegment {
+  const format::ModuleSpec* module = nullptr;
+  int64_t first = 0, rows = 0;
+};
+
+/// Not thread-safe. The model must outlive it.
+class WeightRows {
+ public:
+  /// `segments` one above the other; all have the same number of columns. A vector is a matrix of one column.
+  WeightRows(const StoredModel& model, Member member, std::vector<RowSegment> segments);
+
+  /// The module of `model` itself.
+  static WeightRows of(const StoredModel& model, const format::ModuleSpec& module, Member member);
+
+  /// The rows of `model` that a module of another model's layout is made of: the module of the same role, or the parts
+  /// of a fused one (q, k, v of qkv; gate and up of gate_up) or the parts that it fuses; a head of its own where
+  /// `model` has tied embeddings is the embedding. No segments when there is nothing of that role.
+  static WeightRows matching(const StoredModel& model, const format::ModuleSpec& module, Member member);
+
+  int64_t rows() const { return rows_; }
+  int64_t cols() const { return cols_; }
+  const std::vector<RowSegment>& segments() const { return segments_; }
+
+  /// out[count, cols]. kBadInput names the tensor when it cannot be decoded.
+  Status read(int64_t first, int64_t count, std::span<float> out) const;
+
+  /// Gives the mapped pages of all segments back.
+  void release() const;
+
+  /// Names in the checkpoint of everything that stores these rows.
+  std::vector<std::string> stored_names() const;
+
+ private:
+  Status read_segment(const RowSegment& segment, int64_t first, int64_t count, std::span<float> out) const;
+
+  const StoredModel* model_;
+  Member member_;
+  std::vector<RowSegment> segments_;
+  int64_t rows_ = 0, cols_ = 1;
+};
+
+}  // namespace autoglm::eval
