@@ -1,8 +1,12 @@
 #pragma once
 /// CheckpointWriter: streams a new Hugging Face folder to disk so that the target is always absent, the old one whole,
-/// or the new one whole. Everything is written into a sibling `.NAME.autoglm-tmp-PID-RANDOM`, fsynced, and renamed (or
-/// exchanged with an existing target, renameat2) by `commit`. The next writer for the same target clears what a killed
-/// one left.
+/// or the new one whole (staging_folder.h says how).
+///
+/// A shard's header stands before its data, but is known only at its end. Data is therefore written behind a reserved
+/// region, which the header fills at the end, padded with spaces as the format allows; small shards are then moved up
+/// so that nothing is wasted. A header that outgrows its region ends the shard, and the next region is four times as
+/// large. Tensors whose length is no multiple of 8 are held back to the shard's end, larger elements first: every
+/// tensor is aligned to its element, which readers that map the file rely on.
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -12,42 +16,53 @@
 #include <string_view>
 
 #include "core/base/status.h"
+#include "core/format/checkpoint.h"
 #include "core/format/dtype.h"
 #include "core/format/file.h"
 
 namespace autoglm::format {
 
 struct WriterOptions {
-  int64_t max_shard_bytes = 5'000'000'000;  ///< a tensor larger than this gets a shard of its own
+  int64_t max_shard_bytes = 5'000'000'000;  ///< of tensors; one that is larger gets a shard of its own
   bool overwrite = false;                   ///< replace an existing target instead of refusing it
+  int64_t expected_bytes = 0;               ///< when known: refused at once if the disk has less free
 };
 
-/// One folder being written. Not thread-safe. Destroyed before `commit`: removes what it wrote.
+/// One folder being written. Not thread-safe. Destroyed before `commit`: removes what it wrote. After a failed
+/// write, every later call fails in the same way.
 class CheckpointWriter {
  public:
-  /// kInvalidArgument: the target exists and `overwrite` is off; or it exists and does not look like something this
-  /// program may replace (a file, or a folder without config.json). kResourceExhausted: not writable.
+  /// Missing parents of the target are created. kInvalidArgument: the target exists (an empty folder may) and
+  /// `overwrite` is off; or it is not something this program may replace (a file, a folder without config.json).
+  /// kResourceExhausted: not writable, or less free than `expected_bytes`.
   static Result<CheckpointWriter> create(const std::filesystem::path& target, const WriterOptions& options = {});
 
   CheckpointWriter(CheckpointWriter&&) noexcept;
   CheckpointWriter& operator=(CheckpointWriter&&) noexcept;
   ~CheckpointWriter();
 
-  /// Appends a tensor to the current shard. `bytes` must be the product of shape and dtype long.
+  /// Appends a tensor to the current shard. kInvalidArgument: a name that was used, `bytes` that are not the product of
+  /// shape and dtype long. kResourceExhausted: disk full (with what is needed and free).
   Status add(std::string_view name, DType dtype, const Shape& shape, std::span<const std::byte> bytes);
+
+  /// Appends a tensor of another checkpoint as it is, in pieces: its pages do not stay in memory.
+  Status add(std::string_view name, const Checkpoint& from, std::string_view source_name);
 
   /// Writes a whole small file (config.json, report.md) or copies one from elsewhere, by the name it has in the folder
   /// (subfolders allowed, nothing outside).
   Status write_file(const std::filesystem::path& name, std::string_view contents);
   Status copy_file(const std::filesystem::path& from, const std::filesystem::path& name);
 
-  /// Completes the shards and the index (one shard: model.safetensors alone), fsyncs, renames. Nothing can be added
-  /// after.
+  /// Completes the shards and the index (one shard: model.safetensors alone): staging() is a whole model folder from
+  /// here on. No tensor can be added after; files can.
+  Status finish();
+
+  /// Finishes, fsyncs and puts the folder in place. Nothing can be added after.
   Status commit();
 
-  const std::filesystem::path& target() const;
-  const std::filesystem::path& staging() const;  ///< the sibling, for readers before the commit (verification)
-  int64_t tensor_bytes() const;                  ///< written so far
+  const std::filesystem::path& target() const;   ///< absolute, links resolved
+  const std::filesystem::path& staging() const;  ///< the sibling, for readers between `finish` and `commit`
+  int64_t tensor_bytes() const;                  ///< added so far
 
  private:
   struct Impl;

@@ -61,4 +61,14 @@ std::string display(std::string_view text, size_t max_bytes) { return "'" + esca
 
 std::string display_path(const std::filesystem::path& path) { return escape(path.string(), 1024, ""); }
 
+bool is_utf8(std::string_view text) {
+  uint32_t code = 0;
+  while (!text.empty()) {
+    const size_t length = decode_utf8(text, code);
+    if (length == 0) return false;
+    text.remove_prefix(length);
+  }
+  return true;
+}
+
 }  // namespace autoglm::format

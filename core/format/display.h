@@ -13,4 +13,7 @@ std::string display(std::string_view text, size_t max_bytes = 160);
 /// The same for a path, without the quotes and with a larger bound.
 std::string display_path(const std::filesystem::path& path);
 
+/// Whether `text` is well-formed UTF-8 (JSON and safetensors know nothing else).
+bool is_utf8(std::string_view text);
+
 }  // namespace autoglm::format

@@ -100,8 +100,9 @@ TEST(Safetensors, RefusesBadJson) {
   EXPECT_THAT(refusal(std::string_view("{}\0\0", 4)), HasSubstr("zero byte"));
   EXPECT_THAT(refusal("{\"\xff\":{}}"), HasSubstr("JSON"));
   // Nesting must not use up the stack.
-  EXPECT_THAT(refusal("{\"a\":" + std::string(1 << 20, '[')), HasSubstr("an array where none may be"));
-  EXPECT_THAT(refusal("{\"a\":{\"shape\":" + std::string(1 << 20, '[')), HasSubstr("an array where none may be"));
+  EXPECT_THAT(refusal(fmt::format("{{\"a\":{}", std::string(1 << 20, '['))), HasSubstr("an array where none may be"));
+  EXPECT_THAT(refusal(fmt::format("{{\"a\":{{\"shape\":{}", std::string(1 << 20, '['))),
+              HasSubstr("an array where none may be"));
 }
 
 TEST(Safetensors, RefusesBadEntriesByName) {

@@ -19,8 +19,9 @@ namespace autoglm::format {
 /// A test with a folder of its own.
 class FolderTest : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (std::filesystem::temp_directory_path() / "autoglm-format-XXXXXX").string();
+  void SetUp() override { make_folder(std::filesystem::temp_directory_path()); }
+  void make_folder(const std::filesystem::path& parent) {
+    std::string pattern = (parent / "autoglm-format-XXXXXX").string();
     ASSERT_NE(mkdtemp(pattern.data()), nullptr);
     folder_ = pattern;
   }
