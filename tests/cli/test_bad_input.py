@@ -1,0 +1,349 @@
+"""Bad input gets one clear line, the right exit code, and leaves nothing behind."""
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from conftest import AUTOGLM, DEMO, TINY
+from safetensors.numpy import load_file, save_file
+
+USAGE, BAD_INPUT, CONTRACT, RESOURCES, CANCELLED = 2, 3, 4, 5, 130
+
+
+def leftovers(folder, *expected):
+    return sorted(p.name for p in folder.iterdir() if p.name not in expected)
+
+
+def set_config(folder, **members):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | members))
+
+
+@pytest.fixture
+def refuse(autoglm, tmp_path):
+    """Compresses and expects a refusal that leaves no output and no staging folder."""
+
+    def run(model, code, *words, options=()):
+        out = tmp_path / "out"
+        autoglm("compress", model, "-o", out, "-q", "int4-g32", "--method", "rtn", "--verify", "none", *options).refused(code, *words)
+        assert leftovers(tmp_path, "model") == []
+
+    return run
+
+
+# Options.
+
+def test_unknown_option_names_the_nearest(autoglm):
+    autoglm("compress", DEMO, "--quantisation", "int4").refused(USAGE, "--quantisation", "--quantization")
+
+
+def test_unknown_command(autoglm):
+    autoglm("comprss", DEMO).refused(USAGE, "comprss", "compress")
+
+
+@pytest.mark.parametrize("option,word,hint", [
+    ("--method", "gtpq", "gptq"), ("--quantization", "int44", "int4"), ("--verify", "fats", "fast"),
+    ("--compute", "fp23", "fp32"), ("--device", "gpu", "cuda"), ("--max-ram", "lots", "4G"), ("--max-loss", "5", "3%"),
+    ("--override", "int8", "=")])
+def test_wrong_value(refuse, option, word, hint):
+    refuse(TINY / "glm", USAGE, word, hint, options=(option, word))
+
+
+def test_override_that_matches_nothing(refuse):
+    refuse(TINY / "glm", USAGE, "no_such_layer", options=("--override", "no_such_layer=int8"))
+
+
+def test_shared_input_needs_one_format(refuse):
+    refuse(TINY / "glm", USAGE, "q_proj", options=("--override", r"q_proj=int8"))
+
+
+def test_group_size_that_does_not_divide(refuse):
+    refuse(TINY / "glm", USAGE, "48", "128", options=("--quantization", "int4-g48"))
+
+
+def test_recipe_with_unknown_member(refuse, tmp_path):
+    recipe = tmp_path / "model" / "recipe.yaml"
+    recipe.parent.mkdir()
+    recipe.write_text("scheme: int4\nshceme: int8\n")
+    refuse(TINY / "glm", USAGE, "shceme", "scheme", options=("--config", recipe))
+
+
+def test_no_cuda_here(refuse):
+    refuse(TINY / "glm", USAGE, "cuda", options=("--device", "cuda"))
+
+
+# Folders and config.
+
+def test_not_a_model_folder(refuse, tmp_path):
+    (tmp_path / "model").mkdir()
+    refuse(tmp_path / "model", BAD_INPUT, "config.json")
+
+
+def test_no_such_folder(refuse, tmp_path):
+    refuse(tmp_path / "nowhere" / "at" / "all", BAD_INPUT, "no such folder")
+
+
+def test_unknown_family(refuse, model):
+    folder = model()
+    set_config(folder, model_type="glm5")
+    refuse(folder, BAD_INPUT, "glm5", "glm4", "llama")
+
+
+def test_config_and_tensor_shapes_disagree(refuse, model):
+    folder = model()
+    set_config(folder, intermediate_size=512)
+    refuse(folder, BAD_INPUT, "gate_up_proj", "256", "512")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"model_type": 3}', '{"model_type": "glm"}', "\x00\x01"])
+def test_broken_config(refuse, model, text):
+    folder = model()
+    (folder / "config.json").write_text(text)
+    refuse(folder, BAD_INPUT, "config.json")
+
+
+def test_source_that_is_quantized_already(autoglm, refuse, tmp_path):
+    first = tmp_path / "model"
+    assert autoglm("compress", TINY / "glm", "-o", first, "-q", "int8", "--method", "rtn", "--verify", "none").code == 0
+    refuse(first, BAD_INPUT, "quantized")
+
+
+# Weights.
+
+def test_missing_shard(refuse, model):
+    folder = model("glm4")
+    (folder / "model-00003-of-00010.safetensors").unlink()
+    refuse(folder, BAD_INPUT, "model-00003-of-00010.safetensors")
+
+
+def test_pytorch_weights_only(refuse, model):
+    folder = model()
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    refuse(folder, BAD_INPUT, "safetensors")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 8, 500, -1, -1000])
+def test_truncated_weights(refuse, model, keep):
+    folder = model()
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    refuse(folder, BAD_INPUT, "model.safetensors")
+
+
+def edit_header(file, edit):
+    data = file.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8:8 + length])
+    header = edit(header) or header
+    text = json.dumps(header).encode() if not isinstance(header, bytes) else header
+    file.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length:])
+
+
+NORM = "model.norm.weight"
+
+
+def overlap(h):
+    h[NORM]["data_offsets"] = [0, 512]
+
+
+def hole(h):
+    h.pop(NORM)
+
+
+def oversized(h):
+    h[NORM]["data_offsets"][1] += 1 << 40
+
+
+def negative(h):
+    h[NORM]["shape"] = [-128]
+
+
+def product_overflows(h):
+    h[NORM]["shape"] = [1 << 32, 1 << 32]
+
+
+def unknown_dtype(h):
+    h[NORM]["dtype"] = "F99"
+
+
+def wrong_type(h):
+    h[NORM]["data_offsets"] = "all of it"
+
+
+def deep(h):
+    return b'{"a":' * 100000
+
+
+def duplicate(h):
+    text = json.dumps(h)
+    return (text[:-1] + f', "{NORM}": {json.dumps(h[NORM])}}}').encode()
+
+
+@pytest.mark.parametrize("edit", [overlap, hole, oversized, negative, product_overflows, unknown_dtype, wrong_type, deep, duplicate])
+def test_hostile_header(refuse, model, edit):
+    folder = model()
+    edit_header(folder / "model.safetensors", edit)
+    refuse(folder, BAD_INPUT, "model.safetensors")
+
+
+def test_header_length_beyond_measure(refuse, model):
+    folder = model()
+    file = folder / "model.safetensors"
+    file.write_bytes(struct.pack("<Q", (1 << 64) - 1) + file.read_bytes()[8:])
+    refuse(folder, BAD_INPUT, "model.safetensors")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_weight_is_named(autoglm, model, tmp_path, value):
+    folder = model()
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.1.mlp.down_proj.weight"
+    tensors[name][3, 5] = value
+    save_file(tensors, folder / "model.safetensors")
+    result = autoglm("compress", folder, "-o", tmp_path / "out", "-q", "int4-g32", "--method", "rtn", "--verify", "none", "--quiet")
+    result.refused(BAD_INPUT, name)
+    assert leftovers(tmp_path, "model") == []
+
+
+# Text and tokenizer.
+
+@pytest.fixture
+def gptq(autoglm, tmp_path):
+    def run(model, *options):
+        return autoglm("compress", model, "-o", tmp_path / "out", "-q", "int4-g32", "--method", "gptq", "--verify", "none",
+                       "--quiet", *options)
+
+    return run
+
+
+def test_calibration_without_a_tokenizer(gptq, model, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("some words " * 1000)
+    gptq(model(), "--calibration-dataset", text).refused(BAD_INPUT, "tokenizer")
+    assert leftovers(tmp_path, "model", "text.txt") == []
+
+
+@pytest.mark.parametrize("content", ["{", '{"model": {"type": "WordPiece"}}', "[1]", '{"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}'])
+def test_broken_tokenizer(gptq, model, tmp_path, content):
+    folder = model()
+    (folder / "tokenizer.json").write_text(content)
+    text = tmp_path / "text.txt"
+    text.write_text("some words " * 1000)
+    gptq(folder, "--calibration-dataset", text).refused(BAD_INPUT, "tokenizer.json")
+
+
+@pytest.mark.parametrize("content", ["", "too short"])
+def test_too_little_calibration_text(gptq, tmp_path, content):
+    text = tmp_path / "text.txt"
+    text.write_text(content)
+    gptq(DEMO, "--calibration-dataset", text).refused(BAD_INPUT, "text.txt")
+
+
+def test_broken_jsonl_names_the_line(gptq, tmp_path):
+    text = tmp_path / "text.jsonl"
+    text.write_text('{"text": "fine"}\n{"text": }\n')
+    gptq(DEMO, "--calibration-dataset", text).refused(BAD_INPUT, "text.jsonl", "2")
+
+
+def test_gptq_without_text(gptq, model):
+    gptq(model()).refused(USAGE, "calibration")
+
+
+# Output.
+
+def test_output_exists(autoglm, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "precious").write_text("keep me")
+    arguments = ("compress", TINY / "glm", "-o", out, "-q", "int8", "--method", "rtn", "--verify", "none")
+    autoglm(*arguments).refused(USAGE, "exists", "--overwrite")
+    autoglm(*arguments, "--overwrite").refused(USAGE, "out")  # not something this program wrote
+    assert (out / "precious").read_text() == "keep me"
+
+
+def test_overwrite_replaces_whole(autoglm, tmp_path):
+    out = tmp_path / "out"
+    for scheme in ("int8", "int4-g32"):
+        assert autoglm("compress", TINY / "glm", "-o", out, "-q", scheme, "--method", "rtn", "--verify", "none", "--overwrite").code == 0
+    assert json.loads((out / "config.json").read_text())["quantization_config"]["config_groups"]["group_0"]["weights"]["num_bits"] == 4
+    assert leftovers(tmp_path, "out") == []
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], capture_output=True).returncode != 0:
+        pytest.skip("mounting a small tmpfs needs root")
+    yield mount
+    subprocess.run(["umount", mount], check=True)
+
+
+def test_disk_full(autoglm, small_disk):
+    result = autoglm("compress", DEMO, "-o", small_disk / "out", "-q", "int8", "--method", "rtn", "--verify", "none", "--quiet")
+    result.refused(RESOURCES, str(small_disk))
+    assert leftovers(small_disk) == []
+
+
+def test_output_not_writable(autoglm):
+    autoglm("compress", TINY / "glm", "-o", "/proc/autoglm-out", "-q", "int8", "--method", "rtn", "--verify", "none").refused(RESOURCES, "/proc")
+
+
+def test_plan_that_cannot_fit(autoglm, tmp_path):
+    autoglm("compress", DEMO, "-o", tmp_path / "out", "--max-ram", "20M", "--verify", "none").refused(RESOURCES, "20.0 MB")
+    assert leftovers(tmp_path) == []
+
+
+# Interruption.
+
+def start(tmp_path, *options):
+    return subprocess.Popen([AUTOGLM, "compress", str(DEMO), "-o", str(tmp_path / "out"), "-q", "int4", "--overwrite", *options],
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("delay", [0.5, 1.5, 3.0])
+def test_ctrl_c_stops_within_a_second_and_cleans_up(tmp_path, delay):
+    process = start(tmp_path)
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.skip("finished before the signal")
+    assert process.returncode == CANCELLED, err
+    assert time.monotonic() - asked < 5  # a loaded machine; alone it takes a fraction of a second
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("delay", [0.4, 1.0, 2.0, 3.0])
+def test_killed_midway_leaves_all_or_nothing(autoglm, tmp_path, delay):
+    out = tmp_path / "out"
+    assert autoglm("compress", DEMO, "-o", out, "-q", "int8", "--method", "rtn", "--verify", "none").code == 0
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    process = start(tmp_path)
+    time.sleep(delay)
+    process.kill()
+    process.communicate()
+    after = {p.name: p.read_bytes() for p in out.iterdir()}
+    scheme = json.loads(after["config.json"])["quantization_config"]["config_groups"]["group_0"]["weights"]["num_bits"]
+    assert after == before if scheme == 8 else autoglm("inspect", out).code == 0
+    # The next run clears what the killed one left.
+    assert autoglm("compress", DEMO, "-o", out, "-q", "int8", "--method", "rtn", "--verify", "none", "--overwrite").code == 0
+    assert leftovers(tmp_path, "out") == []
+
+
+# Contract.
+
+def test_broken_contract_keeps_the_artifact_and_marks_it(autoglm, tmp_path):
+    out = tmp_path / "out"
+    result = autoglm("compress", DEMO, "-o", out, "-q", "int2-g128", "--method", "rtn", "--max-loss", "1%", "--quiet")
+    assert result.code == CONTRACT
+    assert len(result.err.strip().splitlines()) == 1 and "1.00 %" in result.err
+    contract = json.loads((out / "report.json").read_text())["evaluation"]["contract"]
+    assert contract["holds"] is False and contract["loss"] > 0.01
+    assert "does not hold" in (out / "report.md").read_text() or "broken" in (out / "report.md").read_text()
