@@ -60,7 +60,7 @@ ensure_packages() {
   "${apt[@]}" update -qq
   mapfile -t missing < <(choose_packages $missing)
   say "installing ${missing[*]}"
-  "${apt[@]}" install -y --no-install-recommends "${missing[@]}" >&2
+  "${apt[@]}" install -y -qq --no-install-recommends "${missing[@]}" >&2
 }
 
 find_python() {

@@ -3,9 +3,10 @@
 ///
 ///   NAME_fuzz_mutate [--iterations N] [--seed S] [--crash FILE] [SEED_FILE_OR_FOLDER]...
 ///
-/// An input that crashes, or that takes longer than ten seconds, is written to FILE; give that file as the only
-/// argument with `--iterations 0` to replay it.
+/// An input that crashes, asks for gigabytes, or takes longer than ten seconds is written to FILE; give that file as
+/// the only argument with `--iterations 0` to replay it.
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -31,6 +32,7 @@ using Bytes = std::vector<uint8_t>;
 
 constexpr size_t kMaxSize = 1 << 20;
 constexpr unsigned kSecondsPerInput = 10;
+constexpr rlim_t kMaxMemory = rlim_t{4} << 30;
 
 std::string crash_file = "fuzz.crash";
 const Bytes* current = nullptr;
@@ -198,8 +200,13 @@ int main(int argc, char** argv) {
     return 2;
   }
 
+  if (__sanitizer_set_death_callback != nullptr) {
+    __sanitizer_set_death_callback(save_current);
+  } else {  // a reader that believes a hostile length ends here; under ASan max_allocation_size_mb does the same
+    const rlimit limit = {kMaxMemory, kMaxMemory};
+    setrlimit(RLIMIT_AS, &limit);
+  }
   for (const int number : {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL, SIGALRM}) signal(number, on_signal);
-  if (__sanitizer_set_death_callback != nullptr) __sanitizer_set_death_callback(save_current);
 
   for (const Bytes& input : seeds) run(input);
   std::mt19937_64 random(seed);
