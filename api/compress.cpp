@@ -8,6 +8,7 @@
 
 #include "api/child_process.h"
 #include "api/engine.h"
+#include "api/facts.h"
 #include "api/model_source.h"
 #include "api/settings.h"
 #include "compress/pass/pipeline.h"
@@ -153,11 +154,9 @@ class Compression {
     return ok_status();
   }
 
-  Result<eval::ModelFacts> facts(const fs::path& folder) const {
+  static Result<eval::ModelFacts> facts(const fs::path& folder) {
     AUTOGLM_ASSIGN_OR_RETURN(const auto model, eval::StoredModel::open(folder));
-    const eval::Sizes sizes = eval::measure_sizes(model, nullptr);
-    return eval::ModelFacts{folder.string(), std::string(to_string(model.config.family)), model.config.architecture,
-                            model.describe(), sizes.parameters, sizes.file_bytes};
+    return api::model_facts(model, folder);
   }
 
   const CompressOptions& options_;
