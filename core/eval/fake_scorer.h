@@ -17,8 +17,11 @@ class FakeScorer : public Scorer {
 
   Result<std::unique_ptr<ScoredBatch>> score(const std::vector<Tokens>& sequences, CancelToken& cancel) override {
     AUTOGLM_RETURN_IF_ERROR(cancel.check());
+    int64_t tokens = 0;
+    for (const Tokens& sequence : sequences) tokens += static_cast<int64_t>(sequence.size());
     ++calls;
-    sequences_scored += static_cast<int64_t>(sequences.size());
+    tokens_scored += tokens;
+    spend(tokens);
     return std::unique_ptr<ScoredBatch>(new Batch(*this, sequences));
   }
 
@@ -34,6 +37,7 @@ class FakeScorer : public Scorer {
         last = static_cast<int32_t>(std::max_element(row.begin(), row.end()) - row.begin());
         if (std::find(stop.begin(), stop.end(), last) != stop.end()) break;
       }
+      spend(static_cast<int64_t>(prompt.size() + out.size()));
       all.push_back(std::move(out));
     }
     return all;
@@ -42,14 +46,23 @@ class FakeScorer : public Scorer {
   Result<double> milliseconds_per_token(int64_t, int64_t steps, CancelToken& cancel) override {
     AUTOGLM_RETURN_IF_ERROR(cancel.check());
     if (!fits_in_memory) return resource_exhausted("the model needs 9 GB in memory, 4 GB are allowed");
-    steps_timed += steps;
-    return 2.5;
+    steps_timed = steps;
+    spend(steps);
+    return 1000 * seconds_per_token;
   }
 
   bool fits_in_memory = true;
-  int64_t calls = 0, sequences_scored = 0, steps_timed = 0;
+  int64_t calls = 0, tokens_scored = 0, steps_timed = 0;
+
+  /// Every call costs `seconds_per_call`, every token `seconds_per_token`, on `clock` where there is one.
+  double* clock = nullptr;
+  double seconds_per_call = 0, seconds_per_token = 0.0025;
 
  private:
+  void spend(int64_t tokens) {
+    if (clock != nullptr) *clock += seconds_per_call + seconds_per_token * static_cast<double>(tokens);
+  }
+
   class Batch : public ScoredBatch {
    public:
     Batch(const FakeScorer& model, std::vector<Tokens> sequences) : model_(model), sequences_(std::move(sequences)) {}
