@@ -405,17 +405,20 @@ Result<std::optional<Json>> load_json(const fs::path& path) {
   return std::optional<Json>(*std::move(parsed));
 }
 
-/// transformers 5 reads glm4v's decoder from text_config alone, so fields that lie beside vision_config move there.
-Json with_text_config(const ModelConfig& config) {
+/// Members of a glm4v config.json that are not the decoder's.
+bool belongs_outside(std::string_view key) {
+  constexpr std::string_view kOutside[] = {"architectures", "model_type",          "vision_config",
+                                           "text_config",   "tie_word_embeddings", "dtype",
+                                           "torch_dtype",   "quantization_config", "transformers_version"};
+  return key.starts_with("image_") || key.starts_with("video_") ||
+         std::find(std::begin(kOutside), std::end(kOutside), key) != std::end(kOutside);
+}
+
+/// transformers 5 reads glm4v's decoder from text_config alone: what lies beside vision_config moves there.
+Json with_text_config(const Json& flat) {
   Json outer = Json::object();
   Json text = {{"model_type", "glm4v_text"}};
-  for (const auto& [key, value] : config.raw.items()) {
-    const bool decoder_field =
-        std::any_of(fields().begin(), fields().end(), [&key = key](const Field& f) { return f.key == key; }) ||
-        key == "rope_scaling" || key == "rope_parameters" || key == "rope_theta" || key == "partial_rotary_factor" ||
-        key == "hidden_act" || key == "pad_token_id" || key == "attention_bias" || key == "attention_dropout";
-    (decoder_field && key != "tie_word_embeddings" ? text : outer)[key] = value;
-  }
+  for (const auto& [key, value] : flat.items()) (belongs_outside(key) ? outer : text)[key] = value;
   outer["text_config"] = std::move(text);
   return outer;
 }
@@ -452,7 +455,7 @@ Result<ModelConfig> ModelConfig::load(const fs::path& folder) {
 
 ModelConfig ModelConfig::as_transformers() const {
   ModelConfig out = *this;
-  if (family == Family::kGlm4v && !has(raw, "text_config")) out.raw = with_text_config(*this);
+  if (family == Family::kGlm4v && !has(raw, "text_config")) out.raw = with_text_config(raw);
   if (family != Family::kChatGlm) return out;
 
   const Traits& glm = traits_of(Family::kGlm);
@@ -484,9 +487,7 @@ ModelConfig ModelConfig::as_transformers() const {
 std::vector<std::pair<std::string, std::string>> ModelConfig::describe() const {
   std::vector<std::pair<std::string, std::string>> lines = {{"model_type", model_type}};
   for (const Field& field : fields()) {
-    if (contains(field.families, family) || !field.families) {
-      lines.emplace_back(field.key, show(field_value(field, *this)));
-    }
+    if (contains(field.families, family)) lines.emplace_back(field.key, show(field_value(field, *this)));
   }
   lines.emplace_back("rope_type", rope_type);
   lines.emplace_back("rope_theta", show(rope_theta));

@@ -1,8 +1,8 @@
 #pragma once
 /// ModelConfig: what config.json says of the decoder, in one form for all families.
 ///
-/// The fields are listed once, in model_config.cpp's table: key and older spellings, whether a family needs it, bounds.
-/// Reading, writing, validation and printing are derived from that table.
+/// The fields are listed once, in config_fields.cpp's table: key and other spelling, member, families, bounds,
+/// defaults. Reading, writing, validation and printing are derived from it. Rotary parameters are read by rope.h.
 #include <cstdint>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -67,22 +67,23 @@ struct ModelConfig {
   int64_t num_nextn_predict_layers = 0;  ///< MTP layers stored after the decoder's; carried over untouched
 
   std::vector<int64_t> eos_token_ids;
-  int64_t pad_token_id = -1;   ///< -1: none
-  DType dtype = DType::kBF16;  ///< of the stored float weights, as config.json says
+  int64_t pad_token_id = -1;   ///< -1: none, or none that has a row in the embedding
+  DType dtype = DType::kBF16;  ///< of the stored float weights, as config.json says (BF16 when it does not)
 
   /// config.json as read, all keys kept in order, for writing an artifact's own.
   nlohmann::ordered_json raw;
 
   bool is_moe_layer(int64_t layer) const { return n_routed_experts > 0 && layer >= first_k_dense_replace; }
 
-  /// Reads FOLDER/config.json (and generation_config.json's eos_token_id where config.json has none).
+  /// Reads FOLDER/config.json; the end tokens of generation_config.json come first where it has them, as in `generate`.
   /// kBadInput: not a model folder, unknown model_type (lists the known ones; the first GLM's blank-infilling kind is
   /// named as such), a missing, mistyped or contradictory field (named).
   static Result<ModelConfig> load(const std::filesystem::path& folder);
   static Result<ModelConfig> parse(std::string_view json);
 
-  /// A chatglm config rewritten as the equal `glm` one (transformers knows glm; chatglm needs foreign code). Others:
-  /// *this. `raw` of the result is a complete config.json.
+  /// What transformers loads without foreign code: a chatglm config rewritten as the equal `glm` one; a glm4v config of
+  /// the first kind, decoder fields beside vision_config, with a text_config. Others: *this. `raw` of the result is a
+  /// complete config.json.
   ModelConfig as_transformers() const;
 
   /// "key: value" for every field of the table, in its order.

@@ -2,13 +2,13 @@
 /// Rotary position embedding (Su et al. 2021, arXiv 2104.09864) and its published context extensions, with the
 /// parameters of transformers' `rope_parameters` and the same frequencies.
 ///
-/// | rope_type | inverse frequency of pair i, with f_i = theta^(-2i / rotary_dim) |
-/// |-----------|---------------------------------------------------------------------------------------------------------|
-/// | default   | f_i | | linear    | f_i / factor (position interpolation, arXiv 2306.15595) | | dynamic   | f_i of a
-/// theta that grows with a sequence longer than max_position_embeddings (NTK-aware scaling)       | | yarn      |
-/// between f_i / factor and f_i by wavelength; cos and sin scaled too (arXiv 2309.00071)                   | | llama3
-/// | f_i for short wavelengths, f_i / factor for long ones, a ramp between them                              | |
-/// longrope  | f_i / short_factor_i, or long_factor_i for long sequences; cos and sin scaled too (arXiv 2402.13753) |
+/// The inverse frequency of pair i by rope_type, with f_i = theta^(-2i / rotary_dim):
+///   default   f_i
+///   linear    f_i / factor (position interpolation, arXiv 2306.15595)
+///   dynamic   f_i of a theta that grows with sequences longer than max_position_embeddings (NTK-aware scaling)
+///   yarn      between f_i / factor and f_i by wavelength; cos and sin scaled too (arXiv 2309.00071)
+///   llama3    f_i for short wavelengths, f_i / factor for long ones, a ramp between them
+///   longrope  f_i / short_factor_i, long_factor_i for long sequences; cos and sin scaled too (arXiv 2402.13753)
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <vector>

@@ -8,7 +8,9 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
-#include <set>
+#include <map>
+
+#include "core/format/testing.h"
 
 namespace autoglm::format {
 namespace {
@@ -27,9 +29,8 @@ const fs::path kTiny = fs::path(AUTOGLM_SOURCE_DIR) / "tests/data/tiny";
 class TinyFolder {
  public:
   struct Tensor {
-    std::string dtype;
+    DType dtype;
     Shape shape;
-    int64_t element_size;
     char fill = 0;
   };
   TinyFolder() {
@@ -40,7 +41,7 @@ class TinyFolder {
 
   std::map<std::string, Tensor> tensors;
 
-  void put(const std::string& name, const Shape& shape, char fill = 0) { tensors[name] = {"F32", shape, 4, fill}; }
+  void put(const std::string& name, const Shape& shape, char fill = 0) { tensors[name] = {DType::kF32, shape, fill}; }
   /// Every tensor of `layout`.
   void put_all(const TensorLayout& layout) {
     for (const ModuleSpec& m : layout.modules()) {
@@ -61,20 +62,12 @@ class TinyFolder {
   }
 
   Checkpoint open() const {
-    nlohmann::ordered_json header;
-    std::string bytes;
+    std::vector<StoredTensor> stored;
     for (const auto& [name, t] : tensors) {
-      const int64_t size = *element_count(t.shape) * t.element_size;
-      header[name] = {{"dtype", t.dtype}, {"shape", t.shape}, {"data_offsets", {bytes.size(), bytes.size() + size}}};
-      bytes.append(static_cast<size_t>(size), t.fill);
+      const auto size = static_cast<size_t>(*element_count(t.shape) * size_of(t.dtype));
+      stored.push_back({name, t.dtype, t.shape, std::vector<std::byte>(size, std::byte(t.fill))});
     }
-    std::string text = header.dump();
-    text.resize((text.size() + 7) / 8 * 8, ' ');
-    const uint64_t length = text.size();
-    std::ofstream file(path_ / "model.safetensors", std::ios::binary);
-    file.write(reinterpret_cast<const char*>(&length), 8);
-    file << text << bytes;
-    file.close();
+    std::ofstream(path_ / "model.safetensors", std::ios::binary) << safetensors_bytes(stored);
     auto checkpoint = Checkpoint::open(path_);
     EXPECT_TRUE(checkpoint.ok()) << checkpoint.status().message();
     return std::move(checkpoint).value();
@@ -244,7 +237,7 @@ TEST(TensorLayout, NamesTheMissingTensorAndTheWrongShape) {
   EXPECT_THAT(message(), HasSubstr("'model.layers.2.self_attn.o_proj.bias' is stored"));
   folder.tensors.erase("model.layers.2.self_attn.o_proj.bias");
 
-  folder.tensors["model.norm.weight"] = {"I64", {8}, 8};
+  folder.tensors["model.norm.weight"] = {DType::kI64, {8}};
   EXPECT_THAT(message(), HasSubstr("'model.norm.weight' has type I64"));
 }
 
@@ -254,13 +247,13 @@ TEST(TensorLayout, TakesQuantizedModulesAsPresent) {
   folder.put_all(TensorLayout::describe(config));
   const std::string packed = "model.layers.0.mlp.up_proj", integer = "model.layers.0.mlp.down_proj";
   folder.tensors.erase(packed + ".weight");
-  folder.tensors[packed + ".weight_packed"] = {"I32", {6, 1}, 4};
+  folder.tensors[packed + ".weight_packed"] = {DType::kI32, {6, 1}};
   folder.put(packed + ".weight_scale", {6, 1});
-  folder.tensors[integer + ".weight"] = {"I8", {8, 6}, 1};
+  folder.tensors[integer + ".weight"] = {DType::kI8, {8, 6}};
   folder.put(integer + ".weight_scale", {8, 1});
   const std::string embedding = "model.embed_tokens";
   folder.tensors.erase(embedding + ".weight");
-  folder.tensors[embedding + ".weight_packed"] = {"I32", {12, 2}, 4};
+  folder.tensors[embedding + ".weight_packed"] = {DType::kI32, {12, 2}};
   const Checkpoint checkpoint = folder.open();
   auto layout = TensorLayout::resolve(config, checkpoint);
   ASSERT_TRUE(layout.ok()) << layout.status().message();
