@@ -67,6 +67,7 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
 }
 
 at::Tensor run_mlp(const Mlp& mlp, const at::Tensor& x, const ForwardOptions& options) {
+  if (options.resume.defined()) return mlp.down(options.resume);
   if (!enter(format::Stage::kGateUp, mlp.gate_up, x, options)) return {};
   at::Tensor gate, up;
   if (mlp.gate_up.size() == 1) {
@@ -82,19 +83,31 @@ at::Tensor run_mlp(const Mlp& mlp, const at::Tensor& x, const ForwardOptions& op
   return mlp.down(inner);
 }
 
-at::Tensor forward(const format::ModelConfig& config, const Block& block, const Rotary& rotary,
-                   const at::Tensor& hidden, const ForwardOptions& options) {
-  at::Tensor mixed = attention(config, block, rotary, rms_norm(hidden, block.input_norm, config.rms_norm_eps), options);
+at::Tensor attention_half(const format::ModelConfig& config, const Block& block, const Rotary& rotary,
+                          const at::Tensor& hidden, const ForwardOptions& options) {
+  at::Tensor mixed =
+      options.resume.defined()
+          ? block.o(options.resume)
+          : attention(config, block, rotary, rms_norm(hidden, block.input_norm, config.rms_norm_eps), options);
   if (!mixed.defined()) return {};
   if (block.post_attention_norm.defined()) mixed = rms_norm(mixed, block.post_attention_norm, config.rms_norm_eps);
-  const at::Tensor middle = mixed.add_(hidden);
+  return mixed.add_(hidden);
+}
 
+at::Tensor mlp_half(const format::ModelConfig& config, const Block& block, const at::Tensor& middle,
+                    const ForwardOptions& options) {
   const at::Tensor x = rms_norm(middle, block.mlp_norm, config.rms_norm_eps).view({-1, config.hidden_size});
   at::Tensor out = block.moe ? run_moe(config, *block.moe, x, options) : run_mlp(*block.mlp, x, options);
   if (!out.defined()) return {};
-  out = out.view(hidden.sizes());
+  out = out.view(middle.sizes());
   if (block.post_mlp_norm.defined()) out = rms_norm(out, block.post_mlp_norm, config.rms_norm_eps);
   return out.add_(middle);
+}
+
+at::Tensor forward(const format::ModelConfig& config, const Block& block, const Rotary& rotary,
+                   const at::Tensor& hidden, const ForwardOptions& options) {
+  const at::Tensor middle = attention_half(config, block, rotary, hidden, options);
+  return middle.defined() ? mlp_half(config, block, middle, options) : at::Tensor();
 }
 
 }  // namespace autoglm::model

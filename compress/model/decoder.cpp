@@ -209,6 +209,13 @@ Result<at::Tensor> Decoder::embed(const at::Tensor& ids) const {
   });
 }
 
+Result<at::Tensor> Decoder::head_input(const at::Tensor& hidden) const {
+  return tensor::guarded([&]() -> Result<at::Tensor> {
+    const at::NoGradGuard no_grad;
+    return rms_norm(hidden.to(options_.device), final_norm_, config_.rms_norm_eps);
+  });
+}
+
 Result<at::Tensor> Decoder::logits(const at::Tensor& hidden) const {
   return tensor::guarded([&]() -> Result<at::Tensor> {
     const at::NoGradGuard no_grad;

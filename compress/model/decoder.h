@@ -47,6 +47,9 @@ class Decoder {
   /// outside the vocabulary.
   Result<at::Tensor> embed(const at::Tensor& ids) const;
 
+  /// The final norm alone, which is the head's input: hidden [n, hidden] -> [n, hidden].
+  Result<at::Tensor> head_input(const at::Tensor& hidden) const;
+
   /// Final norm and head: hidden [n, hidden] -> logits [n, vocab] float32. The head's weight is read in row chunks,
   /// unless `keep_head` was called.
   Result<at::Tensor> logits(const at::Tensor& hidden) const;
