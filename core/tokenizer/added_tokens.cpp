@@ -151,7 +151,8 @@ void AddedTokens::split(std::string_view text, bool normalized, bool parse_speci
     if (token.lstrip) begin = std::max(strip_left(text, begin), done);
     if (token.rstrip) end = strip_right(text, end);
     if (done < begin) sink(text.substr(done, begin - done), nullptr);
-    sink(text.substr(begin, end - begin), &token);
+    // The white space of the token before may have taken all of this one; then it is gone, as in the reference.
+    if (begin < end) sink(text.substr(begin, end - begin), &token);
     done = end;
   }
   if (done < text.size()) sink(text.substr(done), nullptr);

@@ -15,6 +15,9 @@ namespace {
 constexpr size_t kMaxPatternBytes = 32768;
 constexpr int kMaxSetDepth = 16;
 
+// Superscripts and fractions of Latin-1 count as word characters in Oniguruma, but not in sets.
+constexpr std::string_view kLatin1WordDigits = "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}";
+
 // One escape, either a set of characters (class items, perhaps negated) or something to copy.
 struct Escape {
   bool is_set = false;
@@ -172,7 +175,7 @@ class Translator {
     const char c = peek(1);
     if (c == 'b' || c == 'B') {
       at_ += 2;
-      const std::string w = fmt::format("[{}]", word_items());
+      const std::string w = fmt::format("[{}{}]", word_items(), kLatin1WordDigits);
       atom(c == 'b' ? fmt::format("(?:(?<={0})(?!{0})|(?<!{0})(?={0}))", w)
                     : fmt::format("(?:(?<={0})(?={0})|(?<!{0})(?!{0}))", w));
       return ok_status();
@@ -184,7 +187,7 @@ class Translator {
       at_ = close + 1;
       return ok_status();
     }
-    if (std::string_view("AzZGKRXN123456789").find(c) != std::string_view::npos) {
+    if (std::string_view("AzZGKRN123456789").find(c) != std::string_view::npos) {
       atom(pattern_.substr(at_, 2));
       at_ += 2;
       return ok_status();
@@ -194,7 +197,8 @@ class Translator {
       atom("(?s:.)");
       return ok_status();
     }
-    AUTOGLM_ASSIGN_OR_RETURN(const Escape escape, parse_escape());
+    AUTOGLM_ASSIGN_OR_RETURN(Escape escape, parse_escape());
+    if (c == 'w' || c == 'W') escape.text += kLatin1WordDigits;
     atom(escape.is_set ? fmt::format("[{}{}]", escape.negated ? "^" : "", escape.text) : escape.text);
     return ok_status();
   }
@@ -241,6 +245,7 @@ class Translator {
       case 'c':
       case 'C':
       case 'M':
+      case 'X':
       case 'y':
       case 'Y': return bad_input(fmt::format("the regular expression uses \\{}, which is not supported", c));
       default: break;
@@ -343,6 +348,10 @@ class Translator {
     const bool negated = name.starts_with('^');
     if (negated) name.remove_prefix(1);
     AUTOGLM_ASSIGN_OR_RETURN(std::string items, property_items(name));
+    if (name == "punct") {  // unlike \p{punct}, with symbols
+      AUTOGLM_ASSIGN_OR_RETURN(const std::string symbols, property_items("S"));
+      items += symbols;
+    }
     at_ = close + 2;
     add(operand, Escape{true, negated, std::move(items)});
     return ok_status();

@@ -60,7 +60,10 @@ constexpr auto kAdditions = std::to_array<Addition>({
     {0x2EBF0, 0x2EE5D, "Lo"}, {0x31350, 0x323AF, "Lo"},
 });
 
-constexpr std::string_view kHanAdditions = "\\x{2EBF0}-\\x{2EE5D}\\x{31350}-\\x{323AF}";
+constexpr std::string_view kHanAdditions = "\\x{2B739}\\x{2EBF0}-\\x{2EE5D}\\x{31350}-\\x{323AF}";
+constexpr std::string_view kEmojiAdditions =
+    "\\x{1F6DC}\\x{1FA75}-\\x{1FA77}\\x{1FA87}-\\x{1FA89}\\x{1FA8F}\\x{1FAAD}-\\x{1FAAF}\\x{1FABB}-\\x{1FABF}\\x{1FAC6}"
+    "\\x{1FACE}\\x{1FACF}\\x{1FADA}-\\x{1FADC}\\x{1FADF}\\x{1FAE8}\\x{1FAE9}\\x{1FAF7}\\x{1FAF8}";
 
 const std::map<std::string_view, std::string_view>& category_names() {
   static const std::map<std::string_view, std::string_view> names = {
@@ -144,7 +147,7 @@ bool pcre2_knows(const std::string& items) {
 std::string white_space_items() { return "\\p{White_Space}"; }
 std::string digit_items() { return category_items("Nd"); }
 std::string word_items() {
-  return fmt::format("\\p{{Alphabetic}}{}{}{}{}", category_items("L"), category_items("M"), category_items("N"),
+  return fmt::format("\\p{{Alphabetic}}{}{}{}{}", category_items("L"), category_items("M"), digit_items(),
                      category_items("Pc"));
 }
 
@@ -175,8 +178,10 @@ Result<std::string> property_items(std::string_view name) {
   const bool plain = !folded.empty() && std::ranges::all_of(folded, [](char c) { return std::isalnum(c & 0x7F) != 0; });
   if (plain) {
     for (const std::string& items : {fmt::format("\\p{{sc:{}}}", folded), fmt::format("\\p{{{}}}", folded)}) {
-      if (pcre2_knows(items))
-        return folded == "han" || folded == "hani" ? fmt::format("{}{}", items, kHanAdditions) : items;
+      if (!pcre2_knows(items)) continue;
+      if (folded == "han" || folded == "hani") return fmt::format("{}{}", items, kHanAdditions);
+      if (folded == "emoji") return fmt::format("{}{}", items, kEmojiAdditions);
+      return items;
     }
   }
   return bad_input(fmt::format("the regular expression names the unknown property {}", format::display(name)));
