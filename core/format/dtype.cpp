@@ -40,6 +40,60 @@ static_assert(table_follows_enumeration());
 
 const DTypeRow& row_of(DType dtype) { return kTable[static_cast<size_t>(dtype)]; }
 
+/// Without a branch: compilers would move the arithmetic of a side into it, and then not vectorise the loop.
+constexpr uint32_t select(bool condition, uint32_t yes, uint32_t no) {
+  const uint32_t mask = 0u - static_cast<uint32_t>(condition);
+  return (yes & mask) | (no & ~mask);
+}
+
+// The conversions stand here, and not in the public functions, because those may be replaced when linked into a shared
+// library and would not be inlined. Half: F. Giesen, "Float->half variants" (2012).
+
+struct Half {
+  static float decode(uint16_t bits) {
+    constexpr uint32_t kExponent = 0x7C00u << 13;
+    constexpr uint32_t kRebias = (127u - 15u) << 23;
+    const uint32_t shifted = (bits & 0x7FFFu) << 13;
+    const uint32_t exponent = shifted & kExponent;
+    const uint32_t rebiased = shifted + kRebias;
+    const uint32_t infinite = rebiased + ((128u - 16u) << 23);
+    // A subnormal half is a normal float: set the hidden bit of the smallest exponent, then subtract it as a number.
+    const float subnormal = std::bit_cast<float>(rebiased + (1u << 23)) - std::bit_cast<float>(113u << 23);
+    const uint32_t magnitude =
+        select(exponent == kExponent, infinite, select(exponent == 0, std::bit_cast<uint32_t>(subnormal), rebiased));
+    return std::bit_cast<float>(magnitude | (bits & 0x8000u) << 16);
+  }
+
+  static uint16_t encode(float value) {
+    constexpr uint32_t kInfinity = 255u << 23;
+    constexpr uint32_t kOverflow = (127u + 16u) << 23;  // 65536, the first power of two beyond half's range
+    constexpr uint32_t kSmallestNormal = 113u << 23;    // 2^-14
+    constexpr uint32_t kSubnormalMagic = (127u - 15u + 23u - 10u + 1u) << 23;  // adding it rounds at half's last bit
+    const uint32_t bits = std::bit_cast<uint32_t>(value);
+    const uint32_t sign = bits >> 16 & 0x8000u;
+    const uint32_t magnitude = bits & 0x7FFFFFFFu;
+    const uint32_t special = select(magnitude > kInfinity, 0x7E00u, 0x7C00u);
+    const uint32_t subnormal =
+        std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + std::bit_cast<float>(kSubnormalMagic)) -
+        kSubnormalMagic;
+    const uint32_t normal = (magnitude - (112u << 23) + 0xFFFu + (magnitude >> 13 & 1u)) >> 13;
+    const uint32_t half =
+        select(magnitude >= kOverflow, special, select(magnitude < kSmallestNormal, subnormal, normal));
+    return static_cast<uint16_t>(half | sign);
+  }
+};
+
+struct BFloat {
+  static float decode(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+
+  static uint16_t encode(float value) {
+    const uint32_t bits = std::bit_cast<uint32_t>(value);
+    const uint32_t rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
+    const uint32_t quiet_nan = bits >> 16 | 0x40u;
+    return static_cast<uint16_t>(select((bits & 0x7FFFFFFFu) > 0x7F800000u, quiet_nan, rounded));
+  }
+};
+
 // OCP 8-bit floats (OFP8 specification 1.0; MX specification 1.0 for E8M0). E4M3 has no infinity: S.1111.111 is NaN.
 float f8_e4m3_value(uint8_t bits) {
   const int exponent = bits >> 3 & 15, mantissa = bits & 7;
@@ -63,8 +117,7 @@ ByteTable make_table(float (*value)(uint8_t)) {
 const ByteTable& f8_table(DType dtype) {
   static const ByteTable e4m3 = make_table(f8_e4m3_value);
   // E5M2 is the upper byte of a half.
-  static const ByteTable e5m2 =
-      make_table([](uint8_t bits) { return fp16_to_float(static_cast<uint16_t>(bits << 8)); });
+  static const ByteTable e5m2 = make_table([](uint8_t bits) { return Half::decode(static_cast<uint16_t>(bits << 8)); });
   static const ByteTable e8m0 = make_table(f8_e8m0_value);
   return dtype == DType::kF8E4M3 ? e4m3 : dtype == DType::kF8E5M2 ? e5m2 : e8m0;
 }
@@ -136,48 +189,10 @@ std::optional<int64_t> element_count(const Shape& shape) {
   return empty ? 0 : product;
 }
 
-// The branch-free half conversions follow F. Giesen, "Float->half variants" (2012); selects instead of branches let
-// the compiler vectorise the loops below.
-float fp16_to_float(uint16_t bits) {
-  constexpr uint32_t kExponent = 0x7C00u << 13;
-  constexpr uint32_t kRebias = (127u - 15u) << 23;
-  const uint32_t shifted = (bits & 0x7FFFu) << 13;
-  const uint32_t exponent = shifted & kExponent;
-  const uint32_t rebiased = shifted + kRebias;
-  const uint32_t infinite = rebiased + ((128u - 16u) << 23);
-  // A subnormal half is a normal float: set the hidden bit of the smallest exponent, then subtract it as a number.
-  const float subnormal = std::bit_cast<float>(rebiased + (1u << 23)) - std::bit_cast<float>(113u << 23);
-  const uint32_t magnitude = exponent == kExponent ? infinite
-                             : exponent == 0       ? std::bit_cast<uint32_t>(subnormal)
-                                                   : rebiased;
-  return std::bit_cast<float>(magnitude | (bits & 0x8000u) << 16);
-}
-
-uint16_t float_to_fp16(float value) {
-  constexpr uint32_t kInfinity = 255u << 23;
-  constexpr uint32_t kOverflow = (127u + 16u) << 23;  // 65536, the first power of two beyond half's range
-  constexpr uint32_t kSmallestNormal = 113u << 23;    // 2^-14
-  constexpr uint32_t kSubnormalMagic = (127u - 15u + 23u - 10u + 1u) << 23;  // adding it rounds at half's last bit
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  const uint32_t sign = bits >> 16 & 0x8000u;
-  const uint32_t magnitude = bits & 0x7FFFFFFFu;
-  const uint32_t special = magnitude > kInfinity ? 0x7E00u : 0x7C00u;
-  const uint32_t subnormal =
-      std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + std::bit_cast<float>(kSubnormalMagic)) -
-      kSubnormalMagic;
-  const uint32_t normal = (magnitude - (112u << 23) + 0xFFFu + (magnitude >> 13 & 1u)) >> 13;
-  const uint32_t half = magnitude >= kOverflow ? special : magnitude < kSmallestNormal ? subnormal : normal;
-  return static_cast<uint16_t>(half | sign);
-}
-
-float bf16_to_float(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
-
-uint16_t float_to_bf16(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  const uint32_t rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
-  const uint32_t quiet_nan = bits >> 16 | 0x40u;
-  return static_cast<uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? quiet_nan : rounded);
-}
+float fp16_to_float(uint16_t bits) { return Half::decode(bits); }
+uint16_t float_to_fp16(float value) { return Half::encode(value); }
+float bf16_to_float(uint16_t bits) { return BFloat::decode(bits); }
+uint16_t float_to_bf16(float value) { return BFloat::encode(value); }
 
 void to_float(DType dtype, std::span<const std::byte> bytes, std::span<float> out) {
   assert(bytes.size() >= out.size() * static_cast<size_t>(size_of(dtype)));
@@ -191,8 +206,8 @@ void to_float(DType dtype, std::span<const std::byte> bytes, std::span<float> ou
       return decode_each<uint8_t>(bytes, out, [&table = f8_table(dtype)](uint8_t v) { return table[v]; });
     case DType::kU16: return decode_numbers<uint16_t>(bytes, out);
     case DType::kI16: return decode_numbers<int16_t>(bytes, out);
-    case DType::kF16: return decode_each<uint16_t>(bytes, out, [](uint16_t v) { return fp16_to_float(v); });
-    case DType::kBF16: return decode_each<uint16_t>(bytes, out, [](uint16_t v) { return bf16_to_float(v); });
+    case DType::kF16: return decode_each<uint16_t>(bytes, out, [](uint16_t v) { return Half::decode(v); });
+    case DType::kBF16: return decode_each<uint16_t>(bytes, out, [](uint16_t v) { return BFloat::decode(v); });
     case DType::kU32: return decode_numbers<uint32_t>(bytes, out);
     case DType::kI32: return decode_numbers<int32_t>(bytes, out);
     case DType::kF32:
@@ -212,8 +227,8 @@ void from_float(DType dtype, std::span<const float> in, std::span<std::byte> out
     case DType::kF32:
       if (!in.empty()) std::memcpy(out.data(), in.data(), in.size_bytes());
       return;
-    case DType::kF16: return encode_each<uint16_t>(in, out, [](float v) { return float_to_fp16(v); });
-    case DType::kBF16: return encode_each<uint16_t>(in, out, [](float v) { return float_to_bf16(v); });
+    case DType::kF16: return encode_each<uint16_t>(in, out, [](float v) { return Half::encode(v); });
+    case DType::kBF16: return encode_each<uint16_t>(in, out, [](float v) { return BFloat::encode(v); });
     default:
       assert(false && "from_float writes F64, F32, F16 and BF16");
       std::fill(out.begin(), out.end(), std::byte{0});
