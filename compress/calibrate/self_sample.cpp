@@ -1,0 +1,68 @@
+#include "compress/calibrate/self_sample.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <random>
+
+#include "compress/model/sampler.h"
+#include "compress/tensor/bridge.h"
+#include "core/base/progress.h"
+
+namespace autoglm::calibrate {
+namespace {
+
+/// One batch, from token `first` of the run on; each sequence has a sampler of its own, so that batches do not matter.
+Status sample_batch(model::Generator& generator, const SelfSampleOptions& options, std::vector<eval::Tokens>& sequences,
+                    std::vector<model::Sampler>& samplers, CancelToken& cancel) {
+  const auto already = static_cast<int64_t>(sequences.front().size());
+  if (already >= options.length) return ok_status();
+  AUTOGLM_ASSIGN_OR_RETURN(at::Tensor logits, generator.prefill(sequences, &cancel));
+  for (int64_t at = already; at < options.length; ++at) {
+    AUTOGLM_RETURN_IF_ERROR(cancel.check());
+    const at::Tensor rows = logits.cpu().contiguous();
+    std::vector<int32_t> next;
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      const auto width = static_cast<size_t>(rows.size(1));
+      AUTOGLM_ASSIGN_OR_RETURN(const int32_t token,
+                               samplers[i].sample({rows.const_data_ptr<float>() + i * width, width}));
+      sequences[i].push_back(token);
+      next.push_back(token);
+    }
+    if (at + 1 == options.length) break;
+    AUTOGLM_ASSIGN_OR_RETURN(logits, generator.step(next, &cancel));
+  }
+  return ok_status();
+}
+
+}  // namespace
+
+Result<std::vector<eval::Tokens>> self_sample(model::Generator& generator, const SelfSampleOptions& options,
+                                              CancelToken& cancel) {
+  if (options.count < 1 || options.batch < 1 || options.length <= static_cast<int64_t>(options.start.size())) {
+    return invalid_argument("self-sampling needs at least one sequence, longer than what it starts with");
+  }
+  return tensor::guarded([&]() -> Result<std::vector<eval::Tokens>> {
+    const auto vocabulary = static_cast<uint64_t>(generator.decoder().config().vocab_size);
+    std::vector<eval::Tokens> all;
+    Progress progress("sampling text from the model", options.count);
+    for (int64_t first = 0; first < options.count; first += options.batch) {
+      std::vector<eval::Tokens> sequences;
+      std::vector<model::Sampler> samplers;
+      for (int64_t i = first; i < std::min(first + options.batch, options.count); ++i) {
+        const uint64_t seed = options.seed * 0x9E3779B97F4A7C15u + static_cast<uint64_t>(i);
+        sequences.push_back(options.start);
+        sequences.back().push_back(static_cast<int32_t>(std::mt19937_64(seed)() % vocabulary));
+        AUTOGLM_ASSIGN_OR_RETURN(model::Sampler sampler,
+                                 model::Sampler::create({.temperature = options.temperature, .seed = seed + 1}));
+        samplers.push_back(std::move(sampler));
+      }
+      AUTOGLM_RETURN_IF_ERROR(sample_batch(generator, options, sequences, samplers, cancel));
+      for (eval::Tokens& sequence : sequences) all.push_back(std::move(sequence));
+      progress.update(static_cast<int64_t>(all.size()));
+    }
+    return all;
+  });
+}
+
+}  // namespace autoglm::calibrate

@@ -1,0 +1,155 @@
+#include "compress/pass/artifact.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+
+#include "compress/tensor/bridge.h"
+
+namespace autoglm::pass {
+namespace {
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+/// Rows of a quantized weight as one of its own.
+format::QuantizedWeight slice_rows(const format::QuantizedWeight& weight, int64_t first, int64_t count) {
+  format::QuantizedWeight out;
+  out.args = weight.args;
+  out.rows = count;
+  out.cols = weight.cols;
+  out.scale_dtype = weight.scale_dtype;
+  const auto take = [&](const auto& from, auto& to, int64_t per_row) {
+    to.assign(from.begin() + first * per_row, from.begin() + (first + count) * per_row);
+  };
+  take(weight.values, out.values, weight.cols);
+  if (weight.args.strategy == format::Strategy::kTensor) {
+    out.scales = weight.scales;
+    out.zero_points = weight.zero_points;
+    return out;
+  }
+  const int64_t groups = weight.args.groups(weight.cols);
+  take(weight.scales, out.scales, groups);
+  if (!weight.zero_points.empty()) take(weight.zero_points, out.zero_points, groups);
+  return out;
+}
+
+}  // namespace
+
+StageClock::Scope::Scope(StageClock& clock, std::string stage)
+    : clock_(clock), stage_(std::move(stage)), start_(now()) {}
+StageClock::Scope::~Scope() { clock_.seconds_[stage_] += now() - start_; }
+
+at::Tensor result_rows(const Target& target, int64_t first, int64_t count, at::ScalarType type) {
+  if (const auto* quantized = std::get_if<format::QuantizedWeight>(&target.result)) {
+    return tensor::dequantize(slice_rows(*quantized, first, count), type);
+  }
+  const auto& cast = std::get<CastWeight>(target.result);
+  const at::ScalarType stored = tensor::to_torch(cast.dtype);
+  const int64_t row = target.cols * format::size_of(cast.dtype);
+  at::Tensor rows = at::empty({count, target.cols}, stored);
+  std::memcpy(rows.mutable_data_ptr(), cast.bytes.data() + first * row, static_cast<size_t>(count * row));
+  return rows.to(type);
+}
+
+Result<TensorReport> measure(const Target& target, std::string_view method, const at::Tensor& sample,
+                             CancelToken& cancel) {
+  TensorReport report{target.name, std::string(method), target.scheme.to_string(), 0, 1, 0, target.note};
+  double error = 0, weight = 0, rounded = 0, product = 0, output_error = 0, output = 0;
+  AUTOGLM_RETURN_IF_ERROR(for_each_piece(
+      target, cancel,
+      [&](int64_t first, const at::Tensor& rows) {
+        const at::Tensor now = result_rows(target, first, rows.size(0), at::kFloat);
+        const at::Tensor a = rows.view({-1}), b = now.view({-1});
+        weight += at::dot(a, a).item<double>();
+        rounded += at::dot(b, b).item<double>();
+        product += at::dot(a, b).item<double>();
+        const at::Tensor difference = now.sub_(rows);
+        error += at::dot(b, b).item<double>();  // b is a view of it
+        if (sample.defined()) {
+          output_error += at::mm(sample, difference.t()).square_().sum().item<double>();
+          output += at::mm(sample, rows.t()).square_().sum().item<double>();
+        }
+        return ok_status();
+      },
+      8 << 20));
+  report.mse = error / static_cast<double>(target.rows * target.cols);
+  if (weight > 0 && rounded > 0) report.cosine = product / std::sqrt(weight * rounded);
+  if (output > 0) report.output_error = output_error / output;
+  return report;
+}
+
+Target file_target(const Decision& decision, const format::Checkpoint& source) {
+  Target target;
+  target.name = decision.module.name;
+  const bool vector = decision.module.shape.size() == 1;  // norms, in a whole-model cast
+  target.rows = vector ? 1 : decision.module.shape[0];
+  target.cols = decision.module.shape.back();
+  target.scheme = *decision.scheme;
+  target.scale_dtype = decision.scale_dtype;
+  const std::string name = decision.source.weight_name();
+  if (vector) {
+    target.read = [&source, name](int64_t, int64_t) -> Result<at::Tensor> {
+      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor all, tensor::load(source, name, at::kFloat));
+      return all.unsqueeze(0);
+    };
+  } else {
+    target.read = [&source, name, start = decision.first_row](int64_t first, int64_t count) {
+      return tensor::load_rows(source, name, start + first, count, at::kFloat);
+    };
+  }
+  return target;
+}
+
+Status Artifact::write(const Decision& decision, Target& target) {
+  if (auto* cast = std::get_if<CastWeight>(&target.result)) {
+    AUTOGLM_RETURN_IF_ERROR(
+        writer_.add(decision.module.weight_name(), cast->dtype, decision.module.shape, cast->bytes));
+  } else {
+    auto& quantized = std::get<format::QuantizedWeight>(target.result);
+    const auto tensors = format::encode(quantized, decision.module.name, decision.scheme->format());
+    for (const format::StoredTensor& stored : tensors) {
+      AUTOGLM_RETURN_IF_ERROR(writer_.add(stored.name, stored.dtype, stored.shape, stored.bytes));
+    }
+  }
+  target.result = std::monostate{};
+  return ok_status();
+}
+
+Status Artifact::copy_rows(const std::string& from, const std::string& to, int64_t first, int64_t count) {
+  const format::TensorInfo& info = *source_.find(from);
+  if (info.shape.empty() || count == info.shape[0]) return writer_.add(to, source_, from);
+  AUTOGLM_ASSIGN_OR_RETURN(const auto bytes, source_.bytes(from));
+  format::Shape shape = info.shape;
+  shape[0] = count;
+  const auto row = static_cast<size_t>(info.nbytes / info.shape[0]);
+  const Status status = writer_.add(to, info.dtype, shape,
+                                    bytes.subspan(static_cast<size_t>(first) * row, static_cast<size_t>(count) * row));
+  source_.release(from);
+  return status;
+}
+
+Status Artifact::copy_weight(const Decision& decision) {
+  return copy_rows(decision.source.weight_name(), decision.module.weight_name(), decision.first_row,
+                   decision.module.shape[0]);
+}
+
+Status Artifact::write_bias(const Decision& decision, CancelToken& cancel) {
+  if (!decision.module.has_bias) return ok_status();
+  if (!decision.scheme || !decision.scheme->cast) {
+    return copy_rows(decision.source.bias_name(), decision.module.bias_name(), decision.first_row,
+                     decision.module.shape[0]);
+  }
+  AUTOGLM_RETURN_IF_ERROR(cancel.check());
+  AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor whole, tensor::load(source_, decision.source.bias_name(),
+                                                                tensor::to_torch(*decision.scheme->cast)));
+  const at::Tensor bias = whole.narrow(0, decision.first_row, decision.module.shape[0]).contiguous();
+  return writer_.add(decision.module.bias_name(), *decision.scheme->cast, {decision.module.shape[0]},
+                     tensor::bytes_of(bias));
+}
+
+Status Artifact::copy(const std::string& name) { return writer_.add(name, source_, name); }
+
+}  // namespace autoglm::pass

@@ -1,0 +1,69 @@
+#pragma once
+/// Writing compressed modules into an artifact, and measuring what was lost in each. Private to the room.
+#include <ATen/core/Tensor.h>
+
+#include <map>
+#include <string>
+#include <string_view>
+
+#include "compress/pass/pass.h"
+#include "compress/pass/pipeline.h"
+#include "core/base/cancel.h"
+#include "core/format/checkpoint.h"
+#include "core/format/checkpoint_writer.h"
+
+namespace autoglm::pass {
+
+/// Rows [first, first + count) of a result as floats of `type`: what a reader of the file will see.
+at::Tensor result_rows(const Target& target, int64_t first, int64_t count, at::ScalarType type);
+
+/// Reads the original again beside the result. `sample` [tokens, cols] may be undefined.
+Result<TensorReport> measure(const Target& target, std::string_view method, const at::Tensor& sample,
+                             CancelToken& cancel);
+
+/// Seconds by stage.
+class StageClock {
+ public:
+  /// Adds the time from construction to destruction to `stage`.
+  class Scope {
+   public:
+    Scope(StageClock& clock, std::string stage);
+    ~Scope();
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    StageClock& clock_;
+    std::string stage_;
+    double start_;
+  };
+  std::vector<std::pair<std::string, double>> seconds() const { return {seconds_.begin(), seconds_.end()}; }
+
+ private:
+  std::map<std::string, double> seconds_;
+};
+
+/// One artifact being written from one source.
+class Artifact {
+ public:
+  Artifact(const format::Checkpoint& source, format::CheckpointWriter& writer) : source_(source), writer_(writer) {}
+
+  /// The compressed weight of `target`; its result is freed.
+  Status write(const Decision& decision, Target& target);
+  /// The weight as it is: all of it, or the rows that the decision takes.
+  Status copy_weight(const Decision& decision);
+  /// The bias, where there is one, in the float type of a whole-model cast.
+  Status write_bias(const Decision& decision, CancelToken& cancel);
+  /// Any other tensor, under its own name.
+  Status copy(const std::string& name);
+
+ private:
+  Status copy_rows(const std::string& from, const std::string& to, int64_t first, int64_t count);
+  const format::Checkpoint& source_;
+  format::CheckpointWriter& writer_;
+};
+
+/// A target that reads the source's file, row by row.
+Target file_target(const Decision& decision, const format::Checkpoint& source);
+
+}  // namespace autoglm::pass

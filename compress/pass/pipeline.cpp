@@ -1,0 +1,349 @@
+#include "compress/pass/pipeline.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <set>
+
+#include "compress/calibrate/collector.h"
+#include "compress/pass/artifact.h"
+#include "compress/pass/block_stages.h"
+#include "compress/tensor/bridge.h"
+#include "core/base/log.h"
+#include "core/base/memory.h"
+#include "core/base/progress.h"
+
+namespace autoglm::pass {
+namespace {
+
+using format::Role;
+using format::Stage;
+
+/// A decision whose weight is in memory, being compressed.
+struct Work {
+  const Decision* decision = nullptr;
+  model::Linear* linear = nullptr;  ///< in the block; null for embedding and head
+  Target target;
+};
+
+class Pipeline {
+ public:
+  Pipeline(const PipelineInput& input, Methods methods, format::CheckpointWriter& writer, CancelToken& cancel)
+      : input_(input),
+        methods_(std::move(methods)),
+        decoder_(*input.source),
+        writer_(writer),
+        artifact_(input.source->checkpoint(), writer),
+        cancel_(cancel),
+        progress_("compressing", input.resolved->config.num_hidden_layers + 2) {}
+
+  Result<PipelineReport> run() {
+    report_.carried_over = input_.resolved->others;
+    report_.dropped = input_.resolved->dropped;
+    report_.predicted_peak_rss = input_.plan->peak_rss;
+    AUTOGLM_RETURN_IF_ERROR(writer_.write_file("config.json", input_.resolved->config_json()));
+    AUTOGLM_RETURN_IF_ERROR(input_.plan->memory.streaming ? stream_all() : run_blocks());
+    for (const std::string& name : input_.resolved->others) {
+      AUTOGLM_RETURN_IF_ERROR(cancel_.check());
+      const StageClock::Scope timed(clock_, "writing");
+      AUTOGLM_RETURN_IF_ERROR(artifact_.copy(name));
+    }
+    AUTOGLM_RETURN_IF_ERROR(copy_small_files(decoder_.checkpoint().folder(), writer_));
+    report_.seconds = clock_.seconds();
+    report_.peak_rss = peak_rss_bytes();
+    report_.bytes_written = writer_.tensor_bytes();
+    return std::move(report_);
+  }
+
+ private:
+  Status stream_all() {
+    for (const Decision& decision : input_.resolved->decisions) {
+      const int64_t done = decision.module.layer >= 0                 ? decision.module.layer + 1
+                           : decision.module.role == Role::kEmbedding ? 0
+                                                                      : input_.resolved->config.num_hidden_layers + 1;
+      progress_.update(done, decision.module.name);
+      AUTOGLM_RETURN_IF_ERROR(stream(decision));
+    }
+    return ok_status();
+  }
+
+  /// One module from file to file.
+  Status stream(const Decision& decision) {
+    AUTOGLM_RETURN_IF_ERROR(cancel_.check());
+    if (!decision.scheme) return copy(decision);
+    Target target = file_target(decision, decoder_.checkpoint());
+    AUTOGLM_RETURN_IF_ERROR(compress_alone(decision, target));
+    return write(decision, target);
+  }
+
+  Status copy(const Decision& decision) {
+    const StageClock::Scope timed(clock_, "writing");
+    AUTOGLM_RETURN_IF_ERROR(artifact_.copy_weight(decision));
+    return artifact_.write_bias(decision, cancel_);
+  }
+
+  Status write(const Decision& decision, Target& target) {
+    const StageClock::Scope timed(clock_, "writing");
+    AUTOGLM_RETURN_IF_ERROR(artifact_.write(decision, target));
+    return artifact_.write_bias(decision, cancel_);
+  }
+
+  Status compress_alone(const Decision& decision, Target& target) {
+    std::vector<Target*> stage = {&target};
+    {
+      const StageClock::Scope timed(clock_, "quantizing");
+      AUTOGLM_RETURN_IF_ERROR(methods_.of(decision).run(stage, cancel_));
+    }
+    const StageClock::Scope timed(clock_, "measuring");
+    const at::Tensor sample = target.input != nullptr ? target.input->sample.cpu() : at::Tensor();
+    AUTOGLM_ASSIGN_OR_RETURN(TensorReport report, measure(target, decision.method, sample, cancel_));
+    report_.tensors.push_back(std::move(report));
+    return ok_status();
+  }
+
+  Status run_blocks() {
+    std::map<int64_t, std::vector<const Decision*>> blocks;
+    std::vector<const Decision*> after;  // final norm and head
+    const Decision* embedding = nullptr;
+    for (const Decision& decision : input_.resolved->decisions) {
+      if (decision.module.layer >= 0) {
+        blocks[decision.module.layer].push_back(&decision);
+      } else if (decision.module.role == Role::kEmbedding) {
+        embedding = &decision;
+      } else {
+        after.push_back(&decision);
+      }
+    }
+    progress_.update(0, "embedding");
+    AUTOGLM_RETURN_IF_ERROR(embed(*embedding));
+    for (const auto& [layer, decisions] : blocks) {
+      progress_.update(layer + 1, fmt::format("layer {} of {}", layer + 1, blocks.size()));
+      AUTOGLM_RETURN_IF_ERROR(run_block(layer, decisions));
+    }
+    progress_.update(static_cast<int64_t>(blocks.size()) + 1, "head");
+    for (const Decision* decision : after) {
+      const bool calibrated = methods_.needs(*decision).any();
+      AUTOGLM_RETURN_IF_ERROR(calibrated ? run_head(*decision) : stream(*decision));
+    }
+    return ok_status();
+  }
+
+  /// Writes the embedding, and looks the calibration tokens up in it as it was written.
+  Status embed(const Decision& decision) {
+    std::function<Result<at::Tensor>(const at::Tensor&)> look_up = [&](const at::Tensor& ids) {
+      return decoder_.embed(ids);
+    };
+    Target target;
+    if (decision.scheme) {
+      target = file_target(decision, decoder_.checkpoint());
+      AUTOGLM_RETURN_IF_ERROR(compress_alone(decision, target));
+      look_up = [&](const at::Tensor& ids) -> Result<at::Tensor> {
+        AUTOGLM_ASSIGN_OR_RETURN(at::Tensor states, decoder_.embed(ids));  // checks the ids
+        const at::Tensor flat = states.view({-1, states.size(-1)}), tokens = ids.reshape({-1});
+        for (int64_t i = 0; i < tokens.numel(); ++i) {
+          flat[i].copy_(result_rows(target, tokens[i].item<int64_t>(), 1, states.scalar_type())[0]);
+        }
+        return states;
+      };
+    }
+    {
+      const StageClock::Scope timed(clock_, "calibration");
+      AUTOGLM_ASSIGN_OR_RETURN(stages_, BlockStages::create(decoder_, input_.calibration, input_.plan->memory,
+                                                            writer_.target().parent_path(), look_up, cancel_));
+      report_.calibration_tokens = stages_.tokens();
+    }
+    return decision.scheme ? write(decision, target) : copy(decision);
+  }
+
+  Status run_block(int64_t layer, const std::vector<const Decision*>& decisions) {
+    model::Block block;
+    {
+      const StageClock::Scope timed(clock_, "loading");
+      AUTOGLM_ASSIGN_OR_RETURN(block, decoder_.load_block(layer, &cancel_));
+    }
+    for (const Stage stage : format::kStages) {
+      AUTOGLM_RETURN_IF_ERROR(run_stage(block, stage, decisions));
+      if (stage == Stage::kO) {
+        const StageClock::Scope timed(clock_, "calibration");
+        AUTOGLM_RETURN_IF_ERROR(stages_.finish_attention(block, cancel_));
+      }
+    }
+    for (const Decision* decision : decisions) {
+      if (format::stage_of(decision->module.role)) continue;
+      AUTOGLM_RETURN_IF_ERROR(stream(*decision));
+    }
+    const StageClock::Scope timed(clock_, "calibration");
+    return stages_.finish_mlp(block, cancel_);
+  }
+
+  /// Compresses and writes the linears of one stage.
+  Status run_stage(model::Block& block, Stage stage, const std::vector<const Decision*>& decisions) {
+    std::vector<Work> work;
+    for (const Decision* decision : decisions) {
+      if (format::stage_of(decision->module.role) != stage) continue;
+      if (!decision->scheme) {
+        AUTOGLM_RETURN_IF_ERROR(copy(*decision));
+      } else {
+        work.push_back(prepare(block, stage, *decision));
+      }
+    }
+    // Experts are calibrated in rounds whose statistics fit into memory together; the others go with the first.
+    for (size_t begin = 0; begin < work.size();) {
+      size_t end = begin;
+      std::set<int64_t> experts;
+      for (int64_t bytes = 0; end < work.size(); ++end) {
+        const format::ModuleSpec& module = work[end].decision->module;
+        if (experts.contains(module.expert)) continue;
+        bytes += calibrate::statistics_bytes(methods_.needs(*work[end].decision), module.shape[1]);
+        if (!experts.empty() && bytes > input_.plan->memory.statistics_bytes) break;
+        experts.insert(module.expert);
+      }
+      AUTOGLM_RETURN_IF_ERROR(run_round(block, stage, {work.data() + begin, end - begin}));
+      begin = end;
+    }
+    return ok_status();
+  }
+
+  Work prepare(model::Block& block, Stage stage, const Decision& decision) {
+    Work work;
+    work.decision = &decision;
+    for (model::Linear* linear : block.linears(stage)) {
+      if (linear->spec.name == decision.source.name) work.linear = linear;
+    }
+    Target& target = work.target;
+    target.name = decision.module.name;
+    target.rows = decision.module.shape[0];
+    target.cols = decision.module.shape[1];
+    target.scheme = *decision.scheme;
+    target.scale_dtype = decision.scale_dtype;
+    target.read = [linear = work.linear, start = decision.first_row](int64_t first,
+                                                                     int64_t count) -> Result<at::Tensor> {
+      return linear->weight.narrow(0, start + first, count).to(at::kCPU, at::kFloat).contiguous();
+    };
+    return work;
+  }
+
+  Status run_round(model::Block& block, Stage stage, std::span<Work> round) {
+    AUTOGLM_ASSIGN_OR_RETURN(calibrate::StatisticsByLinear statistics, collect(block, stage, round));
+    calibrate::InputStatistics nothing;  // of an expert that no token reached
+    std::map<Pass*, std::vector<Target*>> by_pass;
+    std::vector<Pass*> passes;
+    for (Work& work : round) {
+      if (methods_.needs(*work.decision).any()) {
+        const auto found = statistics.find(work.linear);
+        work.target.input = found != statistics.end() ? found->second.get() : &nothing;
+      }
+      Pass* pass = &methods_.of(*work.decision);
+      if (by_pass[pass].empty()) passes.push_back(pass);
+      by_pass[pass].push_back(&work.target);
+    }
+    {
+      const StageClock::Scope timed(clock_, "quantizing");
+      for (Pass* pass : passes) AUTOGLM_RETURN_IF_ERROR(pass->run(by_pass[pass], cancel_));
+    }
+    for (Work& work : round) AUTOGLM_RETURN_IF_ERROR(put_in_place(work));
+    return ok_status();
+  }
+
+  Result<calibrate::StatisticsByLinear> collect(model::Block& block, Stage stage, std::span<const Work> round) {
+    calibrate::Needs needs;
+    std::set<const model::Linear*> wanted;
+    for (const Work& work : round) {
+      const calibrate::Needs own = methods_.needs(*work.decision);
+      if (own.any()) wanted.insert(work.linear);
+      needs = needs | own;
+    }
+    if (wanted.empty()) return calibrate::StatisticsByLinear();
+    const StageClock::Scope timed(clock_, "calibration");
+    calibrate::Collector collector(stage, needs, stages_.tokens(),
+                                   [&](const model::Linear& linear) { return wanted.contains(&linear); });
+    AUTOGLM_RETURN_IF_ERROR(stages_.collect(block, stage, collector.tap(), cancel_));
+    return collector.finish();
+  }
+
+  /// Measures, replaces the block's weight by what was stored, writes.
+  Status put_in_place(Work& work) {
+    {
+      const StageClock::Scope timed(clock_, "measuring");
+      const at::Tensor sample = work.target.input != nullptr && work.target.input->sample.defined()
+                                    ? work.target.input->sample.cpu()
+                                    : at::Tensor();
+      AUTOGLM_ASSIGN_OR_RETURN(TensorReport report, measure(work.target, work.decision->method, sample, cancel_));
+      report_.tensors.push_back(std::move(report));
+      const at::Tensor rows = work.linear->weight.narrow(0, work.decision->first_row, work.target.rows);
+      constexpr int64_t kRows = 1024;
+      for (int64_t first = 0; first < work.target.rows; first += kRows) {
+        const int64_t count = std::min(kRows, work.target.rows - first);
+        rows.narrow(0, first, count).copy_(result_rows(work.target, first, count, work.linear->weight.scalar_type()));
+      }
+      work.linear->input_activations = work.target.scheme.activations;
+    }
+    return write(*work.decision, work.target);
+  }
+
+  /// The head is calibrated by the final norm of the last states.
+  Status run_head(const Decision& decision) {
+    calibrate::InputStatistics statistics;
+    {
+      const StageClock::Scope timed(clock_, "calibration");
+      calibrate::StatisticsBuilder builder(methods_.needs(decision), stages_.tokens());
+      for (const calibrate::Batch& batch : stages_.batches()) {
+        AUTOGLM_RETURN_IF_ERROR(cancel_.check());
+        AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor states, stages_.states().get(batch.first, batch.count));
+        AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor x, decoder_.head_input(states.view({-1, states.size(-1)})));
+        builder.add(x);
+      }
+      AUTOGLM_ASSIGN_OR_RETURN(statistics, builder.finish(decision.module.name));
+    }
+    Target target = file_target(decision, decoder_.checkpoint());
+    target.input = &statistics;
+    AUTOGLM_RETURN_IF_ERROR(compress_alone(decision, target));
+    return write(decision, target);
+  }
+
+  const PipelineInput& input_;
+  Methods methods_;
+  const model::Decoder& decoder_;
+  format::CheckpointWriter& writer_;
+  Artifact artifact_;
+  CancelToken& cancel_;
+  Progress progress_;
+  StageClock clock_;
+  BlockStages stages_;
+  PipelineReport report_;
+};
+
+}  // namespace
+
+Result<PipelineReport> run_pipeline(const PipelineInput& input, format::CheckpointWriter& writer, CancelToken& cancel) {
+  return tensor::guarded([&]() -> Result<PipelineReport> {
+    const at::NoGradGuard no_grad;
+    AUTOGLM_ASSIGN_OR_RETURN(Methods methods, Methods::create(*input.recipe, *input.registry, *input.resolved));
+    return Pipeline(input, std::move(methods), writer, cancel).run();
+  });
+}
+
+Status copy_small_files(const std::filesystem::path& from, format::CheckpointWriter& writer) {
+  static const std::set<std::string> kKinds = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".md"};
+  constexpr uintmax_t kLargest = 256 << 20;
+  std::vector<std::filesystem::path> files;
+  std::error_code error;
+  for (std::filesystem::directory_iterator it(from, error), end; !error && it != end; it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    const bool wanted = kKinds.contains(it->path().extension().string()) || name == "LICENSE";
+    const bool own = name == "config.json" || name == "autoglm.json" || name == "report.json" || name == "report.md" ||
+                     name.ends_with(".index.json");
+    std::error_code ignored;
+    if (wanted && !own && it->is_regular_file(ignored) && it->file_size(ignored) <= kLargest)
+      files.push_back(it->path());
+  }
+  if (error) return bad_input(fmt::format("{}: cannot list the folder: {}", from.string(), error.message()));
+  std::sort(files.begin(), files.end());
+  for (const auto& file : files) AUTOGLM_RETURN_IF_ERROR(writer.copy_file(file, file.filename()));
+  return ok_status();
+}
+
+}  // namespace autoglm::pass

@@ -1,0 +1,44 @@
+#pragma once
+/// Recipe: what a person wants done with which module. From options or a file; resolve.h applies it to a model.
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "compress/pass/scheme.h"
+#include "core/base/status.h"
+
+namespace autoglm::pass {
+
+/// Modules whose name `pattern` matches anywhere (ECMAScript regex, std::regex_search) get this instead.
+struct Override {
+  std::string pattern;
+  std::optional<Scheme> scheme;  ///< none: the module is kept as it is ("keep")
+  std::string method;            ///< "": the recipe's
+};
+
+struct Recipe {
+  Scheme scheme = *Scheme::parse("int4");  ///< of every linear module of the blocks
+  std::string method;                      ///< "": gptq where there is calibration text, else rtn
+  std::optional<Scheme> embedding;         ///< none: kept
+  std::optional<Scheme> head;              ///< none: kept
+  std::vector<Override> overrides;         ///< the first that matches decides; comes before the members above
+  std::vector<std::string> ignore;         ///< regexes of modules that are kept; comes before everything
+  nlohmann::json methods = nlohmann::json::object();  ///< options by method: {"gptq": {"damping": 0.05}}
+
+  /// {"scheme": "int4", "method": "gptq", "embedding": "int8", "head": "keep", "ignore": ["…"],
+  ///  "overrides": [{"match": "…", "scheme": "int8", "method": "rtn"}], "methods": {"gptq": {…}}}; all optional.
+  /// kInvalidArgument names what is unknown (with the nearest known word) or wrong.
+  static Result<Recipe> from_json(const nlohmann::json& json);
+  /// Complete: from_json(to_json()) gives the same recipe.
+  nlohmann::ordered_json to_json() const;
+
+  /// "PATTERN=SCHEME", as given on a command line; SCHEME may be "keep" and may end in ":METHOD".
+  static Result<Override> parse_override(std::string_view text);
+};
+
+/// "keep" gives none.
+Result<std::optional<Scheme>> parse_scheme_or_keep(std::string_view word);
+
+}  // namespace autoglm::pass

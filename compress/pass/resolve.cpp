@@ -1,0 +1,329 @@
+#include "compress/pass/resolve.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <regex>
+#include <set>
+#include <tuple>
+
+#include "core/base/suggest.h"
+#include "core/format/display.h"
+
+namespace autoglm::pass {
+namespace {
+
+using format::ModelConfig;
+using format::ModuleSpec;
+using format::Role;
+using format::TensorLayout;
+
+bool is_expert(const ModuleSpec& module) { return module.expert >= 0; }
+bool can_be_quantized(Role role) { return format::is_linear(role) || role == Role::kEmbedding; }
+
+/// Applies a recipe to module names, and remembers which patterns found something.
+class Matcher {
+ public:
+  explicit Matcher(const Recipe& recipe) : recipe_(recipe) {
+    for (const Override& item : recipe.overrides) overrides_.emplace_back(item.pattern);
+    for (const std::string& pattern : recipe.ignore) ignore_.emplace_back(pattern);
+  }
+
+  bool ignores(const Decision& decision) const {
+    return std::any_of(ignore_.begin(), ignore_.end(), [&](const Pattern& p) { return p.matches(decision); });
+  }
+
+  /// The first override that matches; nullptr for none.
+  const Override* find(const Decision& decision) const {
+    for (size_t i = 0; i < overrides_.size(); ++i) {
+      if (overrides_[i].matches(decision)) return &recipe_.overrides[i];
+    }
+    return nullptr;
+  }
+
+  Status check_used() const {
+    for (const auto* patterns : {&overrides_, &ignore_}) {
+      for (const Pattern& pattern : *patterns) {
+        if (pattern.used) continue;
+        return invalid_argument(fmt::format("pattern {} matches no module of this model; `autoglm inspect` lists them",
+                                            format::display(pattern.text)));
+      }
+    }
+    return ok_status();
+  }
+
+ private:
+  struct Pattern {
+    explicit Pattern(const std::string& source) : text(source), compiled(source) {}
+    /// By the name that is written or the one that was read.
+    bool matches(const Decision& decision) const {
+      const bool found =
+          std::regex_search(decision.module.name, compiled) || std::regex_search(decision.source.name, compiled);
+      used = used || found;
+      return found;
+    }
+    std::string text;
+    std::regex compiled;
+    mutable bool used = false;
+  };
+  const Recipe& recipe_;
+  std::vector<Pattern> overrides_, ignore_;
+};
+
+/// The module of the source whose rows `module` takes, and the first of them.
+std::pair<ModuleSpec, int64_t> source_of(const ModuleSpec& module, const ModelConfig& config,
+                                         const TensorLayout& layout) {
+  if (const ModuleSpec* same = layout.find(module.role, module.layer, module.expert)) return {*same, 0};
+  if (module.role == Role::kHead) return {*layout.find(Role::kEmbedding), 0};  // tied before
+  const int64_t q = config.num_attention_heads * config.head_dim, kv = config.num_key_value_heads * config.head_dim;
+  const int64_t first = module.role == Role::kQ ? 0 : module.role == Role::kK ? q : q + kv;
+  return {*layout.find(Role::kQkv, module.layer), first};
+}
+
+format::DType scale_dtype_of(format::DType source) {
+  return source == format::DType::kF64 ? format::DType::kF32 : source;
+}
+
+/// The default group size shrinks to the largest power of two that divides; one that was asked for is refused.
+Status fit_group_size(Decision& decision, std::set<std::string>& notes) {
+  format::QuantArgs& args = decision.scheme->weights;
+  const int64_t cols = decision.module.shape[1];
+  if (args.strategy != format::Strategy::kGroup || cols % args.group_size == 0) return ok_status();
+  if (decision.scheme->group_size_given) {
+    return invalid_argument(fmt::format("{}: a group size of {} does not divide its {} input columns",
+                                        decision.module.name, args.group_size, cols));
+  }
+  int64_t size = args.group_size;
+  while (size > 1 && cols % size != 0) size /= 2;
+  if (size < 8) {
+    return invalid_argument(
+        fmt::format("{}: no usual group size divides its {} input columns; use one scale per channel "
+                    "(int{}-channel) or name a size (int{}-gN)",
+                    decision.module.name, cols, args.num_bits, args.num_bits));
+  }
+  notes.insert(fmt::format("modules with {} input columns: group size {} instead of {}, which does not divide", cols,
+                           size, args.group_size));
+  args.group_size = size;
+  return ok_status();
+}
+
+/// transformers (5.x) unpacks routed experts without zero points and takes one scheme for those of all layers.
+Status adapt_expert(Decision& decision, bool explicit_choice, std::set<std::string>& notes) {
+  Scheme& scheme = *decision.scheme;
+  if (scheme.cast || (!scheme.activations && scheme.weights.symmetric)) return ok_status();
+  if (explicit_choice) {
+    return invalid_argument(
+        fmt::format("{}: routed experts load in other software only as symmetric weight-only "
+                    "integers; use int{}",
+                    decision.module.name, scheme.weights.num_bits));
+  }
+  const std::string wanted = scheme.to_string();
+  scheme.activations.reset();
+  scheme.weights.symmetric = true;
+  notes.insert(
+      fmt::format("routed experts: {} instead of {}, because other software loads experts only as symmetric "
+                  "weight-only integers",
+                  scheme.to_string(), wanted));
+  return ok_status();
+}
+
+std::string format_name(const std::optional<Scheme>& scheme) { return scheme ? scheme->to_string() : "keep"; }
+
+/// What the loaders fuse or read together must be stored in one way: q, k and v; gate and up; all routed experts.
+Status check_shared(const std::vector<Decision>& decisions) {
+  std::map<std::tuple<int64_t, int, int64_t>, const Decision*> first;  // layer, stage, expert
+  const Decision* first_expert = nullptr;
+  for (const Decision& decision : decisions) {
+    const ModuleSpec& module = decision.module;
+    if (is_expert(module)) {
+      if (first_expert == nullptr) first_expert = &decision;
+      if (!(decision.scheme == first_expert->scheme)) {
+        return invalid_argument(fmt::format("{} is {} but {} is {}: all routed experts must have one format",
+                                            first_expert->module.name, format_name(first_expert->scheme), module.name,
+                                            format_name(decision.scheme)));
+      }
+    }
+    const auto stage = format::stage_of(module.role);
+    if (!stage || (*stage != format::Stage::kQkv && *stage != format::Stage::kGateUp)) continue;
+    const bool shared_expert = module.role == Role::kSharedGate || module.role == Role::kSharedUp;
+    const auto [place, inserted] =
+        first.try_emplace({module.layer, static_cast<int>(*stage), shared_expert ? -2 : module.expert}, &decision);
+    if (inserted || decision.scheme == place->second->scheme) continue;
+    return invalid_argument(fmt::format("{} is {} but {} is {}: they share an input and must have one format",
+                                        place->second->module.name, format_name(place->second->scheme), module.name,
+                                        format_name(decision.scheme)));
+  }
+  return ok_status();
+}
+
+/// Everything that decides one module, before it is checked against the others.
+class Resolver {
+ public:
+  Resolver(const Recipe& recipe, const Registry& registry, bool calibrated)
+      : recipe_(recipe), registry_(registry), calibrated_(calibrated), matcher_(recipe) {}
+
+  Status decide(Decision& decision) {
+    const ModuleSpec& module = decision.module;
+    const bool ignored = matcher_.ignores(decision);
+    const Override* item = matcher_.find(decision);
+    if (!can_be_quantized(module.role)) {
+      // Norms follow the float type of the whole model; the router's correction stays as precise as it is.
+      if (recipe_.scheme.cast && module.role != Role::kRouterCorrection && !ignored) {
+        decision.scheme = recipe_.scheme;
+        decision.method = "rtn";
+      }
+      return ok_status();
+    }
+    if (ignored) return ok_status();
+    decision.scheme = item != nullptr ? item->scheme : scheme_by_role(module.role);
+    if (!decision.scheme) return ok_status();
+    if (is_expert(module)) AUTOGLM_RETURN_IF_ERROR(adapt_expert(decision, item != nullptr, notes_));
+    if (module.role == Role::kEmbedding && decision.scheme->activations) {
+      return invalid_argument(fmt::format("{}: an embedding has no input to quantize; use int8", module.name));
+    }
+    AUTOGLM_RETURN_IF_ERROR(fit_group_size(decision, notes_));
+    return choose_method(decision, item);
+  }
+
+  Status check_patterns() const { return matcher_.check_used(); }
+  std::vector<std::string> notes() const { return {notes_.begin(), notes_.end()}; }
+
+ private:
+  std::optional<Scheme> scheme_by_role(Role role) const {
+    // A float type is meant for the whole model.
+    const std::optional<Scheme> whole = recipe_.scheme.cast ? std::optional(recipe_.scheme) : std::nullopt;
+    if (role == Role::kEmbedding) return recipe_.embedding ? recipe_.embedding : whole;
+    if (role == Role::kHead) return recipe_.head ? recipe_.head : whole;
+    return recipe_.scheme;
+  }
+
+  Status choose_method(Decision& decision, const Override* item) {
+    const std::string wanted = item != nullptr && !item->method.empty() ? item->method : recipe_.method;
+    const bool usual = wanted.empty();
+    decision.method = usual ? (calibrated_ && registry_.knows("gptq") ? "gptq" : "rtn") : wanted;
+    const auto options = recipe_.methods.find(decision.method);
+    AUTOGLM_ASSIGN_OR_RETURN(
+        const std::unique_ptr<Pass> pass,
+        registry_.make(decision.method, options == recipe_.methods.end() ? nlohmann::json() : *options));
+    const bool float_type = decision.scheme->cast.has_value();
+    if (!float_type && pass->needs().any() && !calibrated_) {
+      return invalid_argument(
+          fmt::format("method '{}' needs calibration text; give some, or use rtn", decision.method));
+    }
+    // An embedding is a table: it has no input whose statistics a method could use. Float types need none.
+    if (float_type || decision.module.role == Role::kEmbedding) decision.method = "rtn";
+    return ok_status();
+  }
+
+  const Recipe& recipe_;
+  const Registry& registry_;
+  bool calibrated_;
+  Matcher matcher_;
+  std::set<std::string> notes_;
+};
+
+Status check_methods(const Recipe& recipe, const Registry& registry) {
+  for (const auto& [name, options] : recipe.methods.items()) {
+    AUTOGLM_ASSIGN_OR_RETURN(const auto unused, registry.make(name, options));
+  }
+  for (const Override& item : recipe.overrides) {
+    if (!item.method.empty() && !registry.knows(item.method)) {
+      return invalid_argument(unknown_word("method", item.method, registry.names()));
+    }
+  }
+  return ok_status();
+}
+
+/// Tied embeddings that are quantized, or a head that is to be, become two tensors: loaders tie float weights alone.
+bool must_untie(const Recipe& recipe, const ModelConfig& config, const TensorLayout& layout) {
+  if (!config.tie_word_embeddings) return false;
+  Decision embedding;
+  embedding.module = embedding.source = *layout.find(Role::kEmbedding);
+  const Matcher matcher(recipe);
+  const Override* item = matcher.find(embedding);
+  const std::optional<Scheme> chosen = item != nullptr ? item->scheme : recipe.embedding;
+  const bool kept = matcher.ignores(embedding) || !chosen || chosen->cast;
+  return !kept || (recipe.head && !recipe.head->cast);
+}
+
+}  // namespace
+
+Result<Resolved> resolve(const Recipe& recipe, const ModelConfig& config, const TensorLayout& layout,
+                         const format::Checkpoint* checkpoint, const Registry& registry, bool calibrated) {
+  if (config.raw.contains("quantization_config")) {
+    return bad_input("this model is quantized already; start from the float checkpoint it was made from");
+  }
+  AUTOGLM_RETURN_IF_ERROR(check_methods(recipe, registry));
+  Resolved out;
+  out.config = config.as_transformers();
+  TensorLayout written = config.family == format::Family::kChatGlm ? TensorLayout::describe(out.config) : layout;
+  std::vector<ModuleSpec> modules = written.modules();
+  if (must_untie(recipe, config, layout)) {
+    out.config.tie_word_embeddings = false;
+    const ModuleSpec* usual = nullptr;
+    const TensorLayout untied = TensorLayout::describe(out.config);
+    usual = untied.find(Role::kHead);
+    modules.push_back(*usual);
+    out.notes.push_back(
+        "the head is stored apart from the embedding (tie_word_embeddings: false), because quantized "
+        "embeddings cannot be tied");
+  }
+  Resolver resolver(recipe, registry, calibrated);
+  for (const ModuleSpec& module : modules) {
+    Decision decision;
+    decision.module = module;
+    std::tie(decision.source, decision.first_row) = source_of(module, config, layout);
+    const format::TensorInfo* stored =
+        checkpoint != nullptr ? checkpoint->find(decision.source.weight_name()) : nullptr;
+    decision.source_dtype = stored != nullptr ? stored->dtype : config.dtype;
+    decision.scale_dtype = scale_dtype_of(decision.source_dtype);
+    AUTOGLM_RETURN_IF_ERROR(resolver.decide(decision));
+    out.decisions.push_back(std::move(decision));
+  }
+  AUTOGLM_RETURN_IF_ERROR(resolver.check_patterns());
+  AUTOGLM_RETURN_IF_ERROR(check_shared(out.decisions));
+  for (std::string& note : resolver.notes()) out.notes.push_back(std::move(note));
+  if (checkpoint != nullptr) {
+    for (std::string& name : layout.others(*checkpoint)) {
+      const bool buffer = config.family == format::Family::kChatGlm && name.ends_with("rotary_pos_emb.inv_freq");
+      (buffer ? out.dropped : out.others).push_back(std::move(name));
+    }
+  }
+  if (recipe.scheme.cast) out.config.dtype = *recipe.scheme.cast;
+  out.quantization = describe_quantization(out.decisions, out.others);
+  return out;
+}
+
+std::string Resolved::config_json() const {
+  nlohmann::ordered_json json = config.raw;
+  const bool nested = json.contains("text_config") && json["text_config"].is_object();
+  const auto set = [&](const char* key, const nlohmann::ordered_json& value) {
+    if (json.contains(key) || !nested) json[key] = value;
+    if (nested && json["text_config"].contains(key)) json["text_config"][key] = value;
+  };
+  const char* name = config.dtype == format::DType::kF16    ? "float16"
+                     : config.dtype == format::DType::kBF16 ? "bfloat16"
+                                                            : "float32";
+  const bool older = json.contains("torch_dtype") || (nested && json["text_config"].contains("torch_dtype"));
+  set(older && !json.contains("dtype") ? "torch_dtype" : "dtype", name);
+  if (json.contains("tie_word_embeddings") || !config.tie_word_embeddings) {
+    set("tie_word_embeddings", config.tie_word_embeddings);
+  }
+  if (quantization) json["quantization_config"] = quantization->to_json();
+  return json.dump(2) + "\n";
+}
+
+bool Resolved::data_free(const Registry& registry, const Recipe& recipe) const {
+  std::set<std::string> methods;
+  for (const Decision& decision : decisions) {
+    if (decision.scheme && !decision.scheme->cast) methods.insert(decision.method);
+  }
+  return std::none_of(methods.begin(), methods.end(), [&](const std::string& method) {
+    const auto options = recipe.methods.find(method);
+    const auto pass = registry.make(method, options == recipe.methods.end() ? nlohmann::json() : *options);
+    return pass.ok() && (*pass)->needs().any();
+  });
+}
+
+}  // namespace autoglm::pass
