@@ -23,8 +23,8 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 constexpr size_t kPieceBytes = 64 << 10;
-constexpr int64_t kSampleBytes = 1 << 20;  // of a large .txt at a time
-constexpr int64_t kBytesPerToken = 32;     // more than any tokenizer makes of ordinary text, several times over
+constexpr int64_t kSamples = 64;        // pieces of a large .txt
+constexpr int64_t kBytesPerToken = 32;  // more than any tokenizer makes of ordinary text, several times over
 constexpr int64_t kMinTokenizedBytes = 4 << 20;
 constexpr int64_t kShortestSequence = 16;
 
@@ -63,11 +63,10 @@ Result<std::string> read_range(std::ifstream& in, const fs::path& path, int64_t 
 }
 
 /// Pieces evenly spaced over the file, each from the first line start to the last line end inside it.
-Result<std::string> read_text_sample(std::ifstream& in, const fs::path& path, int64_t size) {
+Result<std::string> read_text_sample(std::ifstream& in, const fs::path& path, int64_t size, int64_t max_bytes) {
   std::string text;
-  const int64_t samples = kMaxTextBytes / kSampleBytes;
-  for (int64_t i = 0; i < samples; ++i) {
-    AUTOGLM_ASSIGN_OR_RETURN(std::string piece, read_range(in, path, size / samples * i, kSampleBytes));
+  for (int64_t i = 0; i < kSamples; ++i) {
+    AUTOGLM_ASSIGN_OR_RETURN(std::string piece, read_range(in, path, size / kSamples * i, max_bytes / kSamples));
     const size_t first = i == 0 ? 0 : piece.find('\n') + 1, last = piece.rfind('\n');
     if (last == std::string::npos || first > last) continue;
     text.append(piece, first, last + 1 - first);
@@ -75,17 +74,17 @@ Result<std::string> read_text_sample(std::ifstream& in, const fs::path& path, in
   return text;
 }
 
-Result<std::string> read_txt(const fs::path& path) {
+Result<std::string> read_txt(const fs::path& path, int64_t max_bytes) {
   AUTOGLM_ASSIGN_OR_RETURN(const int64_t size, text_file_size(path));
   std::ifstream in(path, std::ios::binary);
   if (!in) return bad_input(format::display_path(path) + ": cannot be opened; check its permissions");
   std::string text;
-  if (size <= kMaxTextBytes) {
+  if (size <= max_bytes) {
     AUTOGLM_ASSIGN_OR_RETURN(text, read_range(in, path, 0, size));
   } else {
     warn(fmt::format("{} has {}; {} of it, evenly spaced, are used", format::display_path(path), format_bytes(size),
-                     format_bytes(kMaxTextBytes)));
-    AUTOGLM_ASSIGN_OR_RETURN(text, read_text_sample(in, path, size));
+                     format_bytes(max_bytes)));
+    AUTOGLM_ASSIGN_OR_RETURN(text, read_text_sample(in, path, size, max_bytes));
   }
   text = tokenizer::replace_invalid_utf8(without_byte_order_mark(text));
   if (!text.empty() && text.back() != '\n') text += '\n';
@@ -133,9 +132,10 @@ Result<std::string> render_line(const Json& line, const tokenizer::ChatTemplate*
   return bad_input("no member `text`, `messages`, or `user` and `answer`");
 }
 
-Status read_jsonl(const fs::path& path, const tokenizer::ChatTemplate* chat, std::vector<std::string>& documents) {
+Status read_jsonl(const fs::path& path, const tokenizer::ChatTemplate* chat, int64_t max_bytes,
+                  std::vector<std::string>& documents) {
   AUTOGLM_ASSIGN_OR_RETURN(const int64_t size, text_file_size(path));
-  const int64_t stride = (size + kMaxTextBytes - 1) / kMaxTextBytes;
+  const int64_t stride = (size + max_bytes - 1) / max_bytes;
   if (stride > 1) {
     warn(fmt::format("{} has {}; one of {} lines is used", format::display_path(path), format_bytes(size), stride));
   }
@@ -165,7 +165,8 @@ Result<std::vector<fs::path>> text_files(const fs::path& folder) {
 
 }  // namespace
 
-Result<std::vector<std::string>> read_documents(const fs::path& path, const tokenizer::ChatTemplate* chat) {
+Result<std::vector<std::string>> read_documents(const fs::path& path, const tokenizer::ChatTemplate* chat,
+                                                int64_t max_file_bytes) {
   std::error_code error;
   const auto type = fs::status(path, error).type();
   if (type == fs::file_type::not_found) {
@@ -180,10 +181,10 @@ Result<std::vector<std::string>> read_documents(const fs::path& path, const toke
   std::vector<std::string> documents;
   for (const fs::path& file : files) {
     if (file.extension() == ".txt") {
-      AUTOGLM_ASSIGN_OR_RETURN(std::string text, read_txt(file));
+      AUTOGLM_ASSIGN_OR_RETURN(std::string text, read_txt(file, max_file_bytes));
       if (has_text(text)) documents.push_back(std::move(text));
     } else if (file.extension() == ".jsonl") {
-      AUTOGLM_RETURN_IF_ERROR(read_jsonl(file, chat, documents));
+      AUTOGLM_RETURN_IF_ERROR(read_jsonl(file, chat, max_file_bytes, documents));
     } else {
       return bad_input(fmt::format("{}: text is read from .txt, .jsonl or a folder of those, not from '{}'",
                                    format::display_path(file), file.extension().string()));

@@ -13,8 +13,8 @@
 
 namespace autoglm::eval {
 
-/// Text read at most from one file; of a larger one, pieces of about 1 MiB evenly spaced over it (a `.txt`) or every
-/// k-th line (a `.jsonl`) are taken, and a warning says so.
+/// Text read at most from one file; of a larger one, 64 pieces evenly spaced over it (a `.txt`) or every k-th line (a
+/// `.jsonl`) are taken, and a warning says so.
 inline constexpr int64_t kMaxTextBytes = 64 << 20;
 
 /// Documents in file order. `.txt`: the whole file is one document (a blank-line separated file of 10 MB is still one);
@@ -23,7 +23,8 @@ inline constexpr int64_t kMaxTextBytes = 64 << 20;
 /// out. Documents are not empty, and plain text ends with a newline. Invalid UTF-8 becomes U+FFFD, a byte order mark is
 /// dropped, blank lines of a .jsonl are skipped.
 /// `chat` may be null where no line needs it. kBadInput names file and line.
-Result<std::vector<std::string>> read_documents(const std::filesystem::path& path, const tokenizer::ChatTemplate* chat);
+Result<std::vector<std::string>> read_documents(const std::filesystem::path& path, const tokenizer::ChatTemplate* chat,
+                                                int64_t max_file_bytes = kMaxTextBytes);
 
 struct HeldOut {
   std::vector<std::string> calibration, evaluation;

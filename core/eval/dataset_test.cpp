@@ -127,22 +127,24 @@ TEST(ReadDocuments, SaysWhichMessageIsWrong) {
 TEST(ReadDocuments, SamplesLargeFilesEvenly) {
   setup_logging(Verbosity::kQuiet);
   const TestFolder folder;
+  constexpr int64_t kLimit = 1 << 20;
   std::string text, lines;
-  for (int i = 0; i < 7'000; ++i) {
-    text += "line " + std::to_string(i) + std::string(9990, '.') + "\n";
-    lines += R"({"text": "line )" + std::to_string(i) + std::string(9980, '.') + "\"}\n";
+  for (int i = 0; i < 70'000; ++i) {
+    text += "line " + std::to_string(i) + std::string(20, '.') + "\n";
+    lines += R"({"text": "line )" + std::to_string(i) + std::string(10, '.') + "\"}\n";
   }
-  const auto sampled = read_documents(folder.write("large.txt", text), nullptr);
+  const auto sampled = read_documents(folder.write("large.txt", text), nullptr, kLimit);
   ASSERT_TRUE(sampled.ok());
-  EXPECT_LE(sampled->at(0).size(), static_cast<size_t>(kMaxTextBytes));
-  EXPECT_GT(sampled->at(0).size(), static_cast<size_t>(kMaxTextBytes) * 9 / 10);
+  EXPECT_LE(sampled->at(0).size(), static_cast<size_t>(kLimit));
+  EXPECT_GT(sampled->at(0).size(), static_cast<size_t>(kLimit) * 9 / 10);
   EXPECT_THAT(sampled->at(0), HasSubstr("\nline 69"));  // from near the end too
   for (size_t at = 0; at < sampled->at(0).size(); at = sampled->at(0).find('\n', at) + 1) {
     ASSERT_EQ(sampled->at(0).compare(at, 5, "line "), 0) << "half a line at " << at;
   }
-  const auto some = read_documents(folder.write("large.jsonl", lines), nullptr);
+  const auto some = read_documents(folder.write("large.jsonl", lines), nullptr, kLimit);
   ASSERT_TRUE(some.ok());
-  EXPECT_EQ(some->size(), 3'500u);
+  EXPECT_EQ(some->size(), 70'000u / 3 + 1);  // 2.2 MB: one of three
+  EXPECT_THAT(warnings(), testing::Contains(HasSubstr("one of 3 lines is used")));
 }
 
 TEST(DrawSequences, CutsWindowsWithoutOverlapAndDrawsThemBySeed) {

@@ -37,8 +37,8 @@ struct Bench {
   Bench() {
     source.clock = compressed.clock = &clock;
     SplitMix64 random(3);
-    for (int i = 0; i < 100; ++i) {
-      Tokens tokens(128);
+    for (int i = 0; i < 50; ++i) {
+      Tokens tokens(64);
       for (int32_t& token : tokens) token = static_cast<int32_t>(random.below(256));
       inputs.sequences.push_back(tokens);
     }
@@ -64,9 +64,9 @@ TEST(Evaluate, FullTakesEverything) {
   bench.options.level = VerifyLevel::kFull;
   const Evaluation e = bench.run();
   EXPECT_EQ(e.level, "full");
-  EXPECT_EQ(e.text.sequences, 100);
-  EXPECT_EQ(e.text.length, 128);
-  EXPECT_EQ(e.divergence->positions, 100 * 127);
+  EXPECT_EQ(e.text.sequences, 50);
+  EXPECT_EQ(e.text.length, 64);
+  EXPECT_EQ(e.divergence->positions, 50 * 63);
   EXPECT_EQ(e.tasks->count, 1000);
   EXPECT_EQ(e.latency->steps, 100);
   EXPECT_DOUBLE_EQ(e.latency->milliseconds_per_token, 2.5);
@@ -84,7 +84,7 @@ TEST(Evaluate, FastTakesEverythingWhereThereIsTime) {
   bench.set_speed(0.001, 1e-6);
   bench.options.seconds = 60;
   const Evaluation e = bench.run();
-  EXPECT_EQ(e.text.sequences, 100);
+  EXPECT_EQ(e.text.sequences, 50);
   EXPECT_EQ(e.tasks->count, 1000);
   EXPECT_EQ(e.latency->steps, 100);
   EXPECT_THAT(e.notes, IsEmpty());
@@ -93,8 +93,8 @@ TEST(Evaluate, FastTakesEverythingWhereThereIsTime) {
 }
 
 TEST(Evaluate, FastStaysWithinItsTimeAtAnySpeed) {
-  for (const double per_call : {0.0, 0.01, 0.5, 3.0}) {
-    for (const double per_token : {1e-6, 1e-4, 1e-3, 1e-2}) {
+  for (const double per_call : {0.0, 0.5, 3.0}) {
+    for (const double per_token : {1e-6, 1e-3, 1e-2}) {
       for (const double seconds : {2.0, 10.0, 60.0}) {
         Bench bench;
         bench.set_speed(per_call, per_token);
@@ -103,7 +103,7 @@ TEST(Evaluate, FastStaysWithinItsTimeAtAnySpeed) {
         const double probe = 2 * (per_call + kProbeTokens * per_token);  // cannot be left out
         EXPECT_LE(e.seconds, std::max(seconds, probe) + 1e-6) << per_call << " " << per_token << " " << seconds;
         EXPECT_GE(e.divergence->positions, kProbeTokens - 1);
-        if (e.text.sequences < 100) {
+        if (e.text.sequences < 50) {
           EXPECT_THAT(e.notes, Contains(HasSubstr("text: ")));
         }
         if (!e.tasks || e.tasks->count < 1000) {
@@ -129,8 +129,8 @@ TEST(Evaluate, FastUsesAGoodPartOfItsTime) {
   bench.options.seconds = 10;
   const Evaluation e = bench.run();
   EXPECT_GT(e.seconds, 3);
-  EXPECT_EQ(e.text.sequences, 8);  // 10 s * 4/10 * 0.8 hold 12 sequences of 2 * 0.128 s; a power of two of them
-  EXPECT_THAT(e.notes, Contains("text: 8 of 100 sequences, to stay within the time"));
+  EXPECT_EQ(e.text.sequences, 16);  // 10 s * 4/9 * 0.8 hold 27 sequences of 2 * 0.064 s; a power of two of them
+  EXPECT_THAT(e.notes, Contains("text: 16 of 50 sequences, to stay within the time"));
 }
 
 TEST(Evaluate, FewerSequencesAreTheBeginningOfMore) {
