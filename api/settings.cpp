@@ -120,7 +120,8 @@ Result<Settings> read_recipe(const json& file, const std::string& where) {
   }
   // What is left is the recipe proper; unknown names are judged against both lists.
   std::vector<std::string> known;
-  for (const auto& [name, value] : pass::Recipe{}.to_json().items()) known.push_back(name);
+  const nlohmann::ordered_json whole_recipe = pass::Recipe{}.to_json();
+  for (const auto& [name, value] : whole_recipe.items()) known.push_back(name);
   const std::vector<std::string> recipe_members = known;
   for (const Member& member : members()) known.push_back(member.name);
   for (const auto& [name, value] : rest.items()) {

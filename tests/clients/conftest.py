@@ -34,19 +34,6 @@ def compress(tmp_path_factory):
 
 
 @pytest.fixture
-def refusal(tmp_path):
-    """refusal(name, *options) -> the line with which compressing is refused."""
-
-    def run(name, *options):
-        command = [AUTOGLM, "compress", str(model_folder(name)), "-o", str(tmp_path / "artifact"), *options]
-        result = subprocess.run(command, capture_output=True, text=True)
-        assert result.returncode != 0 and not (tmp_path / "artifact").exists()
-        return result.stderr
-
-    return run
-
-
-@pytest.fixture
 def our_logits(tmp_path):
     """our_logits(folder, ids) -> float32 [tokens, vocab] of our own decoder on the same files."""
 

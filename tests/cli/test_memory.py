@@ -1,0 +1,57 @@
+"""Memory is promised before and kept during the work: VmHWM as the kernel accounts it to the process and its children,
+read from outside."""
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import AUTOGLM, DEMO, ROOT
+
+GLM_4_9B_LAYERS = 3
+LIMIT = 4_000_000_000
+
+
+def checkpoint(folder, *arguments):
+    subprocess.run([sys.executable, ROOT / "benchmarks/random_checkpoint.py", *map(str, arguments), folder], check=True)
+    return folder
+
+
+def run(*arguments):
+    process = subprocess.Popen([AUTOGLM, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out = process.stdout.read()
+    err = process.stderr.read().decode()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, err
+    return json.loads(out), usage.ru_maxrss * 1024
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """GLM-4-9B's width at three layers: 3.7 GB, as large as its largest tensors make it."""
+    return checkpoint(tmp_path_factory.mktemp("wide") / "model", "glm-4-9b", "--layers", GLM_4_9B_LAYERS)
+
+
+def test_wide_model_stays_under_max_ram(wide, tmp_path):
+    report, peak = run("compress", wide, "-o", tmp_path / "out", "-q", "int4", "--method", "rtn", "--max-ram", "4G", "--json", "--quiet")
+    assert peak <= LIMIT
+    assert report["measured"]["peak_rss_bytes"] <= 1.05 * report["predicted"]["peak_rss_bytes"]
+    written = sum(f.stat().st_size for f in (tmp_path / "out").glob("*.safetensors"))
+    assert written < 0.85 * sum(f.stat().st_size for f in wide.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("options", [("-q", "int4", "--method", "gptq"), ("-q", "w8a8", "--method", "rtn")])
+def test_prediction_is_an_honest_bound(options, tmp_path):
+    report, _ = run("compress", DEMO, "-o", tmp_path / "out", "--verify", "none", "--json", "--quiet", *options)
+    predicted, measured = report["predicted"]["peak_rss_bytes"], report["measured"]["peak_rss_bytes"]
+    assert measured <= 1.05 * predicted
+    assert predicted <= 2 * measured  # not a bound that says nothing
+
+
+def test_plan_of_a_huge_model_reads_headers_alone(tmp_path):
+    air = checkpoint(tmp_path / "air", "glm-4.5-air", "--headers-only")  # 200 GB of holes
+    plan, peak = run("compress", air, "-o", tmp_path / "out", "-q", "int4", "--dry-run", "--json", "--quiet")
+    assert peak < 1_000_000_000
+    assert plan["bytes_after"] < 0.4 * plan["bytes_before"]
+    assert not (tmp_path / "out").exists()
