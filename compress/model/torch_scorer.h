@@ -12,7 +12,7 @@ struct TorchScorerOptions {
   /// Bytes that weights may take; 0: no limit. Scoring never needs more than one block and adapts below that;
   /// generation and latency need all of them.
   int64_t max_bytes = 0;
-  int64_t tokens_at_once = 2048;  ///< run through a block together (at least one sequence): bounds activations
+  int64_t tokens_at_once = 1024;  ///< run through a block together (at least one sequence): bounds activations
   int64_t prompts_at_once = 32;   ///< generated together
 };
 

@@ -191,8 +191,12 @@ Status status_from_exception(const std::exception& error) {
   if (const auto* torch_error = dynamic_cast<const c10::Error*>(&error)) {
     std::string message = torch_error->what_without_backtrace();
     message = message.substr(0, message.find('\n'));
-    const bool memory = dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr ||
-                        message.find("not enough memory") != std::string::npos;
+    // The CPU allocator throws a plain c10::Error: "... DefaultCPUAllocator: can't allocate memory: you tried ..."
+    constexpr std::string_view kAllocator = "DefaultCPUAllocator: ";
+    if (const size_t at = message.find(kAllocator); at != std::string::npos) {
+      return resource_exhausted("out of memory: " + message.substr(at + kAllocator.size()));
+    }
+    const bool memory = dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr;
     return memory ? resource_exhausted("out of memory: " + message) : internal_error("LibTorch: " + message);
   }
   if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return resource_exhausted("out of memory");

@@ -132,6 +132,7 @@ TEST(Bridge, TurnsExceptionsIntoOneLine) {
     return ok_status();
   });
   EXPECT_EQ(memory.code(), StatusCode::kResourceExhausted);
+  EXPECT_THAT(memory.message(), HasSubstr("out of memory: can't allocate"));
   EXPECT_TRUE(guarded([] { return ok_status(); }).ok());
 }
 
