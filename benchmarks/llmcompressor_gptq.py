@@ -26,7 +26,7 @@ arguments = parser.parse_args()
 
 tokens = np.load(arguments.tokens)
 dataset = Dataset.from_dict({"input_ids": tokens.tolist(), "attention_mask": np.ones_like(tokens).tolist()})
-model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.bfloat16)
+model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)  # the faster type on CPUs without matrix units
 weights = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": arguments.group,
            "symmetric": not arguments.asymmetric, "dynamic": False}
 recipe = GPTQModifier(config_groups={"group_0": {"targets": ["Linear"], "weights": weights}}, ignore=["lm_head"])

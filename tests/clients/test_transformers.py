@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from conftest import model_folder
 from safetensors import safe_open
 
 FAMILIES = ["glm-phone-demo", "chatglm", "glm", "glm4", "glm4_tied", "glm4_moe", "glm4v", "llama", "qwen2", "qwen3"]
@@ -54,9 +55,47 @@ def test_logits_agree(family, scheme, compress, our_logits):
     ours, theirs = our_logits(folder, ids), their_logits(folder, ids, dequantize=scheme.endswith("asym"))
     assert cosine(ours, theirs) >= 0.9999
     # The comparison would be empty if the loader had ignored the quantization: the artifact must differ from its source.
-    if family != "chatglm":
-        from conftest import model_folder
+    if family != "chatglm":  # which transformers reads only as glm
         assert not np.allclose(theirs, their_logits(model_folder(family), ids), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["glm-phone-demo", "glm", "glm4_moe", "glm4v", "chatglm"])
+@pytest.mark.parametrize("scheme", ["w8a8", "int4-g32"])
+def test_quantized_head(family, scheme, compress, our_logits):
+    folder = compress(family, "-q", scheme, "--method", "rtn", "--head", "int8")
+    assert any("lm_head.weight_scale" in n for n in stored_names(folder))
+    ids = token_ids(folder)
+    assert cosine(our_logits(folder, ids), their_logits(folder, ids)) >= 0.9999
+
+
+@pytest.mark.parametrize("family", ["glm-phone-demo", "glm", "glm4_moe", "glm4v", "chatglm"])
+def test_everything_in_one_scheme(family, compress, our_logits):
+    """A quantized embedding: transformers 5.23 takes it where the whole model has one scheme, dequantizing on load."""
+    folder = compress(family, "-q", "int8", "--method", "rtn", "--embedding", "int8", "--head", "int8")
+    assert any("embed_tokens.weight_scale" in n for n in stored_names(folder))
+    ids = token_ids(folder)
+    assert cosine(our_logits(folder, ids), their_logits(folder, ids, dequantize=True)) >= 0.9999
+
+
+@pytest.mark.parametrize("scheme", ["fp16", "bf16"])
+def test_casts(scheme, compress, our_logits):
+    folder = compress("glm4_moe", "-q", scheme)
+    ids = token_ids(folder)
+    assert cosine(our_logits(folder, ids), their_logits(folder, ids)) >= 0.9999
+
+
+@pytest.mark.parametrize("bits", [2, 3, 5, 6])
+def test_other_bits(bits, compress, our_logits):
+    folder = compress("glm4", "-q", f"int{bits}-g32", "--method", "rtn")
+    ids = token_ids(folder)
+    assert cosine(our_logits(folder, ids), their_logits(folder, ids)) >= 0.9999
+
+
+@pytest.mark.parametrize("family", ["glm4", "chatglm"])
+def test_mixed_precision(family, compress, our_logits):
+    folder = compress(family, "-q", "int4-g32", "--method", "rtn", "--override", r"layers\.1\..*=int8", "--ignore", r"layers\.0\.")
+    ids = token_ids(folder)
+    assert cosine(our_logits(folder, ids), their_logits(folder, ids)) >= 0.9999
 
 
 @pytest.mark.parametrize("scheme", ["int4-g64", "int4-g64-asym"])
