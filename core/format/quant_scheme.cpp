@@ -285,9 +285,9 @@ Json QuantConfig::to_json() const {
                     {"format", scheme.format.empty() ? Json(nullptr) : Json(scheme.format)}};
   }
   Json json = {{"quant_method", kMethod}, {"format", format}};
-  if (!extra.is_object() || !extra.contains("quantization_status")) json["quantization_status"] = "compressed";
   json["config_groups"] = std::move(groups);
   json["ignore"] = ignore;
+  if (!extra.is_object() || !extra.contains("quantization_status")) json["quantization_status"] = "compressed";
   if (extra.is_object()) json.update(extra);
   return json;
 }
