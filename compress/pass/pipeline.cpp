@@ -175,8 +175,11 @@ class Pipeline {
       if (format::stage_of(decision->module.role)) continue;
       AUTOGLM_RETURN_IF_ERROR(stream(*decision));
     }
-    const StageClock::Scope timed(clock_, "calibration");
-    return stages_.finish_mlp(block, cancel_);
+    {
+      const StageClock::Scope timed(clock_, "calibration");
+      AUTOGLM_RETURN_IF_ERROR(stages_.finish_mlp(block, cancel_));
+    }
+    return input_.after_block ? input_.after_block(layer, stages_.states()) : ok_status();
   }
 
   /// Compresses and writes the linears of one stage.

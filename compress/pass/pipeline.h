@@ -6,10 +6,12 @@
 /// already compressed predecessors give, run the passes, put the compressed weights in place and write them; carry the
 /// hidden states on; free. Without, tensors are handled one by one and the decoder never runs.
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "compress/calibrate/hidden_states.h"
 #include "compress/model/decoder.h"
 #include "compress/pass/plan.h"
 #include "compress/pass/recipe.h"
@@ -46,6 +48,9 @@ struct PipelineInput {
   const Plan* plan = nullptr;
   const model::Decoder* source = nullptr;
   std::vector<eval::Tokens> calibration;  ///< none where no method needs any
+
+  /// Shown the states after each block, as the compressed model computes them; may be empty.
+  std::function<Status(int64_t layer, const calibrate::HiddenStates& states)> after_block;
 };
 
 /// Writes every tensor, config.json and the small files beside it (tokenizer, generation config, chat template) into

@@ -249,7 +249,7 @@ GroupGrid fit_group(const float* values, const float* importance, int64_t count,
   float least = group_error(values, importance, count, best, scheme);
   const auto consider = [&](const GroupGrid& grid) {
     const float error = group_error(values, importance, count, grid, scheme);
-    if (error >= least) return;
+    if (!(error < least)) return;  // also for the NaN of overflowing squares
     least = error;
     best = grid;
   };

@@ -1,0 +1,375 @@
+/// From a checkpoint to a written folder and back, with the methods of this room, on every family.
+#include "compress/pass/pipeline.h"
+
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <random>
+
+#include "compress/calibrate/hidden_states.h"
+#include "compress/calibrate/self_sample.h"
+#include "compress/model/torch_scorer.h"
+#include "compress/quant/register.h"
+#include "core/base/memory.h"
+#include "core/eval/dataset.h"
+#include "core/eval/metrics.h"
+
+namespace autoglm::quant {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+const fs::path kTiny = fs::path(AUTOGLM_SOURCE_DIR) / "tests/data/tiny";
+const fs::path kDemo = fs::path(AUTOGLM_SOURCE_DIR) / "models/glm-phone-demo";
+
+const pass::Registry& registry() {
+  static const pass::Registry all = [] {
+    pass::Registry registry;
+    register_quantizers(registry);
+    return registry;
+  }();
+  return all;
+}
+
+class Scratch {
+ public:
+  Scratch() {
+    std::string name = (fs::temp_directory_path() / "autoglm-pipeline-XXXXXX").string();
+    folder_ = ::mkdtemp(name.data());
+  }
+  ~Scratch() { fs::remove_all(folder_); }
+  fs::path operator/(const std::string& name) const { return folder_ / name; }
+  const fs::path& folder() const { return folder_; }
+
+ private:
+  fs::path folder_;
+};
+
+std::vector<eval::Tokens> random_tokens(int64_t count, int64_t length, int64_t vocabulary, uint64_t seed) {
+  std::mt19937_64 generator(seed);
+  std::vector<eval::Tokens> out(static_cast<size_t>(count));
+  for (eval::Tokens& tokens : out) {
+    for (int64_t i = 0; i < length; ++i)
+      tokens.push_back(static_cast<int32_t>(generator() % static_cast<uint64_t>(vocabulary)));
+  }
+  return out;
+}
+
+pass::Recipe recipe_of(const std::string& scheme, const std::string& method) {
+  pass::Recipe recipe;
+  recipe.scheme = pass::Scheme::parse(scheme).value();
+  recipe.method = method;
+  return recipe;
+}
+
+struct Compressed {
+  pass::PipelineReport report;
+  pass::Plan plan;
+  at::Tensor states;  ///< of the first calibration sequence after the last block, [length, hidden]
+};
+
+Result<Compressed> compress(const fs::path& from, const fs::path& to, const pass::Recipe& recipe,
+                            const std::vector<eval::Tokens>& calibration, pass::PlanOptions options = {},
+                            CancelToken* cancel = nullptr) {
+  CancelToken own;
+  AUTOGLM_ASSIGN_OR_RETURN(const model::Decoder decoder, model::Decoder::open(from));
+  AUTOGLM_ASSIGN_OR_RETURN(const pass::Resolved resolved,
+                           pass::resolve(recipe, decoder.config(), decoder.layout(), &decoder.checkpoint(), registry(),
+                                         !calibration.empty()));
+  options.sequences = static_cast<int64_t>(calibration.size());
+  options.length = calibration.empty() ? 0 : static_cast<int64_t>(calibration.front().size());
+  AUTOGLM_ASSIGN_OR_RETURN(const pass::Plan plan,
+                           pass::make_plan(recipe, registry(), resolved, &decoder.checkpoint(), options));
+  AUTOGLM_ASSIGN_OR_RETURN(format::CheckpointWriter writer, format::CheckpointWriter::create(to, {.overwrite = true}));
+  pass::PipelineInput input{&recipe, &registry(), &resolved, &plan, &decoder, calibration, {}};
+  at::Tensor states;
+  input.after_block = [&](int64_t, const calibrate::HiddenStates& all) -> Status {
+    AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor first, all.get(0, 1));
+    states = first[0].clone();
+    return ok_status();
+  };
+  AUTOGLM_ASSIGN_OR_RETURN(pass::PipelineReport report,
+                           pass::run_pipeline(input, writer, cancel != nullptr ? *cancel : own));
+  AUTOGLM_RETURN_IF_ERROR(writer.commit());
+  return Compressed{std::move(report), plan, states};
+}
+
+/// [length, hidden] after the last block.
+at::Tensor states_of(const model::Decoder& decoder, const eval::Tokens& tokens) {
+  at::Tensor ids = at::empty({1, static_cast<int64_t>(tokens.size())}, at::kLong);
+  for (size_t i = 0; i < tokens.size(); ++i) ids[0][static_cast<int64_t>(i)] = tokens[i];
+  at::Tensor hidden = decoder.embed(ids).value();
+  const model::Rotary rotary = decoder.rotary(ids.size(1));
+  for (int64_t layer = 0; layer < decoder.config().num_hidden_layers; ++layer) {
+    hidden = model::forward(decoder.config(), decoder.load_block(layer).value(), rotary, hidden);
+  }
+  return hidden[0];
+}
+
+at::Tensor logits_of(const fs::path& folder, const eval::Tokens& tokens) {
+  const model::Decoder decoder = model::Decoder::open(folder).value();
+  return decoder.logits(states_of(decoder, tokens)).value();
+}
+
+double relative_error(const at::Tensor& actual, const at::Tensor& expected) {
+  return (actual - expected).norm().item<double>() / expected.norm().item<double>();
+}
+
+class EveryFamily : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(EveryFamily, IsWrittenReadBackAndCloseToItsSource) {
+  const fs::path source = kTiny / GetParam();
+  const auto calibration = random_tokens(12, 40, 320, 1), held_out = random_tokens(2, 48, 320, 2);
+  const at::Tensor expected = logits_of(source, held_out[0]);
+  for (const auto& [scheme, bound] :
+       {std::pair{"int8", 0.08}, {"w8a8", 0.09}, {"int4-g32", 0.5}, {"int4-g32-asym", 0.45}}) {
+    for (const std::string method : {"rtn", "gptq"}) {
+      SCOPED_TRACE(std::string(scheme) + " " + method);
+      const bool calibrated = method == "gptq";
+      Scratch scratch;
+      const auto done = compress(source, scratch / "out", recipe_of(scheme, method),
+                                 calibrated ? calibration : std::vector<eval::Tokens>());
+      ASSERT_TRUE(done.ok()) << done.status().message();
+      const double error = relative_error(logits_of(scratch / "out", held_out[0]), expected);
+      EXPECT_LT(error, bound);
+      EXPECT_GT(error, 0);
+      EXPECT_EQ(done->report.bytes_written, done->plan.bytes_after);
+      // What calibration carried from block to block is what the written file computes; activations that lie on the
+      // edge between two of 255 steps may fall to either side.
+      if (calibrated) {
+        const model::Decoder written = model::Decoder::open(scratch / "out").value();
+        EXPECT_LT(relative_error(done->states, states_of(written, calibration[0])),
+                  scheme == std::string("w8a8") ? 0.02 : 1e-5);
+      }
+      for (const pass::TensorReport& tensor : done->report.tensors) {
+        EXPECT_GT(tensor.cosine, 0.97) << tensor.name;
+        const bool reached = tensor.note.find("no calibration") == std::string::npos;
+        EXPECT_EQ(tensor.output_error > 0, calibrated && reached) << tensor.name;
+      }
+    }
+  }
+}
+
+TEST_P(EveryFamily, StoredAsFloatsGivesTheSameLogits) {
+  Scratch scratch;
+  const fs::path source = kTiny / GetParam();
+  const eval::Tokens tokens = random_tokens(1, 32, 320, 3)[0];
+  ASSERT_TRUE(compress(source, scratch / "fp32", recipe_of("fp32", ""), {}).ok());
+  EXPECT_LT((logits_of(scratch / "fp32", tokens) - logits_of(source, tokens)).abs().max().item<double>(), 1e-6);
+  ASSERT_TRUE(compress(source, scratch / "fp16", recipe_of("fp16", ""), {}).ok());
+  const model::Decoder half = model::Decoder::open(scratch / "fp16").value();
+  EXPECT_EQ(half.config().dtype, format::DType::kF16);
+  EXPECT_FALSE(half.quant_config().has_value());
+  EXPECT_EQ(half.checkpoint().find(half.layout().find(format::Role::kEmbedding)->weight_name())->dtype,
+            format::DType::kF16);
+}
+
+std::vector<std::string> families() {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(kTiny)) names.push_back(entry.path().filename().string());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, EveryFamily, ::testing::ValuesIn(families()),
+                         [](const auto& info) { return info.param; });
+
+/// Hidden states that the pipeline ended with, recomputed from the file, must agree: the blocks compressed last were
+/// calibrated on what the file really holds.
+TEST(Pipeline, KeepsInnerInputsOrComputesThemAgainToTheSameBytes) {
+  Scratch scratch;
+  const auto calibration = random_tokens(6, 32, 320, 4);
+  for (const char* family : {"glm4", "glm4_moe", "qwen3"}) {
+    const pass::Recipe recipe = recipe_of("int4-g32", "gptq");
+    const model::Decoder decoder = model::Decoder::open(kTiny / family).value();
+    const pass::Resolved resolved =
+        pass::resolve(recipe, decoder.config(), decoder.layout(), &decoder.checkpoint(), registry(), true).value();
+    pass::Plan plan =
+        pass::make_plan(recipe, registry(), resolved, &decoder.checkpoint(), {.sequences = 6, .length = 32}).value();
+    plan.memory.batch_tokens = 64;
+    const auto run = [&](const std::string& name) {
+      CancelToken cancel;
+      format::CheckpointWriter writer = format::CheckpointWriter::create(scratch / name, {.overwrite = true}).value();
+      const pass::PipelineInput input{&recipe, &registry(), &resolved, &plan, &decoder, calibration, {}};
+      EXPECT_TRUE(pass::run_pipeline(input, writer, cancel).ok());
+      EXPECT_TRUE(writer.commit().ok());
+      std::ifstream file(scratch / name / "model.safetensors", std::ios::binary);
+      return std::string(std::istreambuf_iterator<char>(file), {});
+    };
+    const std::string usual = run("usual");
+    EXPECT_EQ(usual, run("again")) << family << ": not deterministic";
+    plan.memory.keep_inner = false;
+    EXPECT_EQ(usual, run("recomputed")) << family;
+    plan.memory.state_bytes = 2 * 32 * 128 * 4;  // two of six sequences in memory
+    EXPECT_EQ(usual, run("spilled")) << family;
+    plan.memory.statistics_bytes = 1;  // one expert at a time
+    EXPECT_EQ(usual, run("rounds")) << family;
+  }
+}
+
+TEST(Pipeline, EmbeddingAndHeadCanBeTargeted) {
+  Scratch scratch;
+  pass::Recipe recipe = recipe_of("int4-g32", "gptq");
+  recipe.embedding = pass::Scheme::parse("int8").value();
+  recipe.head = pass::Scheme::parse("int8").value();
+  const auto calibration = random_tokens(6, 32, 320, 5);
+  const eval::Tokens tokens = random_tokens(1, 32, 320, 6)[0];
+  for (const char* family : {"glm4", "glm4_tied", "chatglm"}) {
+    const auto done = compress(kTiny / family, scratch / "out", recipe, calibration);
+    ASSERT_TRUE(done.ok()) << family << ": " << done.status().message();
+    const model::Decoder decoder = model::Decoder::open(scratch / "out").value();
+    EXPECT_FALSE(decoder.config().tie_word_embeddings);
+    const auto& quantization = *decoder.quant_config();
+    EXPECT_NE(quantization.scheme_for(decoder.layout().find(format::Role::kEmbedding)->name, "Embedding"), nullptr);
+    EXPECT_NE(quantization.scheme_for("lm_head", "Linear"), nullptr);
+    const at::Tensor expected = logits_of(kTiny / family, tokens), actual = logits_of(scratch / "out", tokens);
+    EXPECT_LT((actual - expected).norm().item<double>() / expected.norm().item<double>(), 0.25) << family;
+  }
+}
+
+TEST(Pipeline, GptqLosesLessThanRoundingOnTheDemoModel) {
+  Scratch scratch;
+  const model::Decoder source = model::Decoder::open(kDemo).value();
+  const auto tokenizer = tokenizer::Tokenizer::load(kDemo).value();
+  const auto chat = tokenizer::ChatTemplate::load(kDemo).value();
+  const auto calibration_text = eval::read_documents(kDemo / "tasks/calibration.jsonl", &chat).value();
+  const auto held_out_text = eval::read_documents(kDemo / "tasks/eval.jsonl", &chat).value();
+  const auto calibration = eval::draw_sequences(calibration_text, *tokenizer, {.count = 32, .length = 256}).value();
+  const auto held_out = eval::draw_sequences(held_out_text, *tokenizer, {.count = 12, .length = 256}).value();
+  const auto kl = [&](const std::string& method) {
+    EXPECT_TRUE(compress(kDemo, scratch / method, recipe_of("int4-g128", method),
+                         method == "rtn" ? std::vector<eval::Tokens>() : calibration)
+                    .ok());
+    CancelToken cancel;
+    const model::Decoder written = model::Decoder::open(scratch / method).value();
+    const auto a = model::make_torch_scorer(source), b = model::make_torch_scorer(written);
+    return eval::compare(*a, *b, held_out, cancel).value().kl_mean;
+  };
+  const double rounded = kl("rtn"), ours = kl("gptq");
+  EXPECT_GT(ours, 0);
+  EXPECT_LT(ours, 0.8 * rounded);
+  std::printf("KL on held-out tasks: rtn %.5f, gptq %.5f\n", rounded, ours);
+}
+
+TEST(Pipeline, OverridesDecideAndConflictsAreRefused) {
+  const model::Decoder decoder = model::Decoder::open(kTiny / "glm4_moe").value();
+  const auto resolve = [&](pass::Recipe recipe) {
+    return pass::resolve(recipe, decoder.config(), decoder.layout(), &decoder.checkpoint(), registry(), false);
+  };
+  pass::Recipe recipe = recipe_of("int4-g32", "rtn");
+  recipe.overrides = {pass::Recipe::parse_override("layers\\.0\\..*=int8").value(),
+                      pass::Recipe::parse_override("o_proj$=keep").value()};
+  const auto resolved = resolve(recipe);
+  ASSERT_TRUE(resolved.ok()) << resolved.status().message();
+  for (const pass::Decision& decision : resolved->decisions) {
+    if (decision.module.name == "model.layers.0.self_attn.o_proj") {
+      EXPECT_EQ(decision.scheme->to_string(), "int8");
+    }
+    if (decision.module.name == "model.layers.1.self_attn.o_proj") {
+      EXPECT_FALSE(decision.scheme.has_value());
+    }
+  }
+  const auto refused = [&](const std::string& override_text, const std::string& part,
+                           const std::string& scheme = "int4-g32") {
+    pass::Recipe bad = recipe_of(scheme, "rtn");
+    bad.overrides = {pass::Recipe::parse_override(override_text).value()};
+    const auto result = resolve(bad);
+    ASSERT_FALSE(result.ok()) << override_text;
+    EXPECT_THAT(result.status().message(), HasSubstr(part)) << override_text;
+  };
+  refused("q_proj=int8", "share an input");
+  refused("layers\\.1\\.mlp\\.experts\\.3\\.up_proj=int8", "experts");
+  refused("experts\\.\\d=int4-asym", "symmetric");
+  refused("no_such_module=int8", "matches no module");
+  refused("down_proj=int4-g96", "does not divide");
+  refused("down_proj=int4-g32:gtpq", "gptq");
+  refused("down_proj=int4-g32:gptq", "calibration");
+
+  pass::Recipe asymmetric = recipe_of("int4-g32-asym", "rtn");
+  const auto adapted = resolve(asymmetric);
+  ASSERT_TRUE(adapted.ok());
+  EXPECT_THAT(adapted->notes, ::testing::Contains(HasSubstr("routed experts")));
+  ASSERT_TRUE(adapted->quantization.has_value());
+  EXPECT_EQ(adapted->quantization->config_groups.size(), 2u);
+}
+
+TEST(Pipeline, GroupSizeFallsBackUnlessItWasGiven) {
+  pass::Recipe recipe = recipe_of("int4", "rtn");
+  const model::Decoder decoder = model::Decoder::open(kTiny / "llama").value();
+  const auto resolved =
+      pass::resolve(recipe, decoder.config(), decoder.layout(), &decoder.checkpoint(), registry(), false);
+  ASSERT_TRUE(resolved.ok()) << resolved.status().message();
+  for (const pass::Decision& decision : resolved->decisions) {
+    if (decision.scheme) {
+      EXPECT_EQ(decision.module.shape[1] % decision.scheme->weights.group_size, 0);
+    }
+  }
+}
+
+TEST(Pipeline, StopsWithinASecondAndLeavesNothing) {
+  Scratch scratch;
+  CancelToken cancel;
+  cancel.cancel();
+  for (const char* method : {"rtn", "gptq"}) {
+    const auto done = compress(kTiny / "glm4", scratch / "out", recipe_of("int4-g32", method),
+                               random_tokens(2, 16, 320, 7), {}, &cancel);
+    ASSERT_FALSE(done.ok());
+    EXPECT_EQ(done.status().code(), StatusCode::kCancelled) << done.status().message();
+    EXPECT_TRUE(fs::is_empty(scratch.folder()));
+  }
+}
+
+TEST(Pipeline, RefusesWhatDoesNotFitInMemoryWithTheNumbers) {
+  Scratch scratch;
+  const auto done = compress(kTiny / "glm4", scratch / "out", recipe_of("int4-g32", "gptq"),
+                             random_tokens(2, 16, 320, 8), {.max_ram = 10 << 20});
+  ASSERT_FALSE(done.ok());
+  EXPECT_EQ(done.status().code(), StatusCode::kResourceExhausted);
+  EXPECT_THAT(done.status().message(), HasSubstr("10.5 MB"));
+}
+
+TEST(HiddenStates, SpillToDiskAndComeBack) {
+  Scratch scratch;
+  const std::vector<int64_t> lengths = {4, 4, 4, 7, 7, 2};
+  auto states = calibrate::HiddenStates::create(lengths, 8, at::kFloat, 2 * 4 * 8 * 4, scratch.folder()).value();
+  EXPECT_EQ(states.spilled_bytes(), (4 + 7 + 7 + 2) * 8 * 4);
+  EXPECT_TRUE(fs::is_empty(scratch.folder()));
+  const auto batches = calibrate::cut_batches(lengths, 14);
+  ASSERT_EQ(batches.size(), 3u);
+  std::vector<at::Tensor> expected;
+  for (const auto& batch : batches) {
+    expected.push_back(at::randn({batch.count, batch.length, 8}));
+    ASSERT_TRUE(states.put(batch.first, expected.back()).ok());
+  }
+  for (size_t i = 0; i < batches.size(); ++i) {
+    EXPECT_TRUE(at::equal(states.get(batches[i].first, batches[i].count).value(), expected[i]));
+  }
+  EXPECT_FALSE(calibrate::HiddenStates::create(lengths, 8, at::kFloat, 0, scratch / "absent").ok());
+}
+
+TEST(SelfSample, IsSeededAndDoesNotDependOnTheBatch) {
+  CancelToken cancel;
+  const model::Decoder decoder = model::Decoder::open(kTiny / "glm4").value();
+  model::Generator generator = model::Generator::create(decoder).value();
+  const auto sample = [&](uint64_t seed, int64_t batch) {
+    return calibrate::self_sample(generator, {.count = 5, .length = 20, .seed = seed, .batch = batch, .start = {7, 8}},
+                                  cancel)
+        .value();
+  };
+  const auto a = sample(1, 5);
+  ASSERT_EQ(a.size(), 5u);
+  for (const auto& tokens : a) {
+    EXPECT_EQ(tokens.size(), 20u);
+    EXPECT_EQ(tokens[0], 7);
+    EXPECT_EQ(tokens[1], 8);
+  }
+  EXPECT_EQ(a, sample(1, 2));
+  EXPECT_NE(a, sample(2, 5));
+}
+
+}  // namespace
+}  // namespace autoglm::quant
