@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# The benchmarks of docs/BENCHMARKS.md. Text is not part of the project: CALIBRATION and HELD_OUT name plain text files
+# (by default the demo model's own task files), SCRATCH a folder with 60 GB for the large checkpoints (skipped without).
+set -euo pipefail
+cd "$(dirname "$0")"
+tasks=../models/glm-phone-demo/tasks
+python=../.venv/bin/python
+echo "== INT4 GPTQ of the demo model beside llm-compressor"
+$python gptq_demo.py "${CALIBRATION:-$tasks/train.jsonl}" "${HELD_OUT:-$tasks/eval.jsonl}" --runs "${RUNS:-3}"
+echo "== INT8 of everything"
+$python sizes.py
+if [ -n "${SCRATCH:-}" ]; then
+  echo "== round-to-nearest INT4 in real shapes"
+  $python large.py "$SCRATCH" --shape glm-edge-1.5b
+  $python large.py "$SCRATCH" --shape glm-4-9b --max-ram 4G --verify fast
+fi
