@@ -4,6 +4,7 @@
 #include <optional>
 #include <utility>
 
+#include "core/format/display.h"
 #include "core/format/file.h"
 #include "core/format/json.h"
 #include "core/tokenizer/chat_template_builtin.h"
@@ -27,8 +28,8 @@ Result<ordered_json> read_object(const fs::path& folder, const char* name) {
   if (!fs::exists(path, ignored)) return ordered_json();
   AUTOGLM_ASSIGN_OR_RETURN(const std::string text, format::read_text_file(path));
   Result<ordered_json> json = format::parse_json<ordered_json>(text);
-  if (!json.ok()) return json.status().with_context(path.string());
-  if (!json->is_object()) return bad_input(path.string() + ": not a JSON object");
+  if (!json.ok()) return json.status().with_context(format::display_path(path));
+  if (!json->is_object()) return bad_input(format::display_path(path) + ": not a JSON object");
   return json;
 }
 
@@ -91,22 +92,22 @@ Result<Sources> find_sources(const fs::path& folder, const ordered_json& tokeniz
   if (file) {
     AUTOGLM_ASSIGN_OR_RETURN(std::optional<std::string> tool_use,
                              read_text(folder, "additional_chat_templates/tool_use.jinja"));
-    return Sources{std::move(*file), std::move(tool_use), (folder / "chat_template.jinja").string()};
+    return Sources{std::move(*file), std::move(tool_use), format::display_path(folder / "chat_template.jinja")};
   }
   AUTOGLM_ASSIGN_OR_RETURN(std::optional<Sources> listed,
-                           sources_in(tokenizer_config, (folder / "tokenizer_config.json").string()));
+                           sources_in(tokenizer_config, format::display_path(folder / "tokenizer_config.json")));
   if (listed) return std::move(*listed);
   // Where the processors of multimodal models keep theirs.
   AUTOGLM_ASSIGN_OR_RETURN(const ordered_json processor, read_object(folder, "chat_template.json"));
-  AUTOGLM_ASSIGN_OR_RETURN(listed, sources_in(processor, (folder / "chat_template.json").string()));
+  AUTOGLM_ASSIGN_OR_RETURN(listed, sources_in(processor, format::display_path(folder / "chat_template.json")));
   if (listed) return std::move(*listed);
 
   AUTOGLM_ASSIGN_OR_RETURN(const ordered_json config, read_object(folder, "config.json"));
   AUTOGLM_ASSIGN_OR_RETURN(const std::optional<std::string> code, read_text(folder, "tokenization_chatglm.py"));
   Result<std::string_view> builtin =
       builtin_chat_template(config, tokenizer_config, code ? std::string_view(*code) : std::string_view());
-  if (!builtin.ok()) return builtin.status().with_context(folder.string());
-  return Sources{std::string(*builtin), std::nullopt, folder.string() + " (built-in format)"};
+  if (!builtin.ok()) return builtin.status().with_context(format::display_path(folder));
+  return Sources{std::string(*builtin), std::nullopt, format::display_path(folder) + " (built-in format)"};
 }
 
 /// What transformers does to a conversation before rendering: members that are null are dropped, and the reasoning of a

@@ -317,6 +317,7 @@ Value Interpreter::evaluate(const Expression& e) {
 
 Value Interpreter::evaluate_name(const Expression& e) {
   for (Scope* scope = scope_; scope != nullptr; scope = scope->parent) {
+    budget_.charge(scope->names.size() / 8);
     if (const Value* found = scope->find(e.name)) return *found;
   }
   if (const auto found = variables_.find(e.name); found != variables_.end()) return found->second;

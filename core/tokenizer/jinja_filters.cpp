@@ -8,7 +8,9 @@
 
 #include "core/tokenizer/jinja_arguments.h"
 #include "core/tokenizer/jinja_format.h"
+#include "core/tokenizer/jinja_json.h"
 #include "core/tokenizer/jinja_methods.h"
+#include "core/tokenizer/jinja_numbers.h"
 #include "core/tokenizer/jinja_operators.h"
 #include "core/tokenizer/jinja_text.h"
 
@@ -191,51 +193,6 @@ Value to_json_filter(Budget& budget, const Value& input, const Arguments& argume
 
 // ---- numbers
 
-/// Python's int(text): a whole number with sign, underscores and surrounding white space.
-std::optional<int64_t> parse_integer(std::string_view s, int base) {
-  s = text::strip(s);
-  std::string digits;
-  const bool negative = s.starts_with('-');
-  if (negative || s.starts_with('+')) s.remove_prefix(1);
-  if (base == 16 && (s.starts_with("0x") || s.starts_with("0X"))) s.remove_prefix(2);
-  if (base == 8 && (s.starts_with("0o") || s.starts_with("0O"))) s.remove_prefix(2);
-  if (base == 2 && (s.starts_with("0b") || s.starts_with("0B"))) s.remove_prefix(2);
-  for (size_t i = 0; i < s.size(); ++i) {
-    const bool between = i > 0 && i + 1 < s.size() && s[i - 1] != '_';
-    if (s[i] != '_' || !between) digits += s[i];
-  }
-  if (digits.empty() || digits[0] == '-') return std::nullopt;
-  if (negative) digits.insert(0, "-");
-  int64_t value = 0;
-  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value, base);
-  if (error == std::errc::result_out_of_range) throw Error("whole numbers beyond 64 bits are not supported");
-  if (error != std::errc() || end != digits.data() + digits.size()) return std::nullopt;
-  return value;
-}
-
-std::optional<double> parse_float(std::string_view s) {
-  s = text::strip(s);
-  std::string digits(s.starts_with('+') ? s.substr(1) : s);
-  for (size_t i = 1; i + 1 < digits.size(); ++i) {
-    if (digits[i] == '_' && text::is_ascii_digit(digits[i - 1]) && text::is_ascii_digit(digits[i + 1]))
-      digits.erase(i, 1);
-  }
-  if (digits.find_first_of("+(_") == 0 || digits.find('(') != std::string::npos) return std::nullopt;
-  double value = 0;
-  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
-  if (end != digits.data() + digits.size() || digits.empty()) return std::nullopt;
-  if (error == std::errc::result_out_of_range)
-    return std::abs(std::strtod(digits.c_str(), nullptr)) > 1 ? std::strtod(digits.c_str(), nullptr) : 0.0;
-  if (error != std::errc()) return std::nullopt;
-  return value;
-}
-
-std::optional<int64_t> truncate(double v) {
-  if (!std::isfinite(v)) return std::nullopt;
-  if (std::abs(v) >= 9.2e18) throw Error("whole numbers beyond 64 bits are not supported");
-  return static_cast<int64_t>(v);
-}
-
 Value to_int(Budget&, const Value& input, const Arguments& arguments) {
   const Parameters p("int", arguments, {"default", "base"});
   if (input.is_undefined()) throw Error(input.undefined_message());
@@ -270,21 +227,6 @@ Value absolute(Budget&, const Value& input, const Arguments& arguments) {
   if (!input.is_number()) throw Error("bad operand type for abs(): '" + std::string(input.type_name()) + "'");
   if (input.is_float()) return std::abs(input.as_double());
   return input.as_int() < 0 ? negate(input) : Value(input.as_int());
-}
-
-/// Python's round(): to the nearest, halves of the exact binary value to even.
-double round_to(double v, int precision) {
-  if (!std::isfinite(v)) return v;
-  if (precision < 0) {
-    const double scale = std::pow(10.0, -precision);
-    return std::nearbyint(v / scale) * scale;
-  }
-  char buffer[800];
-  const auto printed = std::to_chars(buffer, buffer + sizeof(buffer), v, std::chars_format::fixed, precision);
-  if (printed.ec != std::errc()) return v;
-  double out = v;
-  std::from_chars(buffer, printed.ptr, out);
-  return out;
 }
 
 Value round(Budget& budget, const Value& input, const Arguments& arguments) {
@@ -412,6 +354,7 @@ Value unique(Budget& budget, const Value& input, const Arguments& arguments) {
     const Value value = key(item);
     budget.charge(value.weight());
     if (seen.try_emplace(value, true).second) out.push_back(item);
+    check_bucket(seen, value);
   }
   return budget.iterator(std::move(out));
 }

@@ -13,124 +13,6 @@ namespace {
 
 constexpr int64_t kMaxWidth = 10'000;  // of one formatted field
 
-class JsonWriter {
- public:
-  JsonWriter(Budget& budget, const JsonLayout& layout) : budget_(budget), layout_(layout) {}
-
-  void write(const Value& v, int depth) {
-    budget_.charge(1);
-    if (v.is_none()) {
-      append("null");
-    } else if (v.is_bool()) {
-      append(v.as_bool() ? "true" : "false");
-    } else if (v.is_int()) {
-      append(std::to_string(v.as_int()));
-    } else if (v.is_float()) {
-      append(number(v.as_double()));
-    } else if (v.is_string()) {
-      string(v.as_string());
-    } else if (const Dict* dict = v.dict()) {
-      object(*dict, depth);
-    } else if (v.sequence() != nullptr &&
-               (v.sequence()->kind == SequenceKind::kList || v.sequence()->kind == SequenceKind::kTuple)) {
-      array(v.sequence()->items, depth);
-    } else {
-      throw Error("Object of type " + std::string(v.type_name()) + " is not JSON serializable");
-    }
-  }
-
-  std::string take() { return std::move(out_); }
-
- private:
-  void append(std::string_view s) { budget_.append(out_, s); }
-
-  static std::string number(double v) {
-    if (std::isnan(v)) return "NaN";
-    if (std::isinf(v)) return v > 0 ? "Infinity" : "-Infinity";
-    return text::repr(v);
-  }
-
-  void string(const std::string& s) {
-    std::string quoted = "\"";
-    char buffer[16];
-    for (size_t at = 0; at < s.size();) {
-      const text::CodePoint c = text::decode(s, at);
-      switch (c.value) {
-        case '"': quoted += "\\\""; break;
-        case '\\': quoted += "\\\\"; break;
-        case '\n': quoted += "\\n"; break;
-        case '\r': quoted += "\\r"; break;
-        case '\t': quoted += "\\t"; break;
-        case '\f': quoted += "\\f"; break;
-        case '\b': quoted += "\\b"; break;
-        default:
-          if (c.value >= 0 && (c.value < 0x20 || (layout_.ensure_ascii && c.value > 0x7E))) {
-            if (c.value > 0xFFFF) {  // as two UTF-16 surrogates
-              const auto rest = static_cast<unsigned>(c.value) - 0x10000;
-              std::snprintf(buffer, sizeof(buffer), "\\u%04x\\u%04x", 0xD800 + (rest >> 10), 0xDC00 + (rest & 0x3FF));
-            } else {
-              std::snprintf(buffer, sizeof(buffer), "\\u%04x", static_cast<unsigned>(c.value));
-            }
-            quoted += buffer;
-          } else {
-            quoted.append(s, at, c.size);
-          }
-      }
-      at += c.size;
-    }
-    append(quoted += '"');
-  }
-
-  /// The separator before an element, or the line end before the closing bracket.
-  void separate(bool first, bool closing, int depth) {
-    if (!first && !closing) append(layout_.item_separator);
-    if (!layout_.indented) return;
-    append("\n");
-    for (int i = 0; i < depth + (closing ? 0 : 1); ++i) append(layout_.indent);
-  }
-
-  void array(const Values& items, int depth) {
-    if (items.empty()) return append("[]");
-    append("[");
-    for (size_t i = 0; i < items.size(); ++i) {
-      separate(i == 0, false, depth);
-      write(items[i], depth + 1);
-    }
-    separate(false, true, depth);
-    append("]");
-  }
-
-  void object(const Dict& dict, int depth) {
-    if (dict.items.empty()) return append("{}");
-    auto items = dict.items;
-    if (layout_.sort_keys) {
-      std::stable_sort(items.begin(), items.end(), [](const auto& a, const auto& b) { return less(a.first, b.first); });
-    }
-    append("{");
-    for (size_t i = 0; i < items.size(); ++i) {
-      separate(i == 0, false, depth);
-      key(items[i].first);
-      append(layout_.key_separator);
-      write(items[i].second, depth + 1);
-    }
-    separate(false, true, depth);
-    append("}");
-  }
-
-  void key(const Value& v) {
-    if (v.is_string()) return string(v.as_string());
-    if (v.is_none()) return append("\"null\"");
-    if (v.is_bool()) return append(v.as_bool() ? "\"true\"" : "\"false\"");
-    if (v.is_int()) return append("\"" + std::to_string(v.as_int()) + "\"");
-    if (v.is_float()) return append("\"" + number(v.as_double()) + "\"");
-    throw Error("keys must be str, int, float, bool or None, not " + std::string(v.type_name()));
-  }
-
-  Budget& budget_;
-  const JsonLayout& layout_;
-  std::string out_;
-};
-
 /// One replacement field of either kind of format.
 struct Field {
   std::string fill = " ";
@@ -219,40 +101,42 @@ std::string truncated(Budget& budget, const Field& field, const std::string& s) 
   return slice(budget, Value(s), Value(), Value(field.precision), Value()).as_string();
 }
 
-/// Python's format(v, spec).
-std::string format_value(Budget& budget, const Value& v, std::string_view spec) {
+/// Reads [[fill]align][sign][#][0][width][,][.precision][type]; `of_text` says that a string is to be formatted.
+Field parse_spec(std::string_view spec, bool of_text) {
   Field field;
-  if (spec.empty()) return to_str(budget, v);
   size_t at = 0;
-  const auto is_align = [](char c) { return c == '<' || c == '>' || c == '^' || c == '='; };
-  const size_t first = text::decode(spec, 0).size;
-  if (first < spec.size() && is_align(spec[first])) {
-    field.fill = spec.substr(0, first);
-    field.align = spec[first];
-    at = first + 1;
-  } else if (is_align(spec[0])) {
-    field.align = spec[at++];
-  }
   const auto peek = [&] { return at < spec.size() ? spec[at] : '\0'; };
-  if (peek() == '+' || peek() == '-' || peek() == ' ') field.sign = spec[at++];
-  if (peek() == '#') field.alternate = spec[at++] == '#';
-  if (peek() == '0') {
-    ++at;
-    if (field.align == '\0') {
-      field.fill = "0";
-      field.align = v.is_string() ? '<' : '=';
-    }
+  const auto skip = [&](std::string_view any) {
+    return any.find(peek()) != std::string_view::npos && at < spec.size() ? spec[at++] : '\0';
+  };
+  constexpr std::string_view kAligns = "<>^=";
+  const size_t first = text::decode(spec, 0).size;
+  if (first < spec.size() && kAligns.find(spec[first]) != std::string_view::npos) {
+    field.fill = spec.substr(0, first);
+    at = first;
+  }
+  field.align = skip(kAligns);
+  if (const char sign = skip("+- ")) field.sign = sign;
+  field.alternate = skip("#") != '\0';
+  if (skip("0") != '\0' && field.align == '\0') {
+    field.fill = "0";
+    field.align = of_text ? '<' : '=';
   }
   field.width = read_number(spec, at);
-  if (peek() == ',') field.grouped = spec[at++] == ',';
-  if (peek() == '.') {
-    ++at;
+  field.grouped = skip(",") != '\0';
+  if (skip(".") != '\0') {
     if (!text::is_ascii_digit(peek())) throw Error("a format lacks its precision");
     field.precision = read_number(spec, at);
   }
   if (at < spec.size()) field.type = spec[at++];
   if (at != spec.size()) throw Error("invalid format '" + std::string(spec) + "'");
+  return field;
+}
 
+/// Python's format(v, spec).
+std::string format_value(Budget& budget, const Value& v, std::string_view spec) {
+  if (spec.empty()) return to_str(budget, v);
+  const Field field = parse_spec(spec, v.is_string());
   if (v.is_string() && (field.type == '\0' || field.type == 's')) {
     return pad(field, "", truncated(budget, field, v.as_string()), '<');
   }
@@ -295,6 +179,28 @@ Value lookup_field(Budget& budget, std::string_view path, const Arguments& argum
     rest.remove_prefix(stop + (item ? 1 : 0));
   }
   return value;
+}
+
+/// Reads flags, width, precision and type of a % conversion from `at` on.
+Field parse_percent(std::string_view format, size_t& at) {
+  Field field;
+  for (; at < format.size() && std::string_view("-+ #0").find(format[at]) != std::string_view::npos; ++at) {
+    if (format[at] == '-') field.align = '<';
+    if (format[at] == '0' && field.align == '\0') field.align = '=';
+    if (format[at] == '+' || (format[at] == ' ' && field.sign != '+')) field.sign = format[at];
+    if (format[at] == '#') field.alternate = true;
+  }
+  field.width = read_number(format, at);
+  if (at < format.size() && format[at] == '.') field.precision = read_number(format, ++at);
+  if (at >= format.size()) throw Error("incomplete format");
+  field.type = format[at++];
+  if (std::string_view("srcdiuxXoeEfFgG%").find(field.type) == std::string_view::npos) {
+    throw Error(std::string("the format '%") + field.type + "' is not supported");
+  }
+  const bool numeric = field.type != 's' && field.type != 'r' && field.type != 'c';
+  if (field.align == '=' && numeric) field.fill = "0";
+  if (field.align == '=' && !numeric) field.align = '\0';
+  return field;
 }
 
 /// The value that a % conversion takes next: of a tuple its next element, of a dict the named one.
@@ -356,12 +262,6 @@ std::string format_percent_field(Budget& budget, Field& field, const Value& v) {
 
 }  // namespace
 
-std::string to_json(Budget& budget, const Value& v, const JsonLayout& layout) {
-  JsonWriter writer(budget, layout);
-  writer.write(v, 0);
-  return writer.take();
-}
-
 std::string format_percent(Budget& budget, std::string_view format, const Value& arguments) {
   std::string out;
   PercentArguments values(arguments);
@@ -378,30 +278,12 @@ std::string format_percent(Budget& budget, std::string_view format, const Value&
       named = values.named(format.substr(at + 1, end - at - 1));
       at = end + 1;
     }
-    Field field;
-    for (; at < format.size() && std::string_view("-+ #0").find(format[at]) != std::string_view::npos; ++at) {
-      if (format[at] == '-') field.align = '<';
-      if (format[at] == '0' && field.align == '\0') field.align = '=';
-      if (format[at] == '+' || (format[at] == ' ' && field.sign != '+')) field.sign = format[at];
-      if (format[at] == '#') field.alternate = true;
-    }
-    field.width = read_number(format, at);
-    if (at < format.size() && format[at] == '.') field.precision = read_number(format, ++at);
-    if (at >= format.size()) throw Error("incomplete format");
-    field.type = format[at++];
+    Field field = parse_percent(format, at);
     if (field.type == '%') {
       out += '%';
-      continue;
+    } else {
+      budget.append(out, format_percent_field(budget, field, named ? *named : values.next()));
     }
-    if (std::string_view("srcdiuxXoeEfFgG").find(field.type) == std::string_view::npos) {
-      throw Error(std::string("the format '%") + field.type + "' is not supported");
-    }
-    if (field.align == '=') {
-      const bool numeric = field.type != 's' && field.type != 'r' && field.type != 'c';
-      field.fill = numeric ? "0" : " ";
-      if (!numeric) field.align = '\0';
-    }
-    budget.append(out, format_percent_field(budget, field, named ? *named : values.next()));
   }
   values.check_all_used();
   return out;
@@ -441,24 +323,6 @@ std::string format_braces(Budget& budget, std::string_view format, const Argumen
     }
   }
   return out;
-}
-
-Value replace_text(Budget& budget, const std::string& s, const std::string& from, const std::string& to,
-                   int64_t count) {
-  budget.charge(s.size() / 16);
-  // Every byte of `s` may be a match; only a replacement that grows the text needs the exact bound.
-  if (to.size() > from.size()) {
-    size_t matches = 0;
-    if (from.empty()) {
-      matches = text::length(s) + 1;
-    } else {
-      for (size_t at = s.find(from); at != std::string::npos; at = s.find(from, at + from.size())) ++matches;
-    }
-    if (count >= 0) matches = std::min(matches, static_cast<size_t>(count));
-    if (matches > 0 && to.size() > budget.limits().max_output / matches)
-      budget.charge_text(budget.limits().max_output + 1);
-  }
-  return budget.text(text::replace(s, from, to, count));
 }
 
 }  // namespace autoglm::tokenizer::jinja

@@ -241,41 +241,34 @@ class Lexer {
   }
 
   void number() {
-    const bool after_dot = at_ > 0 && source_[at_ - 1] == '.';
-    if (source_[at_] == '0' && at_ + 1 < source_.size()) {
-      const char base = static_cast<char>(source_[at_ + 1] | 0x20);
-      if (base == 'x' || base == 'o' || base == 'b') fail("hexadecimal, octal and binary numbers are not supported");
+    const auto at_digit = [&](size_t i) { return i < source_.size() && text::is_ascii_digit(source_[i]); };
+    const auto at_any = [&](size_t i, std::string_view any) {
+      return i < source_.size() && any.find(source_[i]) != std::string_view::npos;
+    };
+    if (source_[at_] == '0' && at_any(at_ + 1, "xXoObB")) {
+      fail("hexadecimal, octal and binary numbers are not supported");
     }
     size_t i = at_;
     std::string number = digits(i);
-    bool is_float = false;
-    if (!after_dot) {
-      const auto digit_at = [&](size_t k) { return k < source_.size() && text::is_ascii_digit(source_[k]); };
-      if (i < source_.size() && source_[i] == '.' && digit_at(i + 1)) {
-        ++i;
-        number += "." + digits(i);
-        is_float = true;
-      }
-      if (i < source_.size() && (source_[i] | 0x20) == 'e') {
-        const bool sign = i + 1 < source_.size() && (source_[i + 1] == '-' || source_[i + 1] == '+');
-        size_t k = i + 1 + (sign ? 1 : 0);
-        if (digit_at(k)) {
-          number += sign && source_[i + 1] == '-' ? "e-" : "e";
-          number += digits(k);
-          i = k;
-          is_float = true;
-        }
+    const size_t whole = number.size();
+    if (at_ == 0 || source_[at_ - 1] != '.') {  // after a dot it is the index in `list.0.name`
+      if (at_any(i, ".") && at_digit(i + 1)) number += "." + digits(++i);
+      const size_t exponent = i + (at_any(i + 1, "+-") ? 2 : 1);
+      if (at_any(i, "eE") && at_digit(exponent)) {
+        number += at_any(i + 1, "-") ? "e-" : "e";
+        i = exponent;
+        number += digits(i);
       }
     }
-    Token token{is_float ? TokenKind::kFloat : TokenKind::kInteger, line_, number};
-    const char* first = number.data();
-    const char* last = first + number.size();
-    if (!is_float && number.size() > 1 && number[0] == '0' && number.find_first_not_of('0') != std::string::npos) {
+    const bool is_float = number.size() > whole;
+    if (!is_float && number[0] == '0' && number.find_first_not_of('0') != std::string::npos) {
       fail("a whole number may not begin with 0");
     }
-    const auto error =
-        is_float ? std::from_chars(first, last, token.number).ec : std::from_chars(first, last, token.integer).ec;
-    if (error != std::errc()) fail("the number " + number + " is out of range");
+    Token token{is_float ? TokenKind::kFloat : TokenKind::kInteger, line_, number};
+    const char* last = number.data() + number.size();
+    const std::errc error = is_float ? std::from_chars(number.data(), last, token.number).ec
+                                     : std::from_chars(number.data(), last, token.integer).ec;
+    if (error != std::errc()) fail("the number " + number.substr(0, 40) + " is out of range");
     tokens_.push_back(std::move(token));
     advance(i - at_);
   }

@@ -15,6 +15,8 @@ namespace {
 using Method = Value (*)(Budget&, const Callable&, const Arguments&);
 using Methods = std::unordered_map<std::string_view, Method>;
 
+constexpr size_t kMaxStripSet = 256;  // bytes
+
 const std::string& self_text(const Callable& method) { return method.self.as_string(); }
 
 Value bounded(Budget& budget, std::string_view s) { return budget.text(std::string(s)); }
@@ -36,8 +38,13 @@ Value is_all(Budget& budget, const Callable& method, const Arguments& arguments)
 Value strip(Budget& budget, const Callable& method, const Arguments& arguments) {
   const Parameters p(method.name, arguments, {"chars"});
   const std::optional<std::string_view> chars = p.optional_string(0);
-  return bounded(budget, text::strip(self_text(method), chars ? &*chars : nullptr, method.name != "rstrip",
-                                     method.name != "lstrip"));
+  const size_t set_size = chars ? chars->size() : 0;
+  if (set_size > kMaxStripSet) throw Error(method.name + "() of so many different characters is not supported");
+  const std::string_view s = self_text(method);
+  const std::string_view kept =
+      text::strip(s, chars ? &*chars : nullptr, method.name != "rstrip", method.name != "lstrip");
+  budget.charge((s.size() - kept.size()) * (1 + set_size) / 8);
+  return bounded(budget, kept);
 }
 
 /// startswith and endswith: of a string or of any of a tuple, optionally within [start:end].
@@ -65,30 +72,32 @@ Value remove_affix(Budget& budget, const Callable& method, const Arguments& argu
   return bounded(budget, s);
 }
 
-/// The words of `s`: split at runs of white space, at most `limit` times (-1: no limit), from the right if asked.
+/// The words of `s`: split at runs of white space, at most `limit` times (-1: no limit), counted from the right if
+/// asked.
 std::vector<std::string_view> words(std::string_view s, int64_t limit, bool from_right) {
   std::vector<std::string_view> out;
-  s = text::strip(s, nullptr, !from_right, from_right);
-  while (!text::strip(s).empty()) {
-    s = text::strip(s, nullptr, !from_right, from_right);
-    if (limit-- == 0) {
-      out.push_back(s);
-      break;
+  size_t start = std::string_view::npos;
+  for (size_t at = 0; at <= s.size();) {
+    const text::CodePoint c = at < s.size() ? text::decode(s, at) : text::CodePoint{' ', 1};
+    if (!text::is_space(c.value)) {
+      if (start == std::string_view::npos) start = at;
+    } else if (start != std::string_view::npos) {
+      out.push_back(s.substr(start, at - start));
+      start = std::string_view::npos;
     }
-    size_t begin = 0;
-    size_t end = s.size();
-    for (size_t at = 0; at < s.size();) {
-      const text::CodePoint c = text::decode(s, at);
-      const bool space = text::is_space(c.value);
-      if (space && !from_right) {
-        end = at;
-        break;
-      }
-      at += c.size;
-      if (space) begin = at;
-    }
-    out.push_back(s.substr(begin, end - begin));
-    s = from_right ? s.substr(0, begin) : s.substr(end);
+    at += c.size;
+  }
+  if (limit < 0 || out.size() <= static_cast<size_t>(limit)) return out;
+  // The words beyond the limit stay together, with the white space between them and at the far end of the text.
+  const auto kept = static_cast<size_t>(limit);
+  if (from_right) {
+    const std::string_view rest = out[out.size() - kept - 1];
+    out.erase(out.begin(), out.end() - static_cast<std::ptrdiff_t>(kept));
+    out.insert(out.begin(), s.substr(0, static_cast<size_t>(rest.data() + rest.size() - s.data())));
+  } else {
+    const std::string_view rest = out[kept];
+    out.resize(kept);
+    out.push_back(s.substr(static_cast<size_t>(rest.data() - s.data())));
   }
   return out;
 }
@@ -118,13 +127,14 @@ Value split(Budget& budget, const Callable& method, const Arguments& arguments) 
   const bool from_right = method.name == "rsplit";
   const int64_t limit = std::max<int64_t>(p.integer(1, -1), -1);
   const std::string_view s = self_text(method);
-  budget.charge(s.size());
   const std::optional<std::string_view> separator = p.optional_string(0);
-  if (separator && separator->empty()) throw Error("split() with an empty separator");
-  // Splitting at white space from the right walks every remaining word again.
-  if (!separator && from_right) budget.charge(s.size() * 4);
-  std::vector<std::string_view> parts =
-      separator ? pieces(s, *separator, limit, from_right) : words(s, limit, from_right);
+  if (!separator) {
+    budget.charge(s.size());
+    return strings(budget, words(s, limit, from_right));
+  }
+  if (separator->empty()) throw Error("split() with an empty separator");
+  budget.charge_search(s.size(), separator->size());
+  std::vector<std::string_view> parts = pieces(s, *separator, limit, from_right);
   if (from_right) std::reverse(parts.begin(), parts.end());
   return strings(budget, parts);
 }
@@ -134,6 +144,7 @@ Value partition(Budget& budget, const Callable& method, const Arguments& argumen
   const std::string_view s = self_text(method);
   const std::string& separator = p.string(0);
   if (separator.empty()) throw Error(method.name + "() with an empty separator");
+  budget.charge_search(s.size(), separator.size());
   const bool from_right = method.name == "rpartition";
   const size_t at = from_right ? s.rfind(separator) : s.find(separator);
   if (at != std::string_view::npos) {
@@ -168,7 +179,8 @@ Value search(Budget& budget, const Callable& method, const Arguments& arguments)
     if (past_end && needle.empty()) return int64_t{method.name == "count" ? 0 : -1};
   }
   const std::string_view s = subject.as_string();
-  budget.charge(s.size());
+  budget.charge_search(s.size(), needle.size());
+  budget.charge(s.size() / 16);
   if (method.name == "count") {
     if (needle.empty()) return static_cast<int64_t>(text::length(s)) + 1;
     int64_t n = 0;
@@ -380,6 +392,24 @@ std::optional<Value> find_method(const Value& object, const std::string& name) {
 Value call_method(Budget& budget, const Callable& method, const Arguments& arguments) {
   budget.charge(1);
   return methods_of(method.self)->at(method.name)(budget, method, arguments);
+}
+
+Value replace_text(Budget& budget, const std::string& s, const std::string& from, const std::string& to,
+                   int64_t count) {
+  budget.charge_search(s.size(), from.size());
+  // Every byte of `s` may be a match; only a replacement that grows the text needs the exact bound.
+  if (to.size() > from.size()) {
+    size_t matches = 0;
+    if (from.empty()) {
+      matches = text::length(s) + 1;
+    } else {
+      for (size_t at = s.find(from); at != std::string::npos; at = s.find(from, at + from.size())) ++matches;
+    }
+    if (count >= 0) matches = std::min(matches, static_cast<size_t>(count));
+    if (matches > 0 && to.size() > budget.limits().max_output / matches)
+      budget.charge_text(budget.limits().max_output + 1);
+  }
+  return budget.text(text::replace(s, from, to, count));
 }
 
 }  // namespace autoglm::tokenizer::jinja

@@ -14,4 +14,7 @@ std::optional<Value> find_method(const Value& object, const std::string& name);
 /// Calls what find_method returned.
 Value call_method(Budget& budget, const Callable& method, const Arguments& arguments);
 
+/// str.replace(), bounded; `count` < 0 replaces all.
+Value replace_text(Budget& budget, const std::string& s, const std::string& from, const std::string& to, int64_t count);
+
 }  // namespace autoglm::tokenizer::jinja

@@ -228,7 +228,7 @@ bool contains(Budget& budget, const Value& needle, const Value& haystack) {
     if (!needle.is_string()) {
       throw Error("'in <string>' requires string as left operand, not " + std::string(needle.type_name()));
     }
-    budget.charge(haystack.as_string().size() / kBytesPerStep);
+    budget.charge_search(haystack.as_string().size(), needle.as_string().size());
     return haystack.as_string().find(needle.as_string()) != std::string::npos;
   }
   if (const Dict* dict = haystack.dict()) {
@@ -253,7 +253,7 @@ Value negate(const Value& v) {
 }
 
 Value get_attribute(Budget& budget, const Value& object, const std::string& name) {
-  budget.charge(1);
+  budget.charge(1 + (object.name_space() != nullptr ? object.name_space()->attributes.size() / 8 : 0));
   if (object.is_undefined()) throw Error(object.undefined_message());
   if (std::optional<Value> found = find_attribute(object, name)) return *found;
   if (const Dict* dict = object.dict()) {
@@ -263,7 +263,7 @@ Value get_attribute(Budget& budget, const Value& object, const std::string& name
 }
 
 Value get_item(Budget& budget, const Value& object, const Value& key) {
-  budget.charge(1);
+  budget.charge(1 + (object.name_space() != nullptr ? object.name_space()->attributes.size() / 8 : 0));
   if (object.is_undefined()) throw Error(object.undefined_message());
   const bool unhashable =
       key.dict() != nullptr || (key.sequence() != nullptr && key.sequence()->kind != SequenceKind::kTuple);

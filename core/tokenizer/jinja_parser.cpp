@@ -5,7 +5,7 @@
 #include <initializer_list>
 
 #include "core/tokenizer/jinja_filters.h"
-#include "core/tokenizer/jinja_lexer.h"
+#include "core/tokenizer/jinja_tokens.h"
 
 namespace autoglm::tokenizer::jinja {
 namespace {
@@ -18,9 +18,9 @@ constexpr std::array<std::string_view, 10> kRefusedStatements = {"extends",    "
 
 using Kind = Expression::Kind;
 
-class Parser {
+class Parser : TokenStream {
  public:
-  explicit Parser(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
+  using TokenStream::TokenStream;
 
   Block run() { return block({}); }
 
@@ -36,55 +36,6 @@ class Parser {
    private:
     Parser& parser_;
   };
-
-  // ---- tokens
-
-  const Token& current() const { return tokens_[at_]; }
-  const Token& look() const { return tokens_[std::min(at_ + 1, tokens_.size() - 1)]; }
-
-  Token next() {
-    Token token = tokens_[at_];
-    if (at_ + 1 < tokens_.size()) ++at_;
-    return token;
-  }
-
-  bool is(TokenKind kind) const { return current().kind == kind; }
-  bool is_name(std::string_view name) const { return is(TokenKind::kName) && current().text == name; }
-  bool is_op(std::string_view op) const { return is(TokenKind::kOperator) && current().text == op; }
-
-  bool skip_name(std::string_view name) {
-    const bool found = is_name(name);
-    if (found) next();
-    return found;
-  }
-
-  bool skip_op(std::string_view op) {
-    const bool found = is_op(op);
-    if (found) next();
-    return found;
-  }
-
-  [[noreturn]] void fail(const std::string& message, int line = 0) const {
-    throw Error(message, line == 0 ? current().line : line);
-  }
-
-  [[noreturn]] void fail_expected(std::string_view what) const {
-    fail("expected " + std::string(what) + ", got '" + current().text + "'");
-  }
-
-  void expect_op(std::string_view op) {
-    if (!skip_op(op)) fail_expected("'" + std::string(op) + "'");
-  }
-
-  void expect(TokenKind kind, std::string_view what) {
-    if (!is(kind)) fail_expected(what);
-    next();
-  }
-
-  std::string expect_name() {
-    if (!is(TokenKind::kName)) fail_expected("a name");
-    return next().text;
-  }
 
   // ---- statements
 
@@ -624,8 +575,6 @@ class Parser {
     return negated ? make_with(Kind::kUnary, line, "not", std::move(node)) : std::move(node);
   }
 
-  std::vector<Token> tokens_;
-  size_t at_ = 0;
   int nesting_ = 0;
   int loops_ = 0;
   std::vector<std::string> names_;  // every variable read so far

@@ -154,6 +154,17 @@ TEST(JinjaBounds, NestedData) {
   EXPECT_EQ(run("{% set ns = namespace() %}{% set ns.me = [ns] %}{{ ns.me[0].me[0] == ns }}"), "True");
 }
 
+TEST(JinjaBounds, WorkThatGrowsWithTheSquare) {
+  const std::string text = "{% set a = 'a' * 2000000 %}{% set b = 'a' * 1000000 ~ 'b' %}{% set w = 'a ' * 1000000 %}";
+  for (const char* use : {"{{ b in a }}", "{{ a.find(b) }}", "{{ a.split(b) }}", "{{ a.replace(b, '') }}",
+                          "{{ a.count(b) }}", "{{ a.rpartition(b) }}", "{{ w.strip(b) }}"}) {
+    EXPECT_THAT(run(text + use), StartsWith("error: ")) << use;
+  }
+  EXPECT_EQ(
+      run(text + "{{ (w + ' ' * 1000000).split() | length }} {{ w.rsplit() | length }} {{ w.rsplit(none, 9)[9] }}"),
+      "1000000 1000000 a");
+}
+
 TEST(JinjaBounds, MacroRecursion) {
   EXPECT_THAT(run("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"), HasSubstr("deep"));
   EXPECT_THAT(run("{% macro a() %}{{ caller() }}{% endmacro %}{% macro b() %}{% call a() %}{{ b() }}{% endcall %}{% "

@@ -32,8 +32,9 @@ bool is_letter(int32_t c) {
   return category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO;
 }
 
-bool is_upper(int32_t c) { return c >= 0 && utf8proc_tolower(c) != c; }
+bool is_upper(int32_t c) { return c >= 0 && utf8proc_category(c) == UTF8PROC_CATEGORY_LU; }
 bool is_lower(int32_t c) { return c >= 0 && utf8proc_category(c) == UTF8PROC_CATEGORY_LL; }
+bool is_title(int32_t c) { return c >= 0 && utf8proc_category(c) == UTF8PROC_CATEGORY_LT; }
 
 /// `s` with every code point replaced by map(code point, bytes before it).
 template <typename Map>
@@ -165,7 +166,7 @@ std::string title(std::string_view s) {
   bool in_word = false;
   return transform(s, [&](std::string& out, int32_t c, size_t) {
     in_word ? append_lower(out, c) : append_title(out, c);
-    in_word = is_letter(c);
+    in_word = is_upper(c) || is_lower(c) || is_title(c);
   });
 }
 
@@ -179,7 +180,7 @@ bool is_all(std::string_view s, std::string_view property) {
     bool holds = false;
     if (cased) {
       // Characters without case do not matter, one of the wrong case does.
-      if (property == "isupper" ? is_lower(c.value) : is_upper(c.value)) return false;
+      if (is_title(c.value) || (property == "isupper" ? is_lower(c.value) : is_upper(c.value))) return false;
       any = any || (property == "isupper" ? is_upper(c.value) : is_lower(c.value));
       continue;
     }

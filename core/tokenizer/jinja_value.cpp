@@ -135,6 +135,13 @@ bool comparable_sequences(const Sequence& a, const Sequence& b) {
 
 size_t combine(size_t seed, size_t hash) { return seed * 1000003u ^ hash; }
 
+/// std::hash leaves whole numbers as they are, so that multiples of the table's size would share one bucket.
+size_t hash_integer(int64_t v) {
+  auto mixed = static_cast<uint64_t>(v) * 0x9E3779B97F4A7C15u;
+  mixed ^= mixed >> 32;
+  return mixed * 0xD6E8FEB86659FD93u;
+}
+
 }  // namespace
 
 bool Value::truthy() const {
@@ -189,11 +196,11 @@ size_t Value::weight() const {
 }
 
 size_t ValueHash::operator()(const Value& v) const {
-  if (v.is_integral()) return std::hash<int64_t>()(v.as_int());
+  if (v.is_integral()) return hash_integer(v.as_int());
   if (v.is_float()) {
     const double d = v.as_double();
     const bool integral = d == std::floor(d) && std::abs(d) < 9e15;  // 1.0 and 1 are one key
-    return integral ? std::hash<int64_t>()(static_cast<int64_t>(d)) : std::hash<double>()(d);
+    return integral ? hash_integer(static_cast<int64_t>(d)) : std::hash<double>()(d);
   }
   if (v.is_string()) return std::hash<std::string>()(v.as_string());
   if (v.is_none()) return 1;
@@ -245,6 +252,10 @@ void Budget::append(std::string& out, std::string_view s) {
   out += s;
 }
 
+void Budget::charge_search(size_t size, size_t needle) {
+  charge(size / kBytesPerStep * (1 + needle / 64));  // every position may match but for the last byte
+}
+
 Value Budget::text(std::string s) {
   charge_text(s.size());
   return Value(std::move(s));
@@ -278,6 +289,7 @@ Value Budget::dict(std::vector<std::pair<Value, Value>> items) {
     dict->weight =
         std::min(dict->weight + key.weight() + std::min(value.weight(), limits_.max_steps), limits_.max_steps + 1);
     const auto [at, inserted] = dict->index.try_emplace(key, dict->items.size());
+    check_bucket(dict->index, at->first);
     if (inserted) {
       dict->items.emplace_back(std::move(key), std::move(value));
     } else {

