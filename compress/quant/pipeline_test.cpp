@@ -213,7 +213,7 @@ TEST(Pipeline, KeepsInnerInputsOrComputesThemAgainToTheSameBytes) {
 
 TEST(Pipeline, EmbeddingAndHeadCanBeTargeted) {
   Scratch scratch;
-  pass::Recipe recipe = recipe_of("int4-g32", "gptq");
+  pass::Recipe recipe = recipe_of("int8", "gptq");
   recipe.embedding = pass::Scheme::parse("int8").value();
   recipe.head = pass::Scheme::parse("int8").value();
   const auto calibration = random_tokens(6, 32, 320, 5);
@@ -227,7 +227,7 @@ TEST(Pipeline, EmbeddingAndHeadCanBeTargeted) {
     EXPECT_NE(quantization.scheme_for(decoder.layout().find(format::Role::kEmbedding)->name, "Embedding"), nullptr);
     EXPECT_NE(quantization.scheme_for("lm_head", "Linear"), nullptr);
     const at::Tensor expected = logits_of(kTiny / family, tokens), actual = logits_of(scratch / "out", tokens);
-    EXPECT_LT((actual - expected).norm().item<double>() / expected.norm().item<double>(), 0.25) << family;
+    EXPECT_LT((actual - expected).norm().item<double>() / expected.norm().item<double>(), 0.06) << family;
   }
 }
 
