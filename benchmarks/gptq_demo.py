@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """INT4 GPTQ of the demo model against llm-compressor's, on the same calibration tokens, in one run.
 
-usage: gptq_demo.py CALIBRATION.txt HELD_OUT.txt [--group 128] [--runs 3]
+usage: gptq_demo.py CALIBRATION.txt HELD_OUT.txt [--group 128] [--runs 3] [--max-ram 330M]
 
 Both quantize 128 sequences of 512 tokens taken from CALIBRATION; both results are measured by `autoglm eval` on HELD_OUT.
 Needs `make build` and the llm-compressor environment (tools/bootstrap.sh llmcompressor). Prints one table: seconds (whole
@@ -45,13 +45,14 @@ def main():
     parser.add_argument("held_out")
     parser.add_argument("--group", type=int, default=128)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--max-ram", help="for ours: trade time for memory (the peer has no such bound)")
     a = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         calibration(a.calibration, scratch)
         ours = [AUTOGLM, "compress", DEMO, "-o", scratch / "ours", "--overwrite", "-q", f"int4-g{a.group}", "--method", "gptq",
                 "--calibration-dataset", scratch / "calibration.txt", "--calibration-samples", SAMPLES,
-                "--calibration-length", LENGTH, "--verify", "none", "--quiet"]
+                "--calibration-length", LENGTH, "--verify", "none", "--quiet", *(["--max-ram", a.max_ram] if a.max_ram else [])]
         theirs = [ROOT / ".venvs/llmcompressor/bin/python", ROOT / "benchmarks/llmcompressor_gptq.py", DEMO, scratch / "tokens.npy",
                   scratch / "theirs", "--group", a.group]
         results = {"autoglm": [], "llm-compressor": []}
