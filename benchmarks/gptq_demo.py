@@ -9,13 +9,12 @@ process, median), peak memory (maximum), KL divergence to the source.
 """
 import argparse
 import json
+import os
 import statistics
 import tempfile
 from pathlib import Path
 
-import numpy as np
 from measure import AUTOGLM, ROOT, megabytes, run
-from transformers import AutoTokenizer
 
 SAMPLES, LENGTH = 128, 512
 DEMO = ROOT / "models/glm-phone-demo"
@@ -23,6 +22,9 @@ DEMO = ROOT / "models/glm-phone-demo"
 
 def calibration(text_file, folder):
     """Text of exactly 128 windows, and the same windows as token ids."""
+    import numpy as np
+    from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(DEMO)
     text = Path(text_file).read_text(errors="replace")[: SAMPLES * LENGTH * 8]
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -49,7 +51,12 @@ def main():
     a = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
-        calibration(a.calibration, scratch)
+        # In a process of its own: the kernel counts what a parent occupies towards the children it starts.
+        if os.fork() == 0:
+            calibration(a.calibration, scratch)
+            os._exit(0)
+        if os.waitstatus_to_exitcode(os.wait()[1]) != 0:
+            raise SystemExit("the calibration text could not be prepared")
         ours = [AUTOGLM, "compress", DEMO, "-o", scratch / "ours", "--overwrite", "-q", f"int4-g{a.group}", "--method", "gptq",
                 "--calibration-dataset", scratch / "calibration.txt", "--calibration-samples", SAMPLES,
                 "--calibration-length", LENGTH, "--verify", "none", "--quiet", *(["--max-ram", a.max_ram] if a.max_ram else [])]

@@ -1,5 +1,6 @@
 """Runs a command and measures it from outside: wall seconds and the peak resident memory that the kernel accounts to it
-and its children (mapped pages included)."""
+and its children (mapped pages included). A child starts with its parent's count, so the caller must stay small: import
+nothing heavy beside this."""
 import os
 import subprocess
 import time
