@@ -64,7 +64,8 @@ int wait_for(pid_t child) {
 
 }  // namespace
 
-Result<ChildOutput> run_child(const std::string& program, const std::vector<std::string>& arguments, CancelToken& cancel) {
+Result<ChildOutput> run_child(const std::string& program, const std::vector<std::string>& arguments,
+                              CancelToken& cancel) {
   const auto failed = [&](int error) {
     return resource_exhausted(fmt::format("cannot start {}: {}", program, std::strerror(error)));
   };

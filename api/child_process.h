@@ -11,13 +11,14 @@ namespace autoglm::api {
 
 struct ChildOutput {
   int exit_code = 0;
-  std::string out;     ///< standard output
-  std::string error;   ///< the last line of standard error
+  std::string out;    ///< standard output
+  std::string error;  ///< the last line of standard error
 };
 
 /// Runs `program` (a path, or a name looked up on PATH) with `arguments`; the lines of its standard
-/// error are passed on to ours, but for the last one of a program that fails: that is `error`, for the caller's message.
-/// On cancellation the child is interrupted and waited for. kResourceExhausted: it cannot be started.
-Result<ChildOutput> run_child(const std::string& program, const std::vector<std::string>& arguments, CancelToken& cancel);
+/// error are passed on to ours, but for the last one of a program that fails: that is `error`, for the caller's
+/// message. On cancellation the child is interrupted and waited for. kResourceExhausted: it cannot be started.
+Result<ChildOutput> run_child(const std::string& program, const std::vector<std::string>& arguments,
+                              CancelToken& cancel);
 
 }  // namespace autoglm::api

@@ -13,7 +13,8 @@ int use_threads(int threads);
 /// kInvalidArgument: a device or compute type that is unknown or absent here.
 Result<model::DecoderOptions> decoder_options(const std::string& device, const std::string& compute);
 
-/// Bytes that may be used in all: `asked`, or what the machine (its control group included) has for this process when 0.
+/// Bytes that may be used in all: `asked`, or what the machine (its control group included) has for this process when
+/// 0.
 int64_t memory_limit(int64_t asked);
 
 }  // namespace autoglm::api

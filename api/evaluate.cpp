@@ -1,3 +1,5 @@
+#include "core/eval/evaluate.h"
+
 #include <autoglm/evaluate.h>
 #include <fmt/format.h>
 
@@ -15,7 +17,6 @@
 #include "compress/tensor/bridge.h"
 #include "core/base/memory.h"
 #include "core/eval/dataset.h"
-#include "core/eval/evaluate.h"
 #include "core/eval/report.h"
 #include "core/eval/stored_model.h"
 #include "core/eval/tasks.h"
@@ -26,11 +27,11 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-constexpr int64_t kTextLength = 512;                          // tokens of a window of held-out text
-constexpr int64_t kSampleLength = 128;                        // tokens of a sequence the model writes itself
-constexpr int64_t kFirstSamples = 4, kMostSamples = 128;      // sequences it writes: enough to time, at most
-constexpr double kSampleShare = 0.25;                         // of the time allowed, for writing them
-constexpr int64_t kWorkingBytes = 400'000'000;                // activations, logits and the program, beside the weights
+constexpr int64_t kTextLength = 512;                      // tokens of a window of held-out text
+constexpr int64_t kSampleLength = 128;                    // tokens of a sequence the model writes itself
+constexpr int64_t kFirstSamples = 4, kMostSamples = 128;  // sequences it writes: enough to time, at most
+constexpr double kSampleShare = 0.25;                     // of the time allowed, for writing them
+constexpr int64_t kWorkingBytes = 400'000'000;            // activations, logits and the program, beside the weights
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -51,7 +52,8 @@ class Measurement {
     inputs_.stop = decoder_->config().eos_token_ids;
     inputs_.compressed_files = &*files_;
     inputs_.source_files = source_files_ ? &*source_files_ : nullptr;
-    eval::EvaluateOptions how{.level = level_, .seconds = std::max(1.0, options_.seconds - seconds_since(start_)), .seed = options_.seed};
+    eval::EvaluateOptions how{
+        .level = level_, .seconds = std::max(1.0, options_.seconds - seconds_since(start_)), .seed = options_.seed};
     if (options_.max_loss >= 0) how.max_loss = options_.max_loss;
     AUTOGLM_ASSIGN_OR_RETURN(auto evaluation, eval::evaluate(source.get(), *compressed, inputs_, how, cancel_));
 
@@ -65,8 +67,12 @@ class Measurement {
  private:
   Status open() {
     AUTOGLM_ASSIGN_OR_RETURN(level_, eval::parse_verify_level(options_.level));
-    if (level_ == eval::VerifyLevel::kNone) return invalid_argument("there is nothing to evaluate at level 'none'; give fast or full");
-    if (options_.max_loss >= 0 && options_.source.empty()) return invalid_argument("--max-loss needs --source to compare with");
+    if (level_ == eval::VerifyLevel::kNone)
+      return invalid_argument("there is nothing to evaluate at level 'none'; give fast or full");
+    if (!(options_.seconds > 0))
+      return invalid_argument(fmt::format("--seconds is {}; give more than 0", options_.seconds));
+    if (options_.max_loss >= 0 && options_.source.empty())
+      return invalid_argument("--max-loss needs --source to compare with");
     threads_ = api::use_threads(options_.threads);
     AUTOGLM_ASSIGN_OR_RETURN(const auto engine, api::decoder_options(options_.device, options_.compute));
     AUTOGLM_ASSIGN_OR_RETURN(folder_, api::find_model(options_.model));
@@ -77,8 +83,9 @@ class Measurement {
       AUTOGLM_ASSIGN_OR_RETURN(source_files_, eval::StoredModel::open(reference_));
       AUTOGLM_ASSIGN_OR_RETURN(source_decoder_, model::Decoder::open(reference_, engine));
       if (source_decoder_->config().vocab_size != decoder_->config().vocab_size) {
-        return bad_input(fmt::format("{} was not made from {}: their vocabularies have {} and {} tokens", folder_.string(),
-                                     reference_.string(), decoder_->config().vocab_size, source_decoder_->config().vocab_size));
+        return bad_input(fmt::format("{} was not made from {}: their vocabularies have {} and {} tokens",
+                                     folder_.string(), reference_.string(), decoder_->config().vocab_size,
+                                     source_decoder_->config().vocab_size));
       }
     } else {
       reference_ = folder_;
@@ -103,7 +110,9 @@ class Measurement {
     auto chat = tokenizer::ChatTemplate::load(reference_);
     AUTOGLM_ASSIGN_OR_RETURN(const auto documents, eval::read_documents(text_source_, chat.ok() ? &*chat : nullptr));
     const int64_t length = std::min(kTextLength, decoder_->config().max_position_embeddings);
-    auto sequences = eval::draw_sequences(documents, *tokenizer_, {eval::kFullTokens / length, length, options_.seed});
+    const eval::SequenceOptions how{
+        .count = eval::kFullTokens / length, .length = length, .seed = options_.seed, .allow_short = true};
+    auto sequences = eval::draw_sequences(documents, *tokenizer_, how);
     if (!sequences.ok()) return sequences.status().with_context(text_source_);
     inputs_.sequences = std::move(sequences).value();
     return ok_status();
@@ -115,8 +124,9 @@ class Measurement {
     auto generator = model::Generator::create(author, weight_limit(), &cancel_);
     if (generator.status().code() == StatusCode::kResourceExhausted) {
       text_source_ = "";
-      notes_.push_back("no text was given and the model is too large to write its own within the memory allowed: "
-                       "the stored weights alone were compared; --eval-dataset names text");
+      notes_.push_back(
+          "no text was given and the model is too large to write its own within the memory allowed: "
+          "the stored weights alone were compared; --eval-dataset names text");
       return ok_status();
     }
     AUTOGLM_RETURN_IF_ERROR(generator.status());
@@ -156,7 +166,8 @@ class Measurement {
     if (source_files_) report.source = api::model_facts(*source_files_, reference_);
     std::string json = eval::to_json(evaluation);
     report.evaluation = std::move(evaluation);
-    return {std::move(json), fmt::format("{}\n\n{}", eval::verdict(report), eval::summary_table({&report, 1})), contract};
+    return {std::move(json), fmt::format("{}\n\n{}", eval::verdict(report), eval::summary_table({&report, 1})),
+            contract};
   }
 
   const EvaluateOptions& options_;
@@ -164,10 +175,10 @@ class Measurement {
   Clock::time_point start_ = Clock::now();
   int threads_ = 1;
   eval::VerifyLevel level_ = eval::VerifyLevel::kFast;
-  fs::path folder_, reference_;   // the model measured; the source, or the model itself without one
+  fs::path folder_, reference_;  // the model measured; the source, or the model itself without one
   std::optional<eval::StoredModel> files_, source_files_;
   std::optional<model::Decoder> decoder_, source_decoder_;
-  std::unique_ptr<tokenizer::Tokenizer> tokenizer_;   // null where the folder has none
+  std::unique_ptr<tokenizer::Tokenizer> tokenizer_;  // null where the folder has none
   eval::EvaluateInputs inputs_;
   std::string text_source_;
   std::vector<std::string> notes_;

@@ -38,7 +38,8 @@ Result<GenerateOutcome> run(const GenerateOptions& options, const std::function<
   api::use_threads(options.threads);
   AUTOGLM_ASSIGN_OR_RETURN(const auto folder, api::find_model(options.model));
   AUTOGLM_ASSIGN_OR_RETURN(const auto engine, api::decoder_options(options.device, options.compute));
-  AUTOGLM_ASSIGN_OR_RETURN(auto sampler, model::Sampler::create({options.temperature, options.top_k, options.top_p, options.seed}));
+  AUTOGLM_ASSIGN_OR_RETURN(auto sampler,
+                           model::Sampler::create({options.temperature, options.top_k, options.top_p, options.seed}));
   AUTOGLM_ASSIGN_OR_RETURN(const auto decoder, model::Decoder::open(folder, engine));
   AUTOGLM_ASSIGN_OR_RETURN(const auto tokenizer, tokenizer::Tokenizer::load(folder));
   AUTOGLM_ASSIGN_OR_RETURN(const std::string text, render_prompt(options, folder));
@@ -60,7 +61,8 @@ Result<GenerateOutcome> run(const GenerateOptions& options, const std::function<
   AUTOGLM_ASSIGN_OR_RETURN(at::Tensor logits, generator.prefill({prompt}, &cancel));
   while (true) {
     const at::Tensor row = logits[0].cpu().contiguous();
-    AUTOGLM_ASSIGN_OR_RETURN(const int32_t token, sampler.sample({row.const_data_ptr<float>(), static_cast<size_t>(row.numel())}));
+    AUTOGLM_ASSIGN_OR_RETURN(const int32_t token,
+                             sampler.sample({row.const_data_ptr<float>(), static_cast<size_t>(row.numel())}));
     if (std::find(stop.begin(), stop.end(), token) != stop.end()) break;
     emit(stream.push(token));
     if (++outcome.new_tokens == options.max_new_tokens) break;

@@ -28,7 +28,8 @@ std::string shape_text(const format::Shape& shape) { return fmt::format("[{}]", 
 // Everything stored for one module: bytes of its tensors, by their common name.
 int64_t module_bytes(const eval::StoredModel& model, const format::ModuleSpec& module) {
   int64_t bytes = 0;
-  for (const char* suffix : {".weight", ".bias", ".weight_packed", ".weight_scale", ".weight_zero_point", ".weight_shape"}) {
+  for (const char* suffix :
+       {".weight", ".bias", ".weight_packed", ".weight_scale", ".weight_zero_point", ".weight_shape"}) {
     if (const auto* tensor = model.checkpoint.find(module.name + suffix)) bytes += tensor->nbytes;
   }
   if (bytes == 0) {  // a module whose name is the tensor's own
@@ -46,8 +47,12 @@ std::string storage(const eval::StoredModel& model, const format::ModuleSpec& mo
 ordered_json modules_json(const eval::StoredModel& model) {
   ordered_json out = ordered_json::array();
   for (const auto& module : model.layout.modules()) {
-    out.push_back({{"name", module.name}, {"role", to_string(module.role)}, {"layer", module.layer}, {"shape", module.shape},
-                   {"bytes", module_bytes(model, module)}, {"storage", storage(model, module)}});
+    out.push_back({{"name", module.name},
+                   {"role", to_string(module.role)},
+                   {"layer", module.layer},
+                   {"shape", module.shape},
+                   {"bytes", module_bytes(model, module)},
+                   {"storage", storage(model, module)}});
   }
   return out;
 }
@@ -55,11 +60,13 @@ ordered_json modules_json(const eval::StoredModel& model) {
 std::string modules_text(const eval::StoredModel& model) {
   eval::Table table({"module", "shape", "storage", "bytes"});
   for (const auto& module : model.layout.modules()) {
-    table.add_row({module.name, shape_text(module.shape), storage(model, module), format_bytes(module_bytes(model, module))});
+    table.add_row(
+        {module.name, shape_text(module.shape), storage(model, module), format_bytes(module_bytes(model, module))});
   }
   for (const std::string& name : model.layout.others(model.checkpoint)) {
     const auto* tensor = model.checkpoint.find(name);
-    table.add_row({name, shape_text(tensor->shape), std::string(to_string(tensor->dtype)), format_bytes(tensor->nbytes)});
+    table.add_row(
+        {name, shape_text(tensor->shape), std::string(to_string(tensor->dtype)), format_bytes(tensor->nbytes)});
   }
   return table.text();
 }
@@ -67,19 +74,27 @@ std::string modules_text(const eval::StoredModel& model) {
 std::string parts_text(const eval::Sizes& sizes) {
   eval::Table table({"part", "parameters", "bytes", "bits per weight"});
   for (const auto& part : sizes.parts) {
-    table.add_row({part.part, fmt::format("{}", part.parameters), format_bytes(part.bytes), fmt::format("{:.2f}", part.bits_per_weight)});
+    table.add_row({part.part, fmt::format("{}", part.parameters), format_bytes(part.bytes),
+                   fmt::format("{:.2f}", part.bits_per_weight)});
   }
-  table.add_row({"all", fmt::format("{}", sizes.parameters), format_bytes(sizes.tensor_bytes), fmt::format("{:.2f}", sizes.bits_per_weight)});
+  table.add_row({"all", fmt::format("{}", sizes.parameters), format_bytes(sizes.tensor_bytes),
+                 fmt::format("{:.2f}", sizes.bits_per_weight)});
   return table.text();
 }
 
 ordered_json sizes_json(const eval::Sizes& sizes) {
   ordered_json parts = ordered_json::array();
   for (const auto& part : sizes.parts) {
-    parts.push_back({{"part", part.part}, {"parameters", part.parameters}, {"bytes", part.bytes}, {"bits_per_weight", part.bits_per_weight}});
+    parts.push_back({{"part", part.part},
+                     {"parameters", part.parameters},
+                     {"bytes", part.bytes},
+                     {"bits_per_weight", part.bits_per_weight}});
   }
-  return {{"parameters", sizes.parameters}, {"tensor_bytes", sizes.tensor_bytes}, {"file_bytes", sizes.file_bytes},
-          {"bits_per_weight", sizes.bits_per_weight}, {"parts", parts}};
+  return {{"parameters", sizes.parameters},
+          {"tensor_bytes", sizes.tensor_bytes},
+          {"file_bytes", sizes.file_bytes},
+          {"bits_per_weight", sizes.bits_per_weight},
+          {"parts", parts}};
 }
 
 // One line per layer: its bytes and how its weights are stored, layers that are alike taken together.
@@ -120,19 +135,22 @@ Result<InspectOutcome> run(const std::string& name, bool all_tensors) {
   const eval::Sizes sizes = eval::measure_sizes(model, nullptr);
   const auto others = model.layout.others(model.checkpoint);
 
-  ordered_json json = {{"folder", folder.string()}, {"family", to_string(model.config.family)}, {"storage", model.describe()},
-                       {"config", config_json(model.config)}, {"sizes", sizes_json(sizes)}, {"carried_over", others},
+  ordered_json json = {{"folder", folder.string()},     {"family", to_string(model.config.family)},
+                       {"storage", model.describe()},   {"config", config_json(model.config)},
+                       {"sizes", sizes_json(sizes)},    {"carried_over", others},
                        {"modules", modules_json(model)}};
   if (model.quantization) json["quantization_config"] = model.quantization->to_json();
 
-  std::string text = fmt::format("{}: {}, {} layers, hidden {}, {} heads ({} key/value) of {}, vocabulary {}, stored as {}\n\n",
-                                 folder.string(), to_string(model.config.family), model.config.num_hidden_layers,
-                                 model.config.hidden_size, model.config.num_attention_heads, model.config.num_key_value_heads,
-                                 model.config.head_dim, model.config.vocab_size, model.describe());
+  std::string text =
+      fmt::format("{}: {}, {} layers, hidden {}, {} heads ({} key/value) of {}, vocabulary {}, stored as {}\n\n",
+                  folder.string(), to_string(model.config.family), model.config.num_hidden_layers,
+                  model.config.hidden_size, model.config.num_attention_heads, model.config.num_key_value_heads,
+                  model.config.head_dim, model.config.vocab_size, model.describe());
   text += all_tensors ? modules_text(model) : layers_text(model);
   text += fmt::format("\n{}", parts_text(sizes));
   if (!others.empty() && !all_tensors) {
-    text += fmt::format("\n{} tensors that are no part of the decoder (--tensors lists them), first: {}\n", others.size(), others.front());
+    text += fmt::format("\n{} tensors that are no part of the decoder (--tensors lists them), first: {}\n",
+                        others.size(), others.front());
   }
   return InspectOutcome{json.dump(2, ' ', false, ordered_json::error_handler_t::replace), text};
 }

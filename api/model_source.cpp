@@ -7,6 +7,8 @@
 #include <fstream>
 #include <regex>
 
+#include "core/format/display.h"
+
 namespace autoglm::api {
 namespace {
 
@@ -36,9 +38,10 @@ Result<fs::path> find_model(const std::string& model) {
   const fs::path folder(model);
   if (fs::is_directory(folder, error)) return folder;
   if (fs::exists(folder, error)) {
-    return bad_input(fmt::format("{} is a file; name the folder that holds config.json and the safetensors files", model));
+    return bad_input(format::display_path(model) +
+                     " is a file; name the folder that holds config.json and the safetensors files");
   }
-  if (!looks_like_id(model)) return bad_input(fmt::format("{}: no such folder", model));
+  if (!looks_like_id(model)) return bad_input(format::display_path(model) + ": no such folder");
 
   const size_t at = model.find('@');
   std::string name = model.substr(0, at);

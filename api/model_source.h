@@ -7,8 +7,8 @@
 
 namespace autoglm::api {
 
-/// A folder is returned as it is. "org/name" or "org/name@revision" is looked up in the cache that HF_HUB_CACHE, HF_HOME
-/// or ~/.cache/huggingface name, as huggingface_hub lays it out (models--org--name/{refs,snapshots}).
+/// A folder is returned as it is. "org/name" or "org/name@revision" is looked up in the cache that HF_HUB_CACHE,
+/// HF_HOME or ~/.cache/huggingface name, as huggingface_hub lays it out (models--org--name/{refs,snapshots}).
 /// kBadInput: neither exists; says where it looked.
 Result<std::filesystem::path> find_model(const std::string& model);
 

@@ -7,8 +7,8 @@
 #include <set>
 
 #include "core/base/memory.h"
+#include "core/base/share.h"
 #include "core/base/suggest.h"
-#include "core/eval/contract.h"
 #include "core/format/checkpoint_writer.h"
 
 namespace autoglm::api {
@@ -59,7 +59,8 @@ std::function<Status(const json&, Settings&)> whole(T Settings::*member) {
 
 Status read_share(const json& value, Settings& settings) {
   if (!value.is_string() && !value.is_number()) return wrong("a share such as 3%");
-  AUTOGLM_ASSIGN_OR_RETURN(settings.max_loss, eval::parse_share(value.is_string() ? value.get<std::string>() : value.dump()));
+  AUTOGLM_ASSIGN_OR_RETURN(settings.max_loss,
+                           parse_share(value.is_string() ? value.get<std::string>() : value.dump()));
   return ok_status();
 }
 
@@ -166,6 +167,9 @@ Result<Settings> settle(const CompressOptions& options) {
     overrides.push_back(std::move(parsed).value());
   }
   s.recipe.overrides.insert(s.recipe.overrides.begin(), overrides.begin(), overrides.end());
+  for (const std::string& pattern : options.ignore) {
+    if (const Status status = pass::check_pattern(pattern); !status.ok()) return status.with_context("--ignore");
+  }
   s.recipe.ignore.insert(s.recipe.ignore.end(), options.ignore.begin(), options.ignore.end());
 
   const auto take = [](const auto& given, const auto& unset, auto& setting) {

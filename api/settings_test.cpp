@@ -15,8 +15,10 @@ nlohmann::json yaml(const std::string& text) {
 }
 
 TEST(Yaml, TellsTypesApart) {
-  EXPECT_EQ(yaml("a: 1\nb: 2.5\nc: true\nd: '1'\ne: ~\nf: [x, 2]\ng: {h: int4-g64}"),
-            (nlohmann::json{{"a", 1}, {"b", 2.5}, {"c", true}, {"d", "1"}, {"e", nullptr}, {"f", {"x", 2}}, {"g", {{"h", "int4-g64"}}}}));
+  EXPECT_EQ(
+      yaml("a: 1\nb: 2.5\nc: true\nd: '1'\ne: ~\nf: [x, 2]\ng: {h: int4-g64}"),
+      (nlohmann::json{
+          {"a", 1}, {"b", 2.5}, {"c", true}, {"d", "1"}, {"e", nullptr}, {"f", {"x", 2}}, {"g", {{"h", "int4-g64"}}}}));
 }
 
 TEST(Yaml, RefusesInOneLineWithItsNumber) {
@@ -26,13 +28,15 @@ TEST(Yaml, RefusesInOneLineWithItsNumber) {
   EXPECT_NE(message("[[1]: 2]"), "");
   std::string bomb = "a0: &a0 [1]\n";
   for (int i = 1; i < 30; ++i) {
-    bomb += "a" + std::to_string(i) + ": &a" + std::to_string(i) + " [*a" + std::to_string(i - 1) + ", *a" + std::to_string(i - 1) + "]\n";
+    bomb += "a" + std::to_string(i) + ": &a" + std::to_string(i) + " [*a" + std::to_string(i - 1) + ", *a" +
+            std::to_string(i - 1) + "]\n";
   }
   EXPECT_NE(message(bomb).find("too large"), std::string::npos);
 }
 
 TEST(Recipe, ReadsRunSettingsAndRecipeTogether) {
-  const auto settings = read_recipe(yaml("scheme: int8\nmethod: rtn\ncalibration_samples: 16\nmax_loss: 3%\nmax_ram: 4G\nseed: 7"), "r.yaml");
+  const auto settings = read_recipe(
+      yaml("scheme: int8\nmethod: rtn\ncalibration_samples: 16\nmax_loss: 3%\nmax_ram: 4G\nseed: 7"), "r.yaml");
   ASSERT_TRUE(settings.ok()) << settings.status().message();
   EXPECT_EQ(settings->recipe.scheme.to_string(), "int8");
   EXPECT_EQ(settings->recipe.method, "rtn");

@@ -3,6 +3,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <sstream>
 
 #include "api/settings.h"
 
@@ -53,7 +54,8 @@ class Converter {
     if (text.empty() || text == "~" || text == "null" || text == "Null" || text == "NULL") return nullptr;
     const char* end = text.data() + text.size();
     int64_t integer = 0;
-    if (const auto [rest, error] = std::from_chars(text.data(), end, integer); error == std::errc() && rest == end) return integer;
+    if (const auto [rest, error] = std::from_chars(text.data(), end, integer); error == std::errc() && rest == end)
+      return integer;
     double number = 0;
     if (const auto [rest, error] = std::from_chars(text.data(), end, number);
         error == std::errc() && rest == end && std::isfinite(number)) {
@@ -70,10 +72,29 @@ class Converter {
   int nodes_ = 0;
 };
 
+// The line of a "---" after the first document's text, or 0. (YAML::LoadAll, which would tell, never ends on some
+// input.)
+int second_document(const std::string& text) {
+  std::istringstream lines(text);
+  bool begun = false;
+  int number = 0;
+  for (std::string line; std::getline(lines, line);) {
+    ++number;
+    const bool marker = line.starts_with("---") && line.find_first_not_of(" \t\r", 3) != 3;
+    if (marker && begun) return number;
+    const size_t first = line.find_first_not_of(" \t\r");
+    begun = begun || marker || (first != std::string::npos && line[first] != '#' && line[0] != '%');
+  }
+  return 0;
+}
+
 }  // namespace
 
 Result<json> yaml_to_json(const std::string& text, const std::string& where) {
   try {
+    if (const int line = second_document(text); line > 0) {
+      return invalid_argument(fmt::format("{}:{}: a second YAML document begins; a recipe is one", where, line));
+    }
     return Converter(where).convert(YAML::Load(text));
   } catch (const YAML::Exception& error) {
     return invalid_argument(fmt::format("{}:{}: not readable as YAML: {}", where, error.mark.line + 1, error.msg));

@@ -9,7 +9,6 @@ pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET GLOBAL sentencepiece)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET GLOBAL libutf8proc)
 
 if(AUTOGLM_TORCH)
-  find_package(CLI11 REQUIRED)
   find_package(yaml-cpp REQUIRED)
   find_package(Torch REQUIRED)
 

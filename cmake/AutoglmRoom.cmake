@@ -1,8 +1,9 @@
 # autoglm_room(core/format LINKS autoglm::base PRIVATE_LINKS nlohmann_json::nlohmann_json [TORCH] [TEST_LINKS …])
 #
 # One library per room, made of every .cpp of its folder; `foo_test.cpp` beside `foo.cpp` goes into the room's test
-# program. The target of a/b is autoglm_b, its alias (and its name once installed) autoglm::b. TORCH rooms link LibTorch
-# and share one precompiled header. tests/rooms/rooms.txt says what a room may link.
+# program. The target of a/b is autoglm_b, its alias (and its name once installed) autoglm::b. TORCH rooms link LibTorch.
+# They share one precompiled header, and the other rooms that link nlohmann_json share another: most of the time that a
+# file takes to compile goes into these libraries. tests/rooms/rooms.txt says what a room may link.
 function(autoglm_room folder)
   cmake_parse_arguments(ROOM "TORCH" "" "LINKS;PRIVATE_LINKS;TEST_LINKS" ${ARGN})
   get_filename_component(name "${folder}" NAME)
@@ -31,6 +32,8 @@ function(autoglm_room folder)
   autoglm_install_room(${target} "${folder}")
   if(ROOM_TORCH)
     autoglm_use_torch(${target} ${scope})
+  elseif("nlohmann_json::nlohmann_json" IN_LIST ROOM_PRIVATE_LINKS)
+    autoglm_precompile(${target} autoglm_json_pch "")
   endif()
 
   if(AUTOGLM_TESTS AND tests)
@@ -40,21 +43,28 @@ function(autoglm_room folder)
     target_compile_definitions(${target}_test PRIVATE AUTOGLM_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
     if(ROOM_TORCH)
       autoglm_use_torch(${target}_test PRIVATE)
+    elseif("nlohmann_json::nlohmann_json" IN_LIST ROOM_PRIVATE_LINKS)
+      autoglm_precompile(${target}_test autoglm_json_test_pch "<gmock/gmock.h>;<gtest/gtest.h>"
+                         GTest::gmock GTest::gtest)
     endif()
     add_test(NAME ${folder} COMMAND ${target}_test WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
   endif()
 endfunction()
 
-# Links LibTorch and reuses one precompiled torch header: compiling it takes half a minute, reading it under a second.
-function(autoglm_use_torch target scope)
-  if(NOT TARGET autoglm_torch_pch)
-    file(CONFIGURE OUTPUT "${PROJECT_BINARY_DIR}/torch_pch.cpp" CONTENT "")
-    add_library(autoglm_torch_pch OBJECT "${PROJECT_BINARY_DIR}/torch_pch.cpp")
-    target_link_libraries(autoglm_torch_pch PRIVATE autoglm::torch autoglm_flags)
-    target_precompile_headers(autoglm_torch_pch PRIVATE <torch/torch.h>)
+# Gives `target` the precompiled header of the target `pch`, made on the first call: {fmt}, nlohmann/json and `headers`.
+function(autoglm_precompile target pch headers)
+  if(NOT TARGET ${pch})
+    file(CONFIGURE OUTPUT "${PROJECT_BINARY_DIR}/${pch}.cpp" CONTENT "")
+    add_library(${pch} OBJECT "${PROJECT_BINARY_DIR}/${pch}.cpp")
+    target_link_libraries(${pch} PRIVATE fmt::fmt nlohmann_json::nlohmann_json autoglm_flags ${ARGN})
+    target_precompile_headers(${pch} PRIVATE <fmt/format.h> <nlohmann/json.hpp> ${headers})
   endif()
+  target_precompile_headers(${target} REUSE_FROM ${pch})
+endfunction()
+
+function(autoglm_use_torch target scope)
   target_link_libraries(${target} ${scope} autoglm::torch)
   if(NOT scope STREQUAL "INTERFACE")
-    target_precompile_headers(${target} REUSE_FROM autoglm_torch_pch)
+    autoglm_precompile(${target} autoglm_torch_pch "<ATen/ATen.h>" autoglm::torch)
   endif()
 endfunction()

@@ -1,43 +1,8 @@
 #pragma once
-/// What every subcommand shares: the shape of a command, output flags, errors to exit codes.
-#include <CLI/CLI.hpp>
-#include <autoglm/status.h>
-
-#include <functional>
-#include <string>
-#include <vector>
+/// The subcommands of autoglm, each in the file of its name.
+#include "apps/common/command.h"
 
 namespace autoglm::cli {
-
-/// --json, --quiet, --verbose of one subcommand.
-struct Output {
-  bool json = false;
-  bool quiet = false;
-  bool verbose = false;
-};
-
-/// One subcommand: its options, and what runs once they are parsed (returns the exit code).
-struct Command {
-  CLI::App* app = nullptr;
-  std::shared_ptr<Output> output;
-  std::function<int()> run;
-};
-
-/// Adds a subcommand with the output flags and a worked example under its help.
-Command add_command(CLI::App& root, const std::string& name, const std::string& description, const std::string& example);
-
-/// Option values that CLI11 does not know.
-CLI::Option* add_bytes(CLI::App& app, const std::string& name, int64_t& bytes, const std::string& description);
-CLI::Option* add_share(CLI::App& app, const std::string& name, double& share, const std::string& description);
-
-/// "error: ..." on stderr; the status's exit code.
-int fail(const Status& status);
-
-/// Prints JSON or the summary to stdout, as the flags ask.
-void print(const Output& output, const std::string& json, const std::string& summary);
-
-/// A line for options that no one knows, with the nearest known one; OK when there is none.
-Status check_extras(const CLI::App& app);
 
 Command add_compress(CLI::App& root);
 Command add_eval(CLI::App& root);

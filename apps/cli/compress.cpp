@@ -11,12 +11,14 @@ void add_options(CLI::App& app, CompressOptions& options) {
   app.add_flag("--overwrite", options.overwrite, "replace an artifact that exists");
 
   const std::string recipe = "Recipe";
-  app.add_option("-q,--quantization", options.quantization,
-                 "int2..int8, w8a8, fp16 or bf16; -gN sets the group size, -channel, -tensor, -asym: int4-g64-asym [int4]")
+  app.add_option(
+         "-q,--quantization", options.quantization,
+         "int2..int8, w8a8, fp16 or bf16; -gN sets the group size, -channel, -tensor, -asym: int4-g64-asym [int4]")
       ->group(recipe);
   app.add_option("--method", options.method, "gptq or rtn [gptq with calibration text, else rtn]")->group(recipe);
   app.add_option("--override", options.overrides,
-                 "REGEX=SCHEME[:METHOD] for modules whose name matches; SCHEME may be keep; repeatable, the first match decides")
+                 "REGEX=SCHEME[:METHOD] for modules whose name matches; SCHEME may be keep; repeatable, the first "
+                 "match decides")
       ->group(recipe);
   app.add_option("--ignore", options.ignore, "regex of modules that stay as they are; repeatable")->group(recipe);
   app.add_option("--embedding", options.embedding, "scheme of the embedding [kept]")->group(recipe);
@@ -27,17 +29,26 @@ void add_options(CLI::App& app, CompressOptions& options) {
   app.add_option("--calibration-dataset", options.calibration,
                  ".txt, .jsonl or a folder of them [MODEL/tasks/calibration.jsonl where it exists]")
       ->group(calibration);
-  app.add_option("--calibration-samples", options.calibration_samples, "sequences [128]")->group(calibration);
-  app.add_option("--calibration-length", options.calibration_length, "tokens of each [512]")->group(calibration);
+  app.add_option("--calibration-samples", options.calibration_samples, "sequences [128]")
+      ->check(CLI::PositiveNumber)
+      ->group(calibration);
+  app.add_option("--calibration-length", options.calibration_length, "tokens of each [512]")
+      ->check(CLI::PositiveNumber)
+      ->group(calibration);
 
   const std::string verification = "Verification";
-  app.add_option("--verify", options.verify, "none, fast or full [fast: no longer than compressing took]")->group(verification);
-  app.add_option("--eval-dataset", options.evaluation, "held-out text [text sampled from the source model]")->group(verification);
+  app.add_option("--verify", options.verify, "none, fast or full [fast: no longer than compressing took]")
+      ->group(verification);
+  app.add_option("--eval-dataset", options.evaluation,
+                 "text to measure on [MODEL/tasks/eval.jsonl, else a tenth of the calibration text, else text the "
+                 "source model writes]")
+      ->group(verification);
   add_share(app, "--max-loss", options.max_loss, "fail (exit 4) when more than this is lost, for example 3%")
       ->group(verification);
 
   const std::string bounds = "Bounds";
-  add_bytes(app, "--max-ram", options.max_ram, "refuse beforehand when the plan needs more, for example 4G")->group(bounds);
+  add_bytes(app, "--max-ram", options.max_ram, "refuse beforehand when the plan needs more, for example 4G")
+      ->group(bounds);
   add_bytes(app, "--max-shard", options.max_shard, "size of one weight file [5G]")->group(bounds);
   app.add_option("--threads", options.threads, "[all cores]")->group(bounds);
   app.add_option("--seed", options.seed, "of every random choice [0]")->group(bounds);

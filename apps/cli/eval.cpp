@@ -11,7 +11,8 @@ Command add_eval(CLI::App& root) {
   CLI::App& app = *command.app;
   app.add_option("model,--model-path", options->model, "the folder to measure");
   app.add_option("--source", options->source, "what it was made from; gives KL divergence and agreement");
-  app.add_option("--eval-dataset", options->evaluation, ".txt, .jsonl or a folder (default: the folder's tasks, else text of the model itself)");
+  app.add_option("--eval-dataset", options->evaluation,
+                 ".txt, .jsonl or a folder (default: the folder's tasks, else text of the model itself)");
   app.add_option("--level", options->level, "fast or full")->capture_default_str();
   app.add_option("--seconds", options->seconds, "time that fast may take")->capture_default_str();
   add_share(app, "--max-loss", options->max_loss, "fail (exit 4) when more than this is lost, for example 3%");

@@ -10,8 +10,10 @@
 namespace autoglm::cli {
 
 Command add_generate(CLI::App& root) {
-  Command command = add_command(root, "generate", "Continue a prompt with the reference engine",
-                                "autoglm generate models/glm-phone-demo --prompt \"App: Clock\n- Save\nTask: tap Save\"");
+  Command command =
+      add_command(root, "generate", "Continue a prompt with the reference engine",
+                  "autoglm generate models/glm-phone-demo --system 'You operate a phone. Reply with one action.' "
+                  "--prompt $'App: Wallet\\n- Carol Jones\\n- Save\\nTask: tap Save'");
   auto options = std::make_shared<GenerateOptions>();
   CLI::App& app = *command.app;
   app.add_option("model,--model-path", options->model, "checkpoint folder, or a Hugging Face id in the local cache");

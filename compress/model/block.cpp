@@ -67,7 +67,6 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
 }
 
 at::Tensor run_mlp(const Mlp& mlp, const at::Tensor& x, const ForwardOptions& options) {
-  if (options.resume.defined()) return mlp.down(options.resume);
   if (!enter(format::Stage::kGateUp, mlp.gate_up, x, options)) return {};
   at::Tensor gate, up;
   if (mlp.gate_up.size() == 1) {
@@ -85,10 +84,7 @@ at::Tensor run_mlp(const Mlp& mlp, const at::Tensor& x, const ForwardOptions& op
 
 at::Tensor attention_half(const format::ModelConfig& config, const Block& block, const Rotary& rotary,
                           const at::Tensor& hidden, const ForwardOptions& options) {
-  at::Tensor mixed =
-      options.resume.defined()
-          ? block.o(options.resume)
-          : attention(config, block, rotary, rms_norm(hidden, block.input_norm, config.rms_norm_eps), options);
+  at::Tensor mixed = attention(config, block, rotary, rms_norm(hidden, block.input_norm, config.rms_norm_eps), options);
   if (!mixed.defined()) return {};
   if (block.post_attention_norm.defined()) mixed = rms_norm(mixed, block.post_attention_norm, config.rms_norm_eps);
   return mixed.add_(hidden);

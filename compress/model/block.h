@@ -67,10 +67,6 @@ struct ForwardOptions {
   at::Tensor key_padding;                   ///< [batch, keys] bool, true = attend; undefined: all
   at::Tensor positions;                     ///< [batch, tokens] int64; undefined: cache length + 0..tokens-1
   const CancelToken* cancel = nullptr;      ///< looked at between sub-layers: cancelled, an undefined tensor returns
-
-  /// The input of the last linear of a half (o, or down of a dense MLP) as its tap saw it, [.., in]: what comes before
-  /// is skipped, and no tap is called. For who changes that linear and then goes on. Not for a whole forward.
-  at::Tensor resume;
 };
 
 /// hidden [batch, tokens, hidden] -> the same shape, causal. `rotary` must reach the last position. Pure where there is

@@ -1,6 +1,7 @@
 #include "compress/model/decoder.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -19,7 +20,7 @@ namespace {
 using format::ModuleSpec;
 using format::Role;
 
-constexpr int64_t kPieceElements = 4 << 20;  // of a weight decoded, or multiplied, at a time
+constexpr int64_t kPieceElements = 1 << 20;  // of a weight decoded, or multiplied, at a time
 
 int64_t rows_per_piece(const ModuleSpec& module) {
   return std::max<int64_t>(1, kPieceElements / std::max<int64_t>(1, module.shape[1]));
@@ -85,30 +86,26 @@ Result<const format::QuantScheme*> Decoder::scheme_of(const ModuleSpec& module) 
                   format::display_path(checkpoint_->folder()), format::display(module.name)));
 }
 
-Result<at::Tensor> Decoder::load_rows(const ModuleSpec& module, const format::QuantScheme* scheme, int64_t first,
-                                      int64_t count, at::ScalarType type) const {
-  if (scheme == nullptr) {
-    return tensor::load_rows(*checkpoint_, module.weight_name(), first, count, type, options_.device);
-  }
+Status Decoder::load_rows(const ModuleSpec& module, const format::QuantScheme* scheme, int64_t first,
+                          const at::Tensor& out) const {
+  if (scheme == nullptr) return tensor::load_rows_into(*checkpoint_, module.weight_name(), first, out);
   AUTOGLM_ASSIGN_OR_RETURN(const format::QuantizedWeight rows,
                            format::decode_rows(*checkpoint_, module.name, *scheme, quant_config_->format_of(*scheme),
-                                               module.shape, first, count));
+                                               module.shape, first, out.size(0)));
   for (const char* suffix : {".weight", ".weight_packed", ".weight_scale", ".weight_zero_point"}) {
     if (const std::string name = module.name + suffix; checkpoint_->find(name) != nullptr) checkpoint_->release(name);
   }
-  return tensor::dequantize(rows, type, options_.device);
+  tensor::dequantize_into(rows, out);
+  return ok_status();
 }
 
 Result<at::Tensor> Decoder::load_weight(const ModuleSpec& module, at::ScalarType type) const {
   return tensor::guarded([&]() -> Result<at::Tensor> {
     AUTOGLM_ASSIGN_OR_RETURN(const format::QuantScheme* scheme, scheme_of(module));
-    if (scheme == nullptr) return tensor::load(*checkpoint_, module.weight_name(), type, options_.device);
     at::Tensor out = at::empty(module.shape, at::TensorOptions().dtype(type).device(options_.device));
     const int64_t rows = module.shape[0], step = rows_per_piece(module);
     for (int64_t first = 0; first < rows; first += step) {
-      const int64_t count = std::min(step, rows - first);
-      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor piece, load_rows(module, scheme, first, count, type));
-      out.narrow(0, first, count).copy_(piece);
+      AUTOGLM_RETURN_IF_ERROR(load_rows(module, scheme, first, out.narrow(0, first, std::min(step, rows - first))));
     }
     return out;
   });
@@ -199,9 +196,7 @@ Result<at::Tensor> Decoder::embed(const at::Tensor& ids) const {
     AUTOGLM_ASSIGN_OR_RETURN(const format::QuantScheme* scheme, scheme_of(table));
     for (int64_t begin = 0, end = 0; begin < wanted; begin = end) {
       for (end = begin + 1; end < wanted && id[end] == id[end - 1] + 1;) ++end;
-      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor run,
-                               load_rows(table, scheme, id[begin], end - begin, options_.compute));
-      rows.narrow(0, begin, end - begin).copy_(run);
+      AUTOGLM_RETURN_IF_ERROR(load_rows(table, scheme, id[begin], rows.narrow(0, begin, end - begin)));
     }
     std::vector<int64_t> shape = ids.sizes().vec();
     shape.push_back(config_.hidden_size);
@@ -226,12 +221,13 @@ Result<at::Tensor> Decoder::logits(const at::Tensor& hidden) const {
     if (quantizes) x = fake_quantize(x, *scheme->input_activations);
     if (head_.defined()) return at::linear(x, head_).to(at::kFloat);
 
-    const int64_t vocab = module.shape[0], step = rows_per_piece(module);
+    const int64_t vocab = module.shape[0], step = std::min(vocab, rows_per_piece(module));
     at::Tensor out = at::empty({x.size(0), vocab}, x.options().dtype(at::kFloat));
+    const at::Tensor weight = at::empty({step, config_.hidden_size}, x.options());
     for (int64_t first = 0; first < vocab; first += step) {
-      const int64_t count = std::min(step, vocab - first);
-      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor weight, load_rows(module, scheme, first, count, options_.compute));
-      out.narrow(1, first, count).copy_(at::linear(x, weight));
+      const at::Tensor piece = weight.narrow(0, 0, std::min(step, vocab - first));
+      AUTOGLM_RETURN_IF_ERROR(load_rows(module, scheme, first, piece));
+      out.narrow(1, first, piece.size(0)).copy_(at::linear(x, piece));
     }
     return out;
   });

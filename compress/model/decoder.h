@@ -68,9 +68,10 @@ class Decoder {
   Decoder() = default;
   /// How the weight of `module` is stored: by a scheme, or as floats (nullptr).
   Result<const format::QuantScheme*> scheme_of(const format::ModuleSpec& module) const;
-  /// Rows [first, first + count) of a weight stored by `scheme`; the pages that were read are released.
-  Result<at::Tensor> load_rows(const format::ModuleSpec& module, const format::QuantScheme* scheme, int64_t first,
-                               int64_t count, at::ScalarType type) const;
+  /// Fills `out` [count, cols] with the rows from `first` on of a weight stored by `scheme`; the pages that were read
+  /// are released.
+  Status load_rows(const format::ModuleSpec& module, const format::QuantScheme* scheme, int64_t first,
+                   const at::Tensor& out) const;
   Result<Linear> load_linear(const format::ModuleSpec& module) const;
   Status load_module(const format::ModuleSpec& module, Block& block) const;
   const format::ModuleSpec& head() const;

@@ -1,8 +1,7 @@
 #pragma once
-/// BlockStages: one block run stage by stage over all calibration states, each part computed once. Private to the room.
+/// BlockStages: one block run stage by stage over all calibration states. Private to the room.
 #include <filesystem>
 #include <functional>
-#include <optional>
 #include <vector>
 
 #include "compress/calibrate/collector.h"
@@ -19,8 +18,8 @@ namespace autoglm::pass {
 /// The calibration states of a whole run. `states` holds the block's input until the attention half is done, then its
 /// middle (input + attention), then its output.
 ///
-/// The inputs of o and of a dense down projection are kept between collecting them and going on with the compressed
-/// weight, so that a block costs one forward pass in all; without `keep_inner` each half is computed again instead.
+/// A stage is collected from the start of its half, so that nothing but the states is kept between stages: the inputs
+/// of down alone would take three to four times their memory. QKV with attention, and gate/up, run twice for it.
 class BlockStages {
  public:
   /// Embeds the calibration tokens by `embed` (ids [batch, length] -> [batch, length, hidden]).
@@ -29,7 +28,7 @@ class BlockStages {
                                     const std::function<Result<at::Tensor>(const at::Tensor&)>& embed,
                                     CancelToken& cancel);
 
-  /// Runs the block up to `stage`, showing its inputs to `tap`. The stages before it are as they are now.
+  /// Runs the block up to `stage`, showing its inputs to `tap`, with the weights as they are now.
   Status collect(const model::Block& block, format::Stage stage, const model::InputTap& tap, CancelToken& cancel);
 
   /// Carries the states over the attention half (before stage gate/up) and over the MLP half (before the next block).
@@ -41,19 +40,13 @@ class BlockStages {
   int64_t tokens() const { return tokens_; }
 
  private:
-  /// Runs `body(batch, states)` for each batch; its result, where defined, replaces the states.
-  template <typename Body>
-  Status for_each_batch(CancelToken& cancel, Body&& body);
-  Result<at::Tensor> inner(const calibrate::Batch& batch) const;
+  /// Runs `body` on the states of each batch; what it returns, where defined, replaces them.
+  Status for_each_batch(CancelToken& cancel, const std::function<at::Tensor(const at::Tensor& states)>& body);
 
   const model::Decoder* decoder_ = nullptr;
   std::vector<calibrate::Batch> batches_;
   calibrate::HiddenStates states_;
-  calibrate::HiddenStates inner_;          ///< inputs of o or of down, of the half under way
-  std::optional<format::Stage> inner_of_;  ///< which of them `inner_` holds now
   model::Rotary rotary_;
-  std::filesystem::path scratch_;
-  bool keep_inner_ = true;
   int64_t tokens_ = 0;
 };
 

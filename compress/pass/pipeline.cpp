@@ -1,6 +1,7 @@
 #include "compress/pass/pipeline.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -142,10 +143,12 @@ class Pipeline {
       AUTOGLM_RETURN_IF_ERROR(compress_alone(decision, target));
       look_up = [&](const at::Tensor& ids) -> Result<at::Tensor> {
         AUTOGLM_ASSIGN_OR_RETURN(at::Tensor states, decoder_.embed(ids));  // checks the ids
-        const at::Tensor flat = states.view({-1, states.size(-1)}), tokens = ids.reshape({-1});
-        for (int64_t i = 0; i < tokens.numel(); ++i) {
-          flat[i].copy_(result_rows(target, tokens[i].item<int64_t>(), 1, states.scalar_type())[0]);
+        const auto [unique, places] = at::_unique(ids.reshape({-1}), /*sorted=*/true, /*return_inverse=*/true);
+        at::Tensor rows = at::empty({unique.numel(), states.size(-1)}, states.options().device(at::kCPU));
+        for (int64_t i = 0; i < unique.numel(); ++i) {
+          rows[i].copy_(result_rows(target, unique[i].item<int64_t>(), 1, states.scalar_type())[0]);
         }
+        states.copy_(rows.index_select(0, places).view(states.sizes()));
         return states;
       };
     }
@@ -336,7 +339,9 @@ Status copy_small_files(const std::filesystem::path& from, format::CheckpointWri
   std::error_code error;
   for (std::filesystem::directory_iterator it(from, error), end; !error && it != end; it.increment(error)) {
     const std::string name = it->path().filename().string();
-    const bool wanted = kKinds.contains(it->path().extension().string()) || name == "LICENSE";
+    // A tokenizer's own code is named by tokenizer_config.json; a model's is not needed, its config being a known one.
+    const bool wanted = kKinds.contains(it->path().extension().string()) || name == "LICENSE" ||
+                        (name.starts_with("tokenization_") && name.ends_with(".py"));
     const bool own = name == "config.json" || name == "autoglm.json" || name == "report.json" || name == "report.md" ||
                      name.ends_with(".index.json");
     std::error_code ignored;

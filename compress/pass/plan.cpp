@@ -24,7 +24,7 @@ constexpr double kDiskBytesPerSecond = 500e6;
 // What LibTorch keeps beside tensors: thread pools, MKL's packing buffers, allocator slack. Measured 30 to 70 MB.
 constexpr int64_t kRuntimeBytes = 80 << 20;
 constexpr int64_t kStagingBytes = 16 << 20;  // file pages and conversion buffers while a weight is read
-constexpr int64_t kBatchTokens = 4096;
+constexpr int64_t kBatchTokens = 1024;
 constexpr int64_t kExpertStatistics = int64_t{2} << 30;  // statistics of experts at once, where nothing else decides
 
 int64_t elements(const format::Shape& shape) { return format::element_count(shape).value_or(0); }
@@ -88,21 +88,6 @@ class MemoryModel {
   int64_t hidden_state_bytes() const { return tokens() * resolved_.config.hidden_size * element(); }
   int64_t shortest_batch() const { return std::max<int64_t>(1, options_.length); }
 
-  /// The widest input that is kept between two stages: of o, or of a dense down projection.
-  int64_t inner_width() const {
-    int64_t width = 0;
-    for (const auto& [layer, block] : blocks_) {
-      for (const Decision* decision : block) {
-        if (keeps_input(*decision)) width = std::max(width, decision->module.shape[1]);
-      }
-    }
-    return width;
-  }
-
-  static bool keeps_input(const Decision& decision) {
-    return decision.module.role == Role::kO || decision.module.role == Role::kDown;
-  }
-
   /// Statistics of one input of the largest kind: what cannot be split further.
   int64_t largest_statistics() const { return statistics_needed(false); }
   /// Statistics of the stage that needs most, all at once.
@@ -163,7 +148,6 @@ class MemoryModel {
     const int64_t statistics = std::min(use.statistics_bytes, stage_statistics());
     // While a pass works, no batch is run; while statistics are collected, nothing is rounded yet.
     Parts parts = {{"one block", block_bytes}, {"hidden states", std::min(use.state_bytes, hidden_state_bytes())}};
-    if (use.keep_inner) parts.push_back({"inputs kept between stages", tokens() * inner_width() * element()});
     parts.push_back({"calibration statistics", statistics});
     if (results + working + packed > activations) {
       parts.push_back({"rounded weights", results + packed});
@@ -229,10 +213,6 @@ MemoryUse fit_memory(const MemoryModel& model, int64_t available, std::vector<st
   use.statistics_bytes = std::max(largest, std::min(model.stage_statistics(), kExpertStatistics));
   const auto fits = [&] { return available <= 0 || total(model.peak(use)) <= available; };
   if (!fits()) use.batch_tokens = std::min(use.batch_tokens, model.shortest_batch());
-  if (!fits()) {
-    use.keep_inner = false;
-    notes.push_back("the inputs of o and down are computed twice to save memory");
-  }
   if (!fits()) use.statistics_bytes = largest;
   if (!fits()) {
     const int64_t over = total(model.peak(use)) - available;
@@ -255,7 +235,8 @@ double estimate_seconds(const Resolved& resolved, const Methods& methods, const 
     const double routed = decision.module.expert < 0 ? 1.0
                                                      : static_cast<double>(resolved.config.num_experts_per_tok) /
                                                            static_cast<double>(resolved.config.n_routed_experts);
-    const double passes = plan.memory.keep_inner ? 1.0 : 2.2;
+    const auto stage = format::stage_of(decision.module.role);
+    const double passes = stage == Stage::kQkv || stage == Stage::kGateUp ? 2 : 1;  // collecting what follows, going on
     flops += 2 * tokens * routed * passes * static_cast<double>(rows * cols);
     // Linears of one stage share a Hessian: count it for the one whose rows it is read with first.
     const Role role = decision.module.role;

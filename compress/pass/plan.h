@@ -34,8 +34,7 @@ struct PlannedModule {
 /// How the pipeline is to use memory; chosen by the plan, obeyed by the pipeline.
 struct MemoryUse {
   bool streaming = true;         ///< tensor by tensor; the decoder never runs
-  int64_t batch_tokens = 4096;   ///< tokens run through a block at once
-  bool keep_inner = true;        ///< keep the inputs of o and down between two stages instead of computing them again
+  int64_t batch_tokens = 1024;   ///< tokens run through a block at once
   int64_t state_bytes = 0;       ///< states held in memory; the rest goes to disk
   int64_t statistics_bytes = 0;  ///< at once; experts are calibrated in as many rounds as that takes
 };

@@ -11,7 +11,7 @@
 
 namespace autoglm::pass {
 
-/// Modules whose name `pattern` matches anywhere (ECMAScript regex, std::regex_search) get this instead.
+/// Modules whose name `pattern` matches anywhere (format::Regex) get this instead.
 struct Override {
   std::string pattern;
   std::optional<Scheme> scheme;  ///< none: the module is kept as it is ("keep")
@@ -37,6 +37,9 @@ struct Recipe {
   /// "PATTERN=SCHEME", as given on a command line; SCHEME may be "keep" and may end in ":METHOD".
   static Result<Override> parse_override(std::string_view text);
 };
+
+/// kInvalidArgument: no regular expression that can be used.
+Status check_pattern(std::string_view pattern);
 
 /// "keep" gives none.
 Result<std::optional<Scheme>> parse_scheme_or_keep(std::string_view word);

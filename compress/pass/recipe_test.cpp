@@ -97,7 +97,7 @@ TEST(Recipe, RefusesUnknownAndWrongFieldsByName) {
       {R"({"overrides": {}})", "'overrides' must be a list"},
       {R"({"overrides": [{"match": "a", "scheme": "int4", "methid": "rtn"}]})", "overrides[0]"},
       {R"({"overrides": [{"match": "a"}]})", "needs 'match' and 'scheme'"},
-      {R"({"overrides": [{"match": "(", "scheme": "int4"}]})", "no regular expression"},
+      {R"({"overrides": [{"match": "(", "scheme": "int4"}]})", "the regex '(' is invalid"},
       {R"({"ignore": ["x", 3]})", "ignore[1]"},
       {R"({"methods": []})", "'methods' must be an object"},
       {R"([])", "must be an object"},

@@ -4,12 +4,13 @@
 
 #include <algorithm>
 #include <map>
-#include <regex>
+#include <numeric>
 #include <set>
 #include <tuple>
 
 #include "core/base/suggest.h"
 #include "core/format/display.h"
+#include "core/format/regex.h"
 
 namespace autoglm::pass {
 namespace {
@@ -25,29 +26,35 @@ bool can_be_quantized(Role role) { return format::is_linear(role) || role == Rol
 /// Applies a recipe to module names, and remembers which patterns found something.
 class Matcher {
  public:
-  explicit Matcher(const Recipe& recipe) : recipe_(recipe) {
-    for (const Override& item : recipe.overrides) overrides_.emplace_back(item.pattern);
-    for (const std::string& pattern : recipe.ignore) ignore_.emplace_back(pattern);
+  static Result<Matcher> create(const Recipe& recipe) {
+    Matcher out;
+    out.recipe_ = &recipe;
+    for (const Override& item : recipe.overrides) AUTOGLM_RETURN_IF_ERROR(add(out.overrides_, item.pattern));
+    for (const std::string& pattern : recipe.ignore) AUTOGLM_RETURN_IF_ERROR(add(out.ignore_, pattern));
+    return out;
   }
 
-  bool ignores(const Decision& decision) const {
-    return std::any_of(ignore_.begin(), ignore_.end(), [&](const Pattern& p) { return p.matches(decision); });
+  bool ignores(const Decision& decision) {
+    return std::any_of(ignore_.begin(), ignore_.end(), [&](Pattern& p) { return matches(p, decision); });
   }
 
   /// The first override that matches; nullptr for none.
-  const Override* find(const Decision& decision) const {
+  const Override* find(const Decision& decision) {
     for (size_t i = 0; i < overrides_.size(); ++i) {
-      if (overrides_[i].matches(decision)) return &recipe_.overrides[i];
+      if (matches(overrides_[i], decision)) return &recipe_->overrides[i];
     }
     return nullptr;
   }
 
-  Status check_used() const {
+  /// After all modules were asked about.
+  Status check() const {
+    AUTOGLM_RETURN_IF_ERROR(status_);
     for (const auto* patterns : {&overrides_, &ignore_}) {
       for (const Pattern& pattern : *patterns) {
         if (pattern.used) continue;
-        return invalid_argument(fmt::format("pattern {} matches no module of this model; `autoglm inspect` lists them",
-                                            format::display(pattern.text)));
+        return invalid_argument(
+            fmt::format("pattern {} matches no module of this model; `autoglm inspect MODEL --tensors` lists the names",
+                        format::display(pattern.text)));
       }
     }
     return ok_status();
@@ -55,20 +62,35 @@ class Matcher {
 
  private:
   struct Pattern {
-    explicit Pattern(const std::string& source) : text(source), compiled(source) {}
-    /// By the name that is written or the one that was read.
-    bool matches(const Decision& decision) const {
-      const bool found =
-          std::regex_search(decision.module.name, compiled) || std::regex_search(decision.source.name, compiled);
-      used = used || found;
-      return found;
-    }
     std::string text;
-    std::regex compiled;
-    mutable bool used = false;
+    format::Regex regex;
+    bool used = false;
   };
-  const Recipe& recipe_;
+
+  static Status add(std::vector<Pattern>& patterns, const std::string& text) {
+    AUTOGLM_ASSIGN_OR_RETURN(format::Regex regex, format::Regex::compile(text));
+    patterns.push_back({text, std::move(regex), false});
+    return ok_status();
+  }
+
+  /// By the name that is written or the one that was read.
+  bool matches(Pattern& pattern, const Decision& decision) {
+    for (const std::string* name : {&decision.module.name, &decision.source.name}) {
+      const auto result = pattern.regex.search(*name);
+      if (result == format::Regex::Match::kGivesUp && status_.ok()) {
+        status_ = invalid_argument(fmt::format("pattern {} takes too long to match {}; write a simpler one",
+                                               format::display(pattern.text), format::display(*name)));
+      }
+      if (result != format::Regex::Match::kYes) continue;
+      pattern.used = true;
+      return true;
+    }
+    return false;
+  }
+
+  const Recipe* recipe_ = nullptr;
   std::vector<Pattern> overrides_, ignore_;
+  Status status_;
 };
 
 /// The module of the source whose rows `module` takes, and the first of them.
@@ -85,10 +107,10 @@ format::DType scale_dtype_of(format::DType source) {
   return source == format::DType::kF64 ? format::DType::kF32 : source;
 }
 
-/// The default group size shrinks to the largest power of two that divides; one that was asked for is refused.
-Status fit_group_size(Decision& decision, std::set<std::string>& notes) {
+/// The default group size shrinks to the largest power of two that divides `cols`; one that was asked for is refused.
+/// `cols`: of this module, or what all experts have in common.
+Status fit_group_size(Decision& decision, int64_t cols, std::set<std::string>& notes) {
   format::QuantArgs& args = decision.scheme->weights;
-  const int64_t cols = decision.module.shape[1];
   if (args.strategy != format::Strategy::kGroup || cols % args.group_size == 0) return ok_status();
   if (decision.scheme->group_size_given) {
     return invalid_argument(fmt::format("{}: a group size of {} does not divide its {} input columns",
@@ -102,8 +124,8 @@ Status fit_group_size(Decision& decision, std::set<std::string>& notes) {
                     "(int{}-channel) or name a size (int{}-gN)",
                     decision.module.name, cols, args.num_bits, args.num_bits));
   }
-  notes.insert(fmt::format("modules with {} input columns: group size {} instead of {}, which does not divide", cols,
-                           size, args.group_size));
+  notes.insert(fmt::format("{} with {} input columns: group size {} instead of {}, which does not divide",
+                           is_expert(decision.module) ? "experts" : "modules", cols, size, args.group_size));
   args.group_size = size;
   return ok_status();
 }
@@ -160,8 +182,13 @@ Status check_shared(const std::vector<Decision>& decisions) {
 /// Everything that decides one module, before it is checked against the others.
 class Resolver {
  public:
-  Resolver(const Recipe& recipe, const Registry& registry, bool calibrated)
-      : recipe_(recipe), registry_(registry), calibrated_(calibrated), matcher_(recipe) {}
+  Resolver(const Recipe& recipe, const Registry& registry, bool calibrated, Matcher& matcher,
+           const std::vector<ModuleSpec>& modules)
+      : recipe_(recipe), registry_(registry), calibrated_(calibrated), matcher_(matcher) {
+    for (const ModuleSpec& module : modules) {
+      if (is_expert(module)) expert_cols_ = std::gcd(expert_cols_, module.shape[1]);
+    }
+  }
 
   Status decide(Decision& decision) {
     const ModuleSpec& module = decision.module;
@@ -182,11 +209,11 @@ class Resolver {
     if (module.role == Role::kEmbedding && decision.scheme->activations) {
       return invalid_argument(fmt::format("{}: an embedding has no input to quantize; use int8", module.name));
     }
-    AUTOGLM_RETURN_IF_ERROR(fit_group_size(decision, notes_));
+    const int64_t cols = is_expert(module) ? expert_cols_ : module.shape[1];  // experts share one format
+    AUTOGLM_RETURN_IF_ERROR(fit_group_size(decision, cols, notes_));
     return choose_method(decision, item);
   }
 
-  Status check_patterns() const { return matcher_.check_used(); }
   std::vector<std::string> notes() const { return {notes_.begin(), notes_.end()}; }
 
  private:
@@ -219,7 +246,8 @@ class Resolver {
   const Recipe& recipe_;
   const Registry& registry_;
   bool calibrated_;
-  Matcher matcher_;
+  Matcher& matcher_;
+  int64_t expert_cols_ = 0;  // greatest common divisor of the experts' input columns
   std::set<std::string> notes_;
 };
 
@@ -235,16 +263,22 @@ Status check_methods(const Recipe& recipe, const Registry& registry) {
   return ok_status();
 }
 
-/// Tied embeddings that are quantized, or a head that is to be, become two tensors: loaders tie float weights alone.
-bool must_untie(const Recipe& recipe, const ModelConfig& config, const TensorLayout& layout) {
-  if (!config.tie_word_embeddings) return false;
-  Decision embedding;
-  embedding.module = embedding.source = *layout.find(Role::kEmbedding);
-  const Matcher matcher(recipe);
-  const Override* item = matcher.find(embedding);
-  const std::optional<Scheme> chosen = item != nullptr ? item->scheme : recipe.embedding;
-  const bool kept = matcher.ignores(embedding) || !chosen || chosen->cast;
-  return !kept || (recipe.head && !recipe.head->cast);
+/// What the recipe wants of a module that one of its own options (`usual`) is about.
+std::optional<Scheme> wanted(Matcher& matcher, const ModuleSpec& module, const std::optional<Scheme>& usual) {
+  Decision decision;
+  decision.module = decision.source = module;
+  const Override* item = matcher.find(decision);
+  if (matcher.ignores(decision)) return std::nullopt;
+  return item != nullptr ? item->scheme : usual;
+}
+
+/// Tied embeddings that are quantized, or a head that is to differ, become two tensors: loaders tie float weights
+/// alone.
+bool must_untie(Matcher& matcher, const Recipe& recipe, const ModuleSpec& embedding, const ModuleSpec& head) {
+  const auto whole = recipe.scheme.cast ? std::optional(recipe.scheme) : std::nullopt;
+  const auto table = wanted(matcher, embedding, recipe.embedding ? recipe.embedding : whole);
+  const auto own = wanted(matcher, head, recipe.head ? recipe.head : whole);
+  return (table && !table->cast) || (own && !(own == table));
 }
 
 }  // namespace
@@ -259,17 +293,20 @@ Result<Resolved> resolve(const Recipe& recipe, const ModelConfig& config, const 
   out.config = config.as_transformers();
   TensorLayout written = config.family == format::Family::kChatGlm ? TensorLayout::describe(out.config) : layout;
   std::vector<ModuleSpec> modules = written.modules();
-  if (must_untie(recipe, config, layout)) {
-    out.config.tie_word_embeddings = false;
-    const ModuleSpec* usual = nullptr;
-    const TensorLayout untied = TensorLayout::describe(out.config);
-    usual = untied.find(Role::kHead);
-    modules.push_back(*usual);
-    out.notes.push_back(
-        "the head is stored apart from the embedding (tie_word_embeddings: false), because quantized "
-        "embeddings cannot be tied");
+  AUTOGLM_ASSIGN_OR_RETURN(Matcher matcher, Matcher::create(recipe));
+  if (config.tie_word_embeddings) {
+    ModelConfig apart = out.config;
+    apart.tie_word_embeddings = false;
+    const TensorLayout untied = TensorLayout::describe(apart);
+    if (must_untie(matcher, recipe, *layout.find(Role::kEmbedding), *untied.find(Role::kHead))) {
+      out.config = std::move(apart);
+      modules.push_back(*untied.find(Role::kHead));
+      out.notes.push_back(
+          "the head is stored apart from the embedding (tie_word_embeddings: false), because only floats of one type "
+          "can be tied");
+    }
   }
-  Resolver resolver(recipe, registry, calibrated);
+  Resolver resolver(recipe, registry, calibrated, matcher, modules);
   for (const ModuleSpec& module : modules) {
     Decision decision;
     decision.module = module;
@@ -281,7 +318,7 @@ Result<Resolved> resolve(const Recipe& recipe, const ModelConfig& config, const 
     AUTOGLM_RETURN_IF_ERROR(resolver.decide(decision));
     out.decisions.push_back(std::move(decision));
   }
-  AUTOGLM_RETURN_IF_ERROR(resolver.check_patterns());
+  AUTOGLM_RETURN_IF_ERROR(matcher.check());
   AUTOGLM_RETURN_IF_ERROR(check_shared(out.decisions));
   for (std::string& note : resolver.notes()) out.notes.push_back(std::move(note));
   if (checkpoint != nullptr) {
@@ -289,6 +326,11 @@ Result<Resolved> resolve(const Recipe& recipe, const ModelConfig& config, const 
       const bool buffer = config.family == format::Family::kChatGlm && name.ends_with("rotary_pos_emb.inv_freq");
       (buffer ? out.dropped : out.others).push_back(std::move(name));
     }
+  }
+  if (recipe.embedding && !recipe.embedding->cast) {
+    out.notes.push_back(
+        "transformers loads a quantized embedding only with CompressedTensorsConfig(dequantize=True), and only where "
+        "every module has the same scheme (docs/FORMATS.md)");
   }
   if (recipe.scheme.cast) out.config.dtype = *recipe.scheme.cast;
   out.quantization = describe_quantization(out.decisions, out.others);

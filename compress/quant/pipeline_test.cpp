@@ -178,9 +178,7 @@ std::vector<std::string> families() {
 INSTANTIATE_TEST_SUITE_P(Families, EveryFamily, ::testing::ValuesIn(families()),
                          [](const auto& info) { return info.param; });
 
-/// Hidden states that the pipeline ended with, recomputed from the file, must agree: the blocks compressed last were
-/// calibrated on what the file really holds.
-TEST(Pipeline, KeepsInnerInputsOrComputesThemAgainToTheSameBytes) {
+TEST(Pipeline, GivesTheSameBytesAgainSpilledAndInRounds) {
   Scratch scratch;
   const auto calibration = random_tokens(6, 32, 320, 4);
   for (const char* family : {"glm4", "glm4_moe", "qwen3"}) {
@@ -202,8 +200,6 @@ TEST(Pipeline, KeepsInnerInputsOrComputesThemAgainToTheSameBytes) {
     };
     const std::string usual = run("usual");
     EXPECT_EQ(usual, run("again")) << family << ": not deterministic";
-    plan.memory.keep_inner = false;
-    EXPECT_EQ(usual, run("recomputed")) << family;
     plan.memory.state_bytes = 2 * 32 * 128 * 4;  // two of six sequences in memory
     EXPECT_EQ(usual, run("spilled")) << family;
     plan.memory.statistics_bytes = 1;  // one expert at a time

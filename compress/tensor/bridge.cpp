@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstring>
 #include <new>
+#include <vector>
 
 #include "core/format/display.h"
 
@@ -90,6 +91,11 @@ Status copy_in(const format::Checkpoint& checkpoint, std::string_view name, DTyp
   return ok_status();
 }
 
+Status no_such_rows(std::string_view name, int64_t first, int64_t count) {
+  return invalid_argument(
+      fmt::format("tensor {}: {} rows from row {} on do not exist", format::display(name), count, first));
+}
+
 }  // namespace
 
 at::ScalarType to_torch(DType dtype) {
@@ -117,25 +123,37 @@ Result<at::Tensor> load(const format::Checkpoint& checkpoint, std::string_view n
 Result<at::Tensor> load_rows(const format::Checkpoint& checkpoint, std::string_view name, int64_t first, int64_t count,
                              at::ScalarType type, at::Device device) {
   return guarded([&]() -> Result<at::Tensor> {
-    AUTOGLM_ASSIGN_OR_RETURN(const auto bytes, checkpoint.bytes(name));
-    const format::TensorInfo& info = *checkpoint.find(name);
-    if (info.shape.empty() || first < 0 || count < 0 || first > info.shape[0] - count) {
-      return invalid_argument(
-          fmt::format("tensor {}: rows {} to {} do not exist", format::display(name), first, first + count));
-    }
-    format::Shape shape = info.shape;
+    AUTOGLM_RETURN_IF_ERROR(checkpoint.bytes(name).status());
+    format::Shape shape = checkpoint.find(name)->shape;
+    if (shape.empty() || count < 0 || count > shape[0]) return no_such_rows(name, first, count);
     shape[0] = count;
     at::Tensor out = at::empty(shape, at::TensorOptions().dtype(type).device(device));
-    const int64_t row = count > 0 ? out.numel() / count : 0;
-    const int64_t width = format::size_of(info.dtype);
-    AUTOGLM_RETURN_IF_ERROR(copy_in(checkpoint, name, info.dtype,
-                                    bytes.subspan(static_cast<size_t>(first * row * width)), first * row,
-                                    out.view({-1})));
+    AUTOGLM_RETURN_IF_ERROR(load_rows_into(checkpoint, name, first, out));
     return out;
   });
 }
 
+Status load_rows_into(const format::Checkpoint& checkpoint, std::string_view name, int64_t first,
+                      const at::Tensor& out) {
+  return guarded([&]() -> Status {
+    AUTOGLM_ASSIGN_OR_RETURN(const auto bytes, checkpoint.bytes(name));
+    const format::TensorInfo& info = *checkpoint.find(name);
+    const int64_t count = out.size(0);
+    if (info.shape.empty() || first < 0 || first > info.shape[0] - count) return no_such_rows(name, first, count);
+    TORCH_CHECK(out.sizes().slice(1) == at::IntArrayRef(info.shape).slice(1), "load_rows_into: rows of another shape");
+    const int64_t row = count > 0 ? out.numel() / count : 0;
+    const auto skipped = static_cast<size_t>(first * row * format::size_of(info.dtype));
+    return copy_in(checkpoint, name, info.dtype, bytes.subspan(skipped), first * row, out.view({-1}));
+  });
+}
+
 at::Tensor dequantize(const format::QuantizedWeight& weight, at::ScalarType type, at::Device device) {
+  at::Tensor out = at::empty({weight.rows, weight.cols}, at::TensorOptions().dtype(type).device(device));
+  dequantize_into(weight, out);
+  return out;
+}
+
+void dequantize_into(const format::QuantizedWeight& weight, const at::Tensor& out) {
   const format::QuantArgs& args = weight.args;
   const int64_t rows = weight.rows, cols = weight.cols, groups = args.groups(cols);
   const auto wrap = [](const auto& stored, at::ScalarType stored_type, int64_t height, int64_t width) {
@@ -155,16 +173,16 @@ at::Tensor dequantize(const format::QuantizedWeight& weight, at::ScalarType type
     return stored.narrow(0, first, count).to(at::kFloat).unsqueeze(2);
   };
 
-  at::Tensor out = at::empty({rows, cols}, at::TensorOptions().dtype(type).device(device));
-  const int64_t step = std::max<int64_t>(1, kPieceBytes / std::max<int64_t>(1, 4 * cols));
+  const int64_t step = std::min(rows, std::max<int64_t>(1, kPieceBytes / std::max<int64_t>(1, 4 * cols)));
+  std::vector<float> scratch(static_cast<size_t>(step * cols));
   for (int64_t first = 0; first < rows; first += step) {
     const int64_t count = std::min(step, rows - first);
-    at::Tensor piece = values.narrow(0, first, count).to(at::kFloat).view({count, groups, cols / groups});
+    at::Tensor piece = at::from_blob(scratch.data(), {count, groups, cols / groups}, at::kFloat);
+    piece.copy_(values.narrow(0, first, count).view(piece.sizes()));
     if (shifted) piece.sub_(factors(zeros, first, count));
     piece.mul_(factors(scales, first, count));
     out.narrow(0, first, count).copy_(piece.view({count, cols}));
   }
-  return out;
 }
 
 std::span<const std::byte> bytes_of(const at::Tensor& tensor) {

@@ -29,8 +29,15 @@ Result<at::Tensor> load(const format::Checkpoint& checkpoint, std::string_view n
 Result<at::Tensor> load_rows(const format::Checkpoint& checkpoint, std::string_view name, int64_t first, int64_t count,
                              at::ScalarType type, at::Device device = at::kCPU);
 
+/// The same into memory that the caller has: fills `out` [count, ...], contiguous, of any type and device.
+Status load_rows_into(const format::Checkpoint& checkpoint, std::string_view name, int64_t first,
+                      const at::Tensor& out);
+
 /// (q - zero_point) * scale as `type` [rows, cols], computed in float and rounded once.
 at::Tensor dequantize(const format::QuantizedWeight& weight, at::ScalarType type, at::Device device = at::kCPU);
+
+/// The same into `out` [rows, cols].
+void dequantize_into(const format::QuantizedWeight& weight, const at::Tensor& out);
 
 /// The bytes of a contiguous CPU tensor; they live as long as the tensor.
 std::span<const std::byte> bytes_of(const at::Tensor& tensor);

@@ -8,6 +8,7 @@
 #include "core/base/log.h"
 #include "core/base/memory.h"
 #include "core/base/progress.h"
+#include "core/base/share.h"
 #include "core/base/status.h"
 #include "core/base/suggest.h"
 
@@ -30,6 +31,10 @@ TEST(Status, CarriesCodeMessageAndContext) {
   EXPECT_EQ(s.code(), StatusCode::kBadInput);
   EXPECT_EQ(s.message(), "a.safetensors: header is 9 bytes long");
   EXPECT_TRUE(ok_status().with_context("x").ok());
+}
+
+TEST(Status, StaysOneLine) {
+  EXPECT_EQ(bad_input("no tensor 'a\nb\x1b[2J'").with_context("x\ty").message(), "x\\x09y: no tensor 'a\\nb\\x1b[2J'");
 }
 
 TEST(Result, PropagatesTheFirstFailure) {
@@ -94,6 +99,7 @@ TEST(Suggest, FindsTheMeantWord) {
   EXPECT_EQ(nearest(std::string(10'000, 'a'), known), "");
   EXPECT_EQ(unknown_word("method", "gtpq", known),
             "unknown method 'gtpq'; did you mean 'gptq'? Known: gptq, rtn, int4, int8");
+  EXPECT_EQ(unknown_word("method", "adamw", known), "unknown method 'adamw'. Known: gptq, rtn, int4, int8");
 }
 
 TEST(Log, RemembersEachWarningOnce) {
@@ -103,6 +109,17 @@ TEST(Log, RemembersEachWarningOnce) {
   warn("something is off");
   EXPECT_EQ(warnings(), std::vector<std::string>{"something is off"});
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+}
+
+TEST(Share, IsReadAsPeopleWriteIt) {
+  EXPECT_DOUBLE_EQ(*parse_share("3%"), 0.03);
+  EXPECT_DOUBLE_EQ(*parse_share("0.5 %"), 0.005);
+  EXPECT_DOUBLE_EQ(*parse_share("0.03"), 0.03);
+  EXPECT_DOUBLE_EQ(*parse_share("0"), 0);
+  EXPECT_DOUBLE_EQ(*parse_share("100%"), 1);
+  for (const char* bad : {"", "%", "3", "-1%", "101%", "nan", "inf%", "3%%", "3 pct", "abc", "1e400"}) {
+    EXPECT_EQ(parse_share(bad).status().code(), StatusCode::kInvalidArgument) << bad;
+  }
 }
 
 }  // namespace

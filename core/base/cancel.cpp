@@ -1,7 +1,8 @@
 #include "core/base/cancel.h"
 
-#include <csignal>
 #include <unistd.h>
+
+#include <csignal>
 
 namespace autoglm {
 namespace {

@@ -10,9 +10,9 @@ namespace autoglm {
 namespace {
 
 std::atomic<bool> enabled{true};
-constexpr double kSilentSeconds = 2.0;          // shorter work needs no progress
+constexpr double kSilentSeconds = 2.0;  // shorter work needs no progress
 constexpr double kTerminalIntervalSeconds = 0.2;
-constexpr double kPlainIntervalSeconds = 5.0;   // log files should stay short
+constexpr double kPlainIntervalSeconds = 5.0;  // log files should stay short
 
 bool on_terminal() {
   static const bool terminal = isatty(STDERR_FILENO) == 1;

@@ -1,5 +1,9 @@
 #include "core/base/status.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+
 namespace autoglm {
 
 std::string_view to_string(StatusCode code) {
@@ -13,6 +17,22 @@ std::string_view to_string(StatusCode code) {
     case StatusCode::kCancelled: return "cancelled";
   }
   return "unknown";
+}
+
+Status::Status(StatusCode code, std::string message) : code_(code), message_(std::move(message)) {
+  const auto is_control = [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; };
+  if (std::none_of(message_.begin(), message_.end(), is_control)) return;
+  std::string escaped;
+  for (const char c : message_) {
+    if (!is_control(c)) {
+      escaped += c;
+    } else if (c == '\n') {
+      escaped += "\\n";
+    } else {
+      escaped += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+    }
+  }
+  message_ = std::move(escaped);
 }
 
 Status Status::with_context(std::string_view where) const {

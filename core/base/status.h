@@ -9,8 +9,8 @@
 #define AUTOGLM_CONCAT(a, b) AUTOGLM_CONCAT_INNER(a, b)
 
 /// Returns from the enclosing function when `expr` (a Status) is not OK.
-#define AUTOGLM_RETURN_IF_ERROR(expr)                              \
-  do {                                                             \
+#define AUTOGLM_RETURN_IF_ERROR(expr)                                                              \
+  do {                                                                                             \
     if (::autoglm::Status autoglm_status_ = (expr); !autoglm_status_.ok()) return autoglm_status_; \
   } while (false)
 

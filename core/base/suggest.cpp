@@ -22,7 +22,8 @@ size_t edit_distance(std::string_view a, std::string_view b) {
   for (size_t i = 1; i <= a.size(); ++i) {
     for (size_t j = 1; j <= b.size(); ++j) {
       d[i][j] = std::min({d[i - 1][j] + 1, d[i][j - 1] + 1, d[i - 1][j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
-      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) d[i][j] = std::min(d[i][j], d[i - 2][j - 2] + 1);
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+        d[i][j] = std::min(d[i][j], d[i - 2][j - 2] + 1);
     }
   }
   return d[a.size()][b.size()];
@@ -46,7 +47,8 @@ std::string nearest(std::string_view word, std::span<const std::string> known) {
 
 std::string unknown_word(std::string_view what, std::string_view word, std::span<const std::string> known) {
   std::string line = fmt::format("unknown {} '{}'", what, word.substr(0, kMaxWordLength));
-  if (const std::string guess = nearest(word, known); !guess.empty()) line += fmt::format("; did you mean '{}'?", guess);
+  const std::string guess = nearest(word, known);
+  line += guess.empty() ? "." : fmt::format("; did you mean '{}'?", guess);
   return line + fmt::format(" Known: {}", fmt::join(known, ", "));
 }
 

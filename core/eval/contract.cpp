@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
 #include <cmath>
 
 namespace autoglm::eval {
@@ -16,20 +15,6 @@ Status Contract::status() const {
                   "bits, a smaller group size or gptq with more calibration text, or keep the worst "
                   "tensors of report.md as they are (--override)",
                   format_percent(loss), measure, format_percent(max_loss)));
-}
-
-Result<double> parse_share(std::string_view text) {
-  double number = 0;
-  const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  std::string_view unit(rest, static_cast<size_t>(text.data() + text.size() - rest));
-  while (!unit.empty() && unit.front() == ' ') unit.remove_prefix(1);
-  const double share = unit == "%" ? number / 100 : number;
-  const bool forgotten_percent = unit.empty() && number >= 1;
-  if (error != std::errc() || (!unit.empty() && unit != "%") || forgotten_percent || !std::isfinite(number) ||
-      share < 0 || share > 1) {
-    return invalid_argument(fmt::format("'{}' is no share between 0 and 1; write for example 3% or 0.03", text));
-  }
-  return share;
 }
 
 Result<Contract> check_contract(double max_loss, const std::optional<TaskScores>& tasks,

@@ -24,10 +24,6 @@ struct Contract {
   Status status() const;
 };
 
-/// "3%", "3 %", "0.03" as a share in [0, 1]. kInvalidArgument otherwise; a bare number of 1 or more is taken for a
-/// forgotten percent sign and refused.
-Result<double> parse_share(std::string_view text);
-
 /// kInvalidArgument when neither measure is there (no source to compare with).
 Result<Contract> check_contract(double max_loss, const std::optional<TaskScores>& tasks,
                                 const std::optional<Divergence>& divergence);

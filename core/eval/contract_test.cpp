@@ -49,16 +49,5 @@ TEST(Contract, FallsBackToAgreement) {
   EXPECT_EQ(check_contract(0.03, std::nullopt, std::nullopt).status().code(), StatusCode::kInvalidArgument);
 }
 
-TEST(Contract, ReadsShares) {
-  EXPECT_DOUBLE_EQ(*parse_share("3%"), 0.03);
-  EXPECT_DOUBLE_EQ(*parse_share("0.5 %"), 0.005);
-  EXPECT_DOUBLE_EQ(*parse_share("0.03"), 0.03);
-  EXPECT_DOUBLE_EQ(*parse_share("0"), 0);
-  EXPECT_DOUBLE_EQ(*parse_share("100%"), 1);
-  for (const char* bad : {"", "%", "3", "-1%", "101%", "nan", "inf%", "3%%", "3 pct", "abc", "1e400"}) {
-    EXPECT_EQ(parse_share(bad).status().code(), StatusCode::kInvalidArgument) << bad;
-  }
-}
-
 }  // namespace
 }  // namespace autoglm::eval

@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "core/base/progress.h"
+#include "core/base/suggest.h"
 
 namespace autoglm::eval {
 namespace {
@@ -351,7 +352,8 @@ Result<VerifyLevel> parse_verify_level(std::string_view word) {
   for (const VerifyLevel level : {VerifyLevel::kNone, VerifyLevel::kFast, VerifyLevel::kFull}) {
     if (word == to_string(level)) return level;
   }
-  return invalid_argument(fmt::format("'{}' is no level of verification; there are none, fast and full", word));
+  return invalid_argument(
+      unknown_word("level of verification", word, std::vector<std::string>{"none", "fast", "full"}));
 }
 
 Result<Evaluation> evaluate(Scorer* source, Scorer& compressed, const EvaluateInputs& inputs,

@@ -225,7 +225,7 @@ TEST(VerifyLevel, KnowsItsWords) {
   for (const VerifyLevel level : {VerifyLevel::kNone, VerifyLevel::kFast, VerifyLevel::kFull}) {
     EXPECT_EQ(*parse_verify_level(to_string(level)), level);
   }
-  EXPECT_THAT(parse_verify_level("quick").status().message(), HasSubstr("none, fast and full"));
+  EXPECT_THAT(parse_verify_level("quick").status().message(), HasSubstr("Known: none, fast, full"));
 }
 
 }  // namespace

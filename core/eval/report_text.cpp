@@ -300,7 +300,16 @@ std::string to_markdown(const Report& report) {
 }
 
 std::string summary_table(std::span<const Report> reports) {
-  return reports.empty() ? "" : side_by_side(reports).text();
+  if (reports.empty()) return "";
+  std::string out = side_by_side(reports).text();
+  for (const Report& report : reports) {
+    const TextUse text = report.evaluation ? report.evaluation->text : TextUse();
+    if (text.sequences == 0) continue;
+    const std::string used =
+        fmt::format("measured on {} tokens: {}\n", text.sequences * text.length, plain(text.source));
+    if (out.find(used) == std::string::npos) out += used;
+  }
+  return out;
 }
 
 std::string cpu_name() {

@@ -142,7 +142,7 @@ TEST(QuantConfig, RefusesByName) {
   EXPECT_THAT(refusal(R"({"format":"pack-quantized"})"), HasSubstr("config_groups"));
   EXPECT_THAT(refusal(R"({"format":"pack-quantized","config_groups":{},"ignore":[1]})"), HasSubstr("ignore"));
   EXPECT_THAT(refusal(R"({"format":"pack-quantized","config_groups":{},"ignore":["re:("]})"),
-              HasSubstr("'re:(' is invalid"));
+              HasSubstr("the regex '(' is invalid"));
   EXPECT_THAT(
       refusal(R"({"format":"pack-quantized","config_groups":{},"sparsity_config":{"format":"sparse-24-bitmask"}})"),
       HasSubstr("sparsity_config"));
@@ -157,7 +157,7 @@ TEST(QuantConfig, RefusesByName) {
   EXPECT_THAT(group(R"({"targets":["Linear"],"wieghts":{}})"), HasSubstr("unknown member 'wieghts'"));
   EXPECT_THAT(group(R"({"targets":["Linear"],"output_activations":{}})"), HasSubstr("output_activations"));
   EXPECT_THAT(group(R"({"targets":"Linear"})"), HasSubstr("targets: is no list"));
-  EXPECT_THAT(group(R"({"targets":["re:*"]})"), HasSubstr("'re:*' is invalid"));
+  EXPECT_THAT(group(R"({"targets":["re:*"]})"), HasSubstr("the regex '*' is invalid"));
   EXPECT_THAT(group(R"({"targets":["Linear"],"weights":{},"format":"marlin-24"})"), HasSubstr("'marlin-24'"));
   EXPECT_THAT(group(R"({"targets":["Linear"],"input_activations":{}})"), HasSubstr("activations alone"));
   const auto weights = [&](const std::string& members) {

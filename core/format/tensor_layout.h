@@ -86,7 +86,7 @@ class TensorLayout {
 
   /// In order of use: embedding, block after block, final norm, head (absent when the embedding is the head).
   const std::vector<ModuleSpec>& modules() const& { return modules_; }
-  const std::vector<ModuleSpec>& modules() && = delete;  // it would not outlive the expression
+  const std::vector<ModuleSpec>& modules() && = delete;       // it would not outlive the expression
   std::vector<const ModuleSpec*> block(int64_t layer) const;  ///< in order of use; pointers live as long as the layout
   const ModuleSpec* find(Role role, int64_t layer = -1, int64_t expert = -1) const;  ///< nullptr when absent
 

@@ -11,6 +11,18 @@
 #include "core/tokenizer/utf8.h"
 
 namespace autoglm::tokenizer {
+namespace {
+
+constexpr std::string_view kSpaceSymbol = "\xE2\x96\x81";  // U+2581
+
+// Of non-empty valid UTF-8.
+char32_t last_character(std::string_view text) {
+  size_t at = text.size() - 1;
+  while (at > 0 && (static_cast<uint8_t>(text[at]) & 0xC0) == 0x80) --at;
+  return utf8_step(text, at).value;
+}
+
+}  // namespace
 
 void MergeTable::set(int32_t left, int32_t right, Merge merge) {
   if (count_ * 2 >= slots_.size()) grow();
@@ -68,7 +80,25 @@ Result<Bpe> Bpe::create(Vocabulary vocabulary, const MergeList& merges, BpeOptio
     if (!merged_id) return not_a_token(merged);
     bpe.merges_.set(*left_id, *right_id, {static_cast<uint32_t>(rank), *merged_id});
   }
+  bpe.find_seams(merges);
   return bpe;
+}
+
+void Bpe::find_seams(const MergeList& merges) {
+  const bool plain = options_.continuing_subword_prefix.empty() && options_.end_of_word_suffix.empty();
+  if (options_.byte_level || options_.ignore_merges || !plain || !vocabulary_.find(kSpaceSymbol)) return;
+  for (size_t rank = 0; rank < merges.size(); ++rank) {
+    if (!merges.right(rank).starts_with(kSpaceSymbol) || merges.left(rank).empty()) continue;
+    const std::string_view left = merges.left(rank);
+    const bool ends_unknown = (options_.unk_token && left.ends_with(*options_.unk_token)) ||
+                              (left.size() >= 6 && left.ends_with('>') && left.substr(left.size() - 6, 3) == "<0x");
+    if (ends_unknown) return;  // what is joined to the space may be any character
+    joined_before_space_.push_back(last_character(left));
+  }
+  std::ranges::sort(joined_before_space_);
+  const auto repeated = std::ranges::unique(joined_before_space_);
+  joined_before_space_.erase(repeated.begin(), repeated.end());
+  has_seams_ = true;
 }
 
 Result<Bpe> Bpe::from_ranks(Vocabulary vocabulary) {
@@ -91,6 +121,21 @@ Result<Bpe> Bpe::from_ranks(Vocabulary vocabulary) {
 }
 
 void Bpe::encode(std::string_view word, BpeScratch& scratch, std::vector<int32_t>& ids) const {
+  if (has_seams_) {
+    for (size_t at = word.find(kSpaceSymbol, 1); at != std::string_view::npos;) {
+      if (std::ranges::binary_search(joined_before_space_, last_character(word.substr(0, at)))) {
+        at = word.find(kSpaceSymbol, at + 1);
+      } else {
+        encode_part(word.substr(0, at), scratch, ids);
+        word.remove_prefix(at);
+        at = word.find(kSpaceSymbol, 1);
+      }
+    }
+  }
+  encode_part(word, scratch, ids);
+}
+
+void Bpe::encode_part(std::string_view word, BpeScratch& scratch, std::vector<int32_t>& ids) const {
   if (word.empty()) return;
   if (word.size() >= BpeScratch::kMaxKey) return encode_uncached(word, scratch, ids);
   if (scratch.cache_.empty()) scratch.cache_.resize(BpeScratch::kCacheLines);

@@ -127,6 +127,8 @@ class Bpe {
 
  private:
   Bpe(Vocabulary vocabulary, BpeOptions options);
+  void find_seams(const MergeList& merges);
+  void encode_part(std::string_view word, BpeScratch& scratch, std::vector<int32_t>& ids) const;
   void encode_uncached(std::string_view word, BpeScratch& scratch, std::vector<int32_t>& ids) const;
   void split_characters(std::string_view word, BpeScratch& scratch) const;
   void merge_symbols(BpeScratch& scratch) const;
@@ -136,8 +138,12 @@ class Bpe {
   MergeTable merges_;
   BpeOptions options_;
   std::optional<int32_t> unk_id_;
-  std::array<int32_t, 256> byte_ids_{};      // byte level: the token of each byte, -1 for none
-  std::array<int32_t, 256> fallback_ids_{};  // the token <0xNN> of each byte, -1 for none
+  // Models in sentencepiece's manner see whole texts as one word, with U+2581 for spaces. Where no merge can join a
+  // U+2581 to the character before it, the text may be cut there: short words are faster and can be cached.
+  bool has_seams_ = false;
+  std::vector<char32_t> joined_before_space_;  // characters that a merge joins to a following U+2581; sorted
+  std::array<int32_t, 256> byte_ids_{};        // byte level: the token of each byte, -1 for none
+  std::array<int32_t, 256> fallback_ids_{};    // the token <0xNN> of each byte, -1 for none
 };
 
 }  // namespace autoglm::tokenizer

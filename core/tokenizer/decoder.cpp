@@ -94,23 +94,11 @@ class ByteFallback final : public DecoderState {
 
 class ReplaceDecoder final : public DecoderState {
  public:
-  ReplaceDecoder(std::shared_ptr<const Regex> pattern, std::string content)
-      : pattern_(std::move(pattern)), content_(std::move(content)) {}
-  void push(std::string token, Sink sink) override {
-    std::string out;
-    size_t copied = 0;
-    pattern_->for_each_match(token, scratch_, [&](Match match) {
-      out.append(token, copied, match.begin - copied);
-      out += content_;
-      copied = match.end;
-    });
-    out.append(token, copied);
-    sink(std::move(out));
-  }
+  explicit ReplaceDecoder(std::shared_ptr<const Replacement> replacement) : replacement_(std::move(replacement)) {}
+  void push(std::string token, Sink sink) override { sink(replacement_->apply(token, scratch_)); }
 
  private:
-  std::shared_ptr<const Regex> pattern_;
-  std::string content_;
+  std::shared_ptr<const Replacement> replacement_;
   RegexScratch scratch_;
 };
 
@@ -246,6 +234,7 @@ Result<Decoder> Decoder::from_json(const Json* spec) {
     return decoder;
   }
   if (Status status = decoder.add(*spec, 0); !status.ok()) return status.with_context("decoder");
+  if (Status status = check_growth(decoder.growth_); !status.ok()) return status.with_context("decoder");
   return decoder;
 }
 
@@ -257,6 +246,7 @@ void Decoder::add_step(Factory step, bool takes_parts, bool fuses) {
 
 Status Decoder::add(const Json& spec, int depth) {
   if (depth == kMaxSequenceDepth) return bad_input("sequences nest deeper than 16 levels");
+  if (steps_.size() >= kMaxSteps) return bad_input("more than 256 steps");
   AUTOGLM_ASSIGN_OR_RETURN(const std::string type, component_type(spec));
   const bool fused = fused_;
   if (type == "Sequence") {
@@ -269,14 +259,12 @@ Status Decoder::add(const Json& spec, int depth) {
   } else if (type == "Fuse") {
     fused_ = true;
   } else if (type == "Replace") {
-    Result<Regex> pattern = pattern_member(spec);
-    if (!pattern.ok()) return pattern.status().with_context(type);
-    AUTOGLM_ASSIGN_OR_RETURN(const std::string content, string_member(spec, "content"));
-    const Json* literal = find_member(spec.at("pattern"), "String");
-    const bool takes_parts =
-        literal && literal->is_string() && is_one_character(literal->get_ref<const std::string&>());
-    auto shared = std::make_shared<const Regex>(std::move(*pattern));
-    add_step([shared, content] { return std::make_unique<ReplaceDecoder>(shared, content); }, takes_parts, false);
+    Result<Replacement> parsed = Replacement::from_json(spec);
+    if (!parsed.ok()) return parsed.status().with_context(type);
+    auto replacement = std::make_shared<const Replacement>(std::move(*parsed));
+    growth_ *= replacement->growth;
+    add_step([replacement] { return std::make_unique<ReplaceDecoder>(replacement); }, replacement->one_character,
+             false);
   } else if (type == "Strip") {
     AUTOGLM_ASSIGN_OR_RETURN(const std::string content, string_member(spec, "content"));
     if (!is_one_character(content)) return bad_input("Strip: 'content' must be one character");

@@ -50,6 +50,7 @@ class Decoder {
   void add_step(Factory step, bool takes_parts, bool fuses);
 
   std::vector<Factory> steps_;
+  double growth_ = 1;   // how many times longer the steps can make text
   bool fused_ = false;  // the steps so far give one token, possibly in several parts
 };
 

@@ -34,4 +34,9 @@ class Parameters {
   std::vector<const Value*> values_;
 };
 
+/// Fails when a function without parameters is given arguments.
+inline void expect_none(std::string_view function, const Arguments& arguments) {
+  [[maybe_unused]] const Parameters none(function, arguments, {});
+}
+
 }  // namespace autoglm::tokenizer::jinja

@@ -339,7 +339,7 @@ Value Interpreter::evaluate_dict(const Expression& e) {
     Value key = evaluate(*e.operands[i]);
     items.emplace_back(std::move(key), evaluate(*e.operands[i + 1]));
   }
-  return budget_.dict(std::move(items));
+  return budget_.dict(items);
 }
 
 Value Interpreter::evaluate_slice(const Expression& e) {
@@ -352,12 +352,11 @@ Value Interpreter::evaluate_slice(const Expression& e) {
 }
 
 Value Interpreter::evaluate_unary(const Expression& e) {
-  const Value v = evaluate(*e.operands[0]);
+  Value v = evaluate(*e.operands[0]);
   line_ = e.line;
   if (e.name == "not") return !v.truthy();
-  if (e.name == "-") return negate(v);
-  if (v.is_float()) return v;
-  return negate(negate(v));  // +True is 1, and what cannot be negated fails
+  if (e.name == "-" || !v.is_number()) return negate(v);  // which fails for what is no number
+  return v.is_bool() ? Value(v.as_int()) : v;
 }
 
 Value Interpreter::evaluate_binary(const Expression& e) {

@@ -85,7 +85,7 @@ Value trim(Budget& budget, const Value& input, const Arguments& arguments) {
 }
 
 Value title(Budget& budget, const Value& input, const Arguments& arguments) {
-  Parameters("title", arguments, {});
+  expect_none("title", arguments);
   // Unlike str.title(): words begin after white space and -({[< only.
   std::string out;
   bool start = true;
@@ -122,7 +122,7 @@ Value format(Budget& budget, const Value& input, const Arguments& arguments) {
   }
   std::vector<std::pair<Value, Value>> named;
   for (const auto& [name, value] : arguments.named) named.emplace_back(name, value);
-  const Value values = named.empty() ? budget.tuple(arguments.positional) : budget.dict(std::move(named));
+  const Value values = named.empty() ? budget.tuple(arguments.positional) : budget.dict(named);
   return budget.text(format_percent(budget, to_str(budget, input), values));
 }
 
@@ -152,7 +152,7 @@ Value indent(Budget& budget, const Value& input, const Arguments& arguments) {
 }
 
 Value escape(Budget& budget, const Value& input, const Arguments& arguments) {
-  Parameters("escape", arguments, {});
+  expect_none("escape", arguments);
   if (input.is_markup()) return input;
   std::string escaped = text::escape_html(to_str(budget, input));
   budget.charge_text(escaped.size());
@@ -160,7 +160,7 @@ Value escape(Budget& budget, const Value& input, const Arguments& arguments) {
 }
 
 Value safe(Budget& budget, const Value& input, const Arguments& arguments) {
-  Parameters("safe", arguments, {});
+  expect_none("safe", arguments);
   return Text{std::make_shared<const std::string>(to_str(budget, input)), true};
 }
 
@@ -222,7 +222,7 @@ Value to_float(Budget&, const Value& input, const Arguments& arguments) {
 }
 
 Value absolute(Budget&, const Value& input, const Arguments& arguments) {
-  Parameters("abs", arguments, {});
+  expect_none("abs", arguments);
   if (input.is_undefined()) throw Error(input.undefined_message());
   if (!input.is_number()) throw Error("bad operand type for abs(): '" + std::string(input.type_name()) + "'");
   if (input.is_float()) return std::abs(input.as_double());
@@ -257,15 +257,18 @@ Value default_value(Budget&, const Value& input, const Arguments& arguments) {
 }
 
 Value length_filter(Budget& budget, const Value& input, const Arguments& arguments) {
-  Parameters("length", arguments, {});
+  expect_none("length", arguments);
   return length(budget, input);
 }
 
 Value first(Budget& budget, const Value& input, const Arguments& arguments) {
-  Parameters("first", arguments, {});
+  expect_none("first", arguments);
   if (const Sequence* s = input.sequence(); s != nullptr && !s->items.empty()) {
-    const Value value = s->items[0];
-    if (s->kind == SequenceKind::kIterator) s->items.erase(s->items.begin());
+    Value value = s->items[0];
+    if (s->kind == SequenceKind::kIterator) {
+      budget.charge(s->items.size());
+      s->items.erase(s->items.begin());
+    }
     return value;
   }
   const Values items = budget.iterate(input);
@@ -273,7 +276,7 @@ Value first(Budget& budget, const Value& input, const Arguments& arguments) {
 }
 
 Value last(Budget& budget, const Value& input, const Arguments& arguments) {
-  Parameters("last", arguments, {});
+  expect_none("last", arguments);
   if (input.sequence() != nullptr && input.sequence()->kind == SequenceKind::kIterator) {
     throw Error("'generator' object is not reversible");
   }
@@ -282,7 +285,7 @@ Value last(Budget& budget, const Value& input, const Arguments& arguments) {
 }
 
 Value list(Budget& budget, const Value& input, const Arguments& arguments) {
-  Parameters("list", arguments, {});
+  expect_none("list", arguments);
   return budget.list(budget.iterate(input));
 }
 
@@ -301,7 +304,7 @@ Value join(Budget& budget, const Value& input, const Arguments& arguments) {
 }
 
 Value items(Budget& budget, const Value& input, const Arguments& arguments) {
-  Parameters("items", arguments, {});
+  expect_none("items", arguments);
   if (input.is_undefined()) return budget.iterator({});
   if (input.dict() == nullptr) throw Error("Can only get item pairs from a mapping.");
   Values out;
@@ -386,7 +389,7 @@ Value sum(Budget& budget, const Value& input, const Arguments& arguments) {
 }
 
 Value reverse(Budget& budget, const Value& input, const Arguments& arguments) {
-  Parameters("reverse", arguments, {});
+  expect_none("reverse", arguments);
   if (input.is_string()) return slice(budget, input, Value(), Value(), int64_t{-1});
   const bool keeps_list = input.sequence() != nullptr && input.sequence()->kind == SequenceKind::kIterator;
   Values items = budget.iterate(input);

@@ -24,13 +24,13 @@ Value bounded(Budget& budget, std::string_view s) { return budget.text(std::stri
 /// A method without arguments that maps text to text.
 template <std::string (*Map)(std::string_view)>
 Value map_text(Budget& budget, const Callable& method, const Arguments& arguments) {
-  Parameters(method.name, arguments, {});
+  expect_none(method.name, arguments);
   budget.charge(self_text(method).size());
   return budget.text(Map(self_text(method)));
 }
 
 Value is_all(Budget& budget, const Callable& method, const Arguments& arguments) {
-  Parameters(method.name, arguments, {});
+  expect_none(method.name, arguments);
   budget.charge(self_text(method).size());
   return text::is_all(self_text(method), method.name);
 }
@@ -276,7 +276,7 @@ const Methods& string_methods() {
 }
 
 Value dict_view(Budget& budget, const Callable& method, const Arguments& arguments) {
-  Parameters(method.name, arguments, {});
+  expect_none(method.name, arguments);
   Values out;
   for (const auto& [key, value] : method.self.dict()->items) {
     if (method.name == "keys") out.push_back(key);
@@ -297,7 +297,7 @@ Value dict_get(Budget& budget, const Callable& method, const Arguments& argument
 }
 
 Value copy(Budget&, const Callable& method, const Arguments& arguments) {
-  Parameters(method.name, arguments, {});
+  expect_none(method.name, arguments);
   return method.self;  // values never change
 }
 

@@ -85,8 +85,8 @@ class Parser : TokenStream {
     if (!is(TokenKind::kName)) fail_expected("the name of a statement");
     const Token name = next();
     const auto begin = [&](Statement::Kind kind) -> Statement& { return add(out, kind, name.line); };
-    if (name.text == "if") return if_(begin(Statement::Kind::kIf));
-    if (name.text == "for") return for_(begin(Statement::Kind::kFor));
+    if (name.text == "if") return if_statement(begin(Statement::Kind::kIf));
+    if (name.text == "for") return for_statement(begin(Statement::Kind::kFor));
     if (name.text == "set") return set(begin(Statement::Kind::kSet));
     if (name.text == "macro") return macro(begin(Statement::Kind::kMacro));
     if (name.text == "call") return call_block(begin(Statement::Kind::kCallBlock));
@@ -109,7 +109,7 @@ class Parser : TokenStream {
     }
   }
 
-  void if_(Statement& s) {
+  void if_statement(Statement& s) {
     bool conditional = true;
     while (true) {
       Statement::Branch& branch = s.branches.emplace_back();
@@ -123,7 +123,7 @@ class Parser : TokenStream {
     }
   }
 
-  void for_(Statement& s) {
+  void for_statement(Statement& s) {
     s.target = target();
     if (!skip_name("in")) fail_expected("'in'");
     s.expression = tuple(false);
@@ -275,7 +275,7 @@ class Parser : TokenStream {
     while (true) {
       if (!parts.empty()) expect_op(",");
       if (is(TokenKind::kVariableEnd) || is(TokenKind::kBlockEnd) || is_op(")")) break;
-      parts.push_back(with_ternary ? expression() : or_());
+      parts.push_back(with_ternary ? expression() : disjunction());
       if (!is_op(",")) break;
       is_tuple = true;
     }
@@ -289,9 +289,9 @@ class Parser : TokenStream {
   ExpressionPtr expression() {
     const Nesting nesting(*this);
     int line = current().line;
-    ExpressionPtr value = or_();
+    ExpressionPtr value = disjunction();
     while (skip_name("if")) {
-      ExpressionPtr condition = or_();
+      ExpressionPtr condition = disjunction();
       ExpressionPtr otherwise = skip_name("else") ? expression() : nullptr;
       value = make_with(Kind::kTernary, line, {}, std::move(value), std::move(condition), std::move(otherwise));
       line = current().line;
@@ -311,19 +311,19 @@ class Parser : TokenStream {
     return left;
   }
 
-  ExpressionPtr or_() {
-    return chain({"or"}, TokenKind::kName, [this] { return and_(); });
+  ExpressionPtr disjunction() {
+    return chain({"or"}, TokenKind::kName, [this] { return conjunction(); });
   }
 
-  ExpressionPtr and_() {
-    return chain({"and"}, TokenKind::kName, [this] { return not_(); });
+  ExpressionPtr conjunction() {
+    return chain({"and"}, TokenKind::kName, [this] { return negation(); });
   }
 
-  ExpressionPtr not_() {
+  ExpressionPtr negation() {
     if (!is_name("not")) return compare();
     const Nesting nesting(*this);
     const int line = next().line;
-    return make_with(Kind::kUnary, line, "not", not_());
+    return make_with(Kind::kUnary, line, "not", negation());
   }
 
   ExpressionPtr compare() {

@@ -13,7 +13,7 @@ using Test = bool (*)(Budget&, const Value&, const Arguments&);
 
 template <bool (*Holds)(const Value&)>
 bool unary(Budget&, const Value& v, const Arguments& arguments) {
-  Parameters("the test", arguments, {});
+  expect_none("the test", arguments);
   return Holds(v);
 }
 

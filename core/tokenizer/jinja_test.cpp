@@ -26,8 +26,9 @@ std::string run(std::string_view source, const Limits& limits = {}) {
     return "parse error: " + parsed.status().message();
   }
   const Result<std::string> text = parsed->render(kVariables, limits);
-  if (!text.ok()) EXPECT_EQ(text.status().code(), StatusCode::kBadInput);
-  return text.ok() ? *text : "error: " + text.status().message();
+  if (text.ok()) return *text;
+  EXPECT_EQ(text.status().code(), StatusCode::kBadInput);
+  return "error: " + text.status().message();
 }
 
 TEST(Jinja, Renders) {

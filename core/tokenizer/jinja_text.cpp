@@ -240,7 +240,7 @@ std::string repr(std::string_view s) {
     const CodePoint c = decode(s, at);
     const std::string_view bytes = s.substr(at, c.size);
     at += c.size;
-    if (c.value < 0) {
+    if (c.value < 0 || (c.value >= 0x80 && is_printable(c.value))) {
       out += bytes;
     } else if (c.value == quote || c.value == '\\') {
       out += '\\';
@@ -251,8 +251,8 @@ std::string repr(std::string_view s) {
       out += "\\r";
     } else if (c.value == '\t') {
       out += "\\t";
-    } else if (is_printable(c.value)) {
-      out += bytes;
+    } else if (c.value >= 0x20 && c.value < 0x7F) {
+      out += static_cast<char>(c.value);
     } else {
       const char* format = c.value < 0x100 ? "\\x%02x" : c.value < 0x10000 ? "\\u%04x" : "\\U%08x";
       std::snprintf(buffer, sizeof(buffer), format, static_cast<unsigned>(c.value));
@@ -270,7 +270,7 @@ std::string repr(double value) {
   std::array<char, 40> buffer{};
   const auto end =
       std::to_chars(buffer.data(), buffer.data() + buffer.size(), value, std::chars_format::scientific).ptr;
-  const std::string scientific(buffer.data(), end);
+  std::string scientific(buffer.data(), end);
   const size_t e = scientific.find('e');
   const int exponent = std::atoi(scientific.c_str() + e + 1);
   if (exponent < -4 || exponent >= 16) return scientific;

@@ -280,10 +280,10 @@ Value Budget::sequence(SequenceKind kind, Values items) {
   return Value(std::make_shared<const Sequence>(Sequence{kind, std::move(items), depth, weight}));
 }
 
-Value Budget::dict(std::vector<std::pair<Value, Value>> items) {
+Value Budget::dict(const std::vector<std::pair<Value, Value>>& items) {
   if (items.size() > limits_.max_elements) throw Error("the template made a dict that is too large and was stopped");
   auto dict = std::make_shared<Dict>();
-  for (auto& [key, value] : items) {
+  for (const auto& [key, value] : items) {
     charge(1 + key.weight());
     dict->depth = std::max({dict->depth, key.depth() + 1, value.depth() + 1});
     dict->weight =
@@ -291,9 +291,9 @@ Value Budget::dict(std::vector<std::pair<Value, Value>> items) {
     const auto [at, inserted] = dict->index.try_emplace(key, dict->items.size());
     check_bucket(dict->index, at->first);
     if (inserted) {
-      dict->items.emplace_back(std::move(key), std::move(value));
+      dict->items.emplace_back(key, value);
     } else {
-      dict->items[at->second].second = std::move(value);
+      dict->items[at->second].second = value;
     }
   }
   if (dict->depth > limits_.max_data_depth) {
@@ -355,7 +355,7 @@ Value Budget::from_json(const nlohmann::ordered_json& json, int depth) {
       std::vector<std::pair<Value, Value>> items;
       items.reserve(json.size());
       for (const auto& [key, value] : json.items()) items.emplace_back(key, from_json(value, depth + 1));
-      return dict(std::move(items));
+      return dict(items);
     }
     default: return nullptr;
   }

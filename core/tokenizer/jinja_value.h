@@ -193,7 +193,7 @@ class Budget {
   Value list(Values items) { return sequence(SequenceKind::kList, std::move(items)); }
   Value tuple(Values items) { return sequence(SequenceKind::kTuple, std::move(items)); }
   Value iterator(Values items) { return sequence(SequenceKind::kIterator, std::move(items)); }
-  Value dict(std::vector<std::pair<Value, Value>> items);  ///< later duplicates win, at the earlier place
+  Value dict(const std::vector<std::pair<Value, Value>>& items);  ///< later duplicates win, at the earlier place
   Namespace* name_space();
 
   /// The elements that iterating over `v` gives; fails when it cannot be iterated.

@@ -13,6 +13,10 @@ using Json = nlohmann::json;
 
 /// Sequences of normalizers, pre-tokenizers and decoders may nest this deep.
 inline constexpr int kMaxSequenceDepth = 16;
+inline constexpr size_t kMaxSteps = 256;  ///< and have this many steps in all
+
+/// The steps of one component may together make text this many times longer; more would let a file ask for any memory.
+inline constexpr double kMaxGrowth = 256;
 
 /// Token ids are smaller than this (tables are indexed by id).
 inline constexpr int64_t kMaxTokenId = 1 << 24;

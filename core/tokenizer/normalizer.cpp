@@ -72,23 +72,12 @@ void strip_accents(char32_t c, std::string& out) {
 
 class Replace final : public NormalizerStep {
  public:
-  Replace(Regex pattern, std::string content) : pattern_(std::move(pattern)), content_(std::move(content)) {}
-  void apply(std::string& text, RegexScratch& scratch) const override {
-    std::string out;
-    size_t copied = 0;
-    pattern_.for_each_match(text, scratch, [&](Match match) {
-      out.append(text, copied, match.begin - copied);
-      out += content_;
-      copied = match.end;
-    });
-    if (copied == 0 && out.empty()) return;
-    out.append(text, copied);
-    text = std::move(out);
-  }
+  explicit Replace(Replacement replacement) : replacement_(std::move(replacement)) {}
+  void apply(std::string& text, RegexScratch& scratch) const override { text = replacement_.apply(text, scratch); }
+  double growth() const override { return replacement_.growth; }
 
  private:
-  Regex pattern_;
-  std::string content_;
+  Replacement replacement_;
 };
 
 class Prepend final : public NormalizerStep {
@@ -105,6 +94,7 @@ class Prepend final : public NormalizerStep {
 class ByteLevelMap final : public NormalizerStep {
  public:
   void apply(std::string& text, RegexScratch&) const override { text = to_byte_level(text); }
+  double growth() const override { return 2; }
 };
 
 Result<Regex> strip_pattern(const Json& spec) {
@@ -133,18 +123,18 @@ const std::vector<std::pair<std::string, Build>>& known_steps() {
       {"Prepend",
        [](const Json& spec) -> Result<StepPtr> {
          AUTOGLM_ASSIGN_OR_RETURN(std::string text, string_member(spec, "prepend"));
+         if (text.size() > kMaxGrowth) return bad_input("'prepend' is longer than 256 bytes");
          return StepPtr(std::make_unique<Prepend>(std::move(text)));
        }},
       {"Replace",
        [](const Json& spec) -> Result<StepPtr> {
-         AUTOGLM_ASSIGN_OR_RETURN(Regex pattern, pattern_member(spec));
-         AUTOGLM_ASSIGN_OR_RETURN(std::string content, string_member(spec, "content"));
-         return StepPtr(std::make_unique<Replace>(std::move(pattern), std::move(content)));
+         AUTOGLM_ASSIGN_OR_RETURN(Replacement replacement, Replacement::from_json(spec));
+         return StepPtr(std::make_unique<Replace>(std::move(replacement)));
        }},
       {"Strip",
        [](const Json& spec) -> Result<StepPtr> {
          AUTOGLM_ASSIGN_OR_RETURN(Regex pattern, strip_pattern(spec));
-         return StepPtr(std::make_unique<Replace>(std::move(pattern), ""));
+         return StepPtr(std::make_unique<Replace>(Replacement{.pattern = std::move(pattern)}));
        }},
   };
   return steps;
@@ -163,16 +153,49 @@ Result<Regex> pattern_member(const Json& component) {
   return Regex::compile(source);
 }
 
+Result<Replacement> Replacement::from_json(const Json& component) {
+  AUTOGLM_ASSIGN_OR_RETURN(Regex pattern, pattern_member(component));
+  Replacement replacement{.pattern = std::move(pattern)};
+  AUTOGLM_ASSIGN_OR_RETURN(replacement.content, string_member(component, "content"));
+  const auto added = static_cast<double>(replacement.content.size());
+  const Json* literal = find_member(component.at("pattern"), "String");
+  const std::string text = literal ? literal->get<std::string>() : "";
+  replacement.one_character = !text.empty() && utf8_step(text, 0).size == text.size();
+  // A regular expression may match nothing, and so add its content at every byte.
+  replacement.growth = text.empty() ? 1 + added : std::max(1.0, added / static_cast<double>(text.size()));
+  return replacement;
+}
+
+std::string Replacement::apply(std::string_view text, RegexScratch& scratch) const {
+  std::string out;
+  size_t copied = 0;
+  pattern.for_each_match(text, scratch, [&](Match match) {
+    out += text.substr(copied, match.begin - copied);
+    out += content;
+    copied = match.end;
+  });
+  out += text.substr(copied);
+  return out;
+}
+
+Status check_growth(double growth) {
+  return growth <= kMaxGrowth ? ok_status() : bad_input("the steps may make text more than 256 times longer");
+}
+
 Result<Normalizer> Normalizer::from_json(const Json* spec) {
   Normalizer normalizer;
   if (spec) {
     if (Status status = normalizer.add(*spec, 0); !status.ok()) return status.with_context("normalizer");
+    double growth = 1;
+    for (const auto& step : normalizer.steps_) growth *= step->growth();
+    if (Status status = check_growth(growth); !status.ok()) return status.with_context("normalizer");
   }
   return normalizer;
 }
 
 Status Normalizer::add(const Json& spec, int depth) {
   if (depth == kMaxSequenceDepth) return bad_input("sequences nest deeper than 16 levels");
+  if (steps_.size() >= kMaxSteps) return bad_input("more than 256 steps");
   AUTOGLM_ASSIGN_OR_RETURN(const std::string type, component_type(spec));
   if (type == "Sequence") {
     AUTOGLM_ASSIGN_OR_RETURN(const Json* parts, array_member(spec, "normalizers"));

@@ -6,6 +6,11 @@
 #include "core/format/display.h"
 
 namespace autoglm::tokenizer {
+namespace {
+
+constexpr size_t kMaxParts = 64;  // each may be the whole sequence once more
+
+}  // namespace
 
 Result<PostProcessor> PostProcessor::from_json(const Json* spec) {
   PostProcessor processor;
@@ -74,6 +79,7 @@ Status PostProcessor::add_template(const Json& spec) {
     parts_.push_back(std::move(part));
   }
   if (parts_.empty()) return bad_input("'single' is empty");
+  if (parts_.size() > kMaxParts) return bad_input("'single' has more than 64 pieces");
   return ok_status();
 }
 

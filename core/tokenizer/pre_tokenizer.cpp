@@ -99,6 +99,7 @@ class MapToByteLevel final : public PreTokenizerStep {
     const std::string text = to_byte_level(piece.text);
     sink({text, piece.at_start});
   }
+  double growth() const override { return 2; }
 };
 
 // Writes spaces as another character, and one before the text.
@@ -120,6 +121,7 @@ class Metaspace final : public PreTokenizerStep {
     if (wanted && !text.starts_with(replacement_)) text.insert(0, replacement_);
     sink({text, piece.at_start});
   }
+  double growth() const override { return static_cast<double>(replacement_.size()) + 1; }
 
  private:
   std::string replacement_;
@@ -212,6 +214,7 @@ const std::vector<std::pair<std::string, Build>>& known_steps() {
 
 Status add_steps(const Json& spec, int depth, Steps& steps) {
   if (depth == kMaxSequenceDepth) return bad_input("sequences nest deeper than 16 levels");
+  if (steps.size() >= kMaxSteps) return bad_input("more than 256 steps");
   AUTOGLM_ASSIGN_OR_RETURN(const std::string type, component_type(spec));
   if (type == "Sequence") {
     AUTOGLM_ASSIGN_OR_RETURN(const Json* parts, array_member(spec, "pretokenizers"));
@@ -233,6 +236,9 @@ Result<PreTokenizer> PreTokenizer::from_json(const Json* spec) {
   if (!spec) return pre_tokenizer;
   Steps& steps = pre_tokenizer.steps_;
   if (Status status = add_steps(*spec, 0, steps); !status.ok()) return status.with_context("pre_tokenizer");
+  double growth = 1;
+  for (const StepPtr& step : steps) growth *= step->growth();
+  if (Status status = check_growth(growth); !status.ok()) return status.with_context("pre_tokenizer");
   if (!steps.empty() && dynamic_cast<const MapToByteLevel*>(steps.back().get())) {
     steps.pop_back();
     pre_tokenizer.ends_byte_level_ = true;

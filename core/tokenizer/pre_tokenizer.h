@@ -22,6 +22,7 @@ class PreTokenizerStep {
  public:
   virtual ~PreTokenizerStep() = default;
   virtual void split(Piece piece, RegexScratch& scratch, PieceSink sink) const = 0;
+  virtual double growth() const { return 1; }  ///< how many times longer text can become, at most
 };
 
 class PreTokenizer {

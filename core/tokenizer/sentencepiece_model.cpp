@@ -123,7 +123,8 @@ Status parse_trainer_spec(std::string_view message, SentencePieceModel& model) {
 
 // The normalizer's table: the size of a double array in bytes (uint32), the array (uint32 units, as Darts-clone lays
 // them out), then texts that each end in NUL. A unit with bit 31 set is a leaf and holds the offset of a text; from any
-// other unit at i, the next is at i ^ offset ^ byte, so a block of 256 must exist at i ^ offset.
+// other unit at i, the next is at i ^ offset ^ byte, so a block of 256 must exist at i ^ offset; with bit 8 set, the
+// unit at i ^ offset is a leaf.
 Status check_charsmap(std::string_view blob) {
   if (blob.empty()) return ok_status();
   uint32_t array_bytes = 0;
@@ -137,16 +138,22 @@ Status check_charsmap(std::string_view blob) {
   if (texts.back() != '\0') return bad_input("the texts have no end");
   if (!is_valid_utf8(texts)) return bad_input("the texts are not UTF-8");
   const uint32_t units = array_bytes / 4;
-  for (uint32_t i = 0; i < units; ++i) {
+  const auto unit_at = [&](uint32_t i) {
     uint32_t unit = 0;
     std::memcpy(&unit, blob.data() + static_cast<size_t>(i) * 4, sizeof unit);
+    return unit;
+  };
+  for (uint32_t i = 0; i < units; ++i) {
+    const uint32_t unit = unit_at(i);
     if (unit >> 31) {
       const uint32_t offset = unit & 0x7FFFFFFF;
-      const bool starts_text = offset < texts.size() && (offset == 0 || (texts[offset] & 0xC0) != 0x80);
+      const bool starts_text = offset < texts.size() && (texts[offset] & 0xC0) != 0x80;
       if (!starts_text) return bad_input("the double array points outside of the texts");
     } else {
-      const uint32_t offset = (unit >> 10) << ((unit & (1U << 9)) >> 6);
-      if (((i ^ offset) | 0xFF) >= units) return bad_input("the double array points outside of itself");
+      const uint32_t next = i ^ (unit >> 10) << ((unit & (1U << 9)) >> 6);
+      if ((next | 0xFF) >= units) return bad_input("the double array points outside of itself");
+      const bool has_leaf = unit >> 8 & 1;
+      if (has_leaf && unit_at(next) >> 31 == 0) return bad_input("the double array has a leaf that is none");
     }
   }
   return ok_status();

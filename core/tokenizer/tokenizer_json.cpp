@@ -13,6 +13,7 @@ namespace autoglm::tokenizer {
 namespace {
 
 constexpr size_t kMaxDepth = 100;
+constexpr size_t kMaxAddedTokenBytes = 4096;  // the time of a search grows with it
 
 // Reads the document in one pass. model.vocab and model.merges, which may have half a million entries, go straight into
 // their tables; everything else becomes a small Json.
@@ -189,6 +190,7 @@ Result<Bpe> parse_model(DocumentReader& reader, bool byte_level) {
 Result<AddedToken> parse_added_token(const Json& spec) {
   AddedToken token;
   AUTOGLM_ASSIGN_OR_RETURN(token.content, string_member(spec, "content"));
+  if (token.content.size() > kMaxAddedTokenBytes) return bad_input("'content' is longer than 4096 bytes");
   const Json* id = find_member(spec, "id");
   if (!id) return bad_input("'id' is missing");
   AUTOGLM_ASSIGN_OR_RETURN(token.id, token_id(*id));

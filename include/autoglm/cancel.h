@@ -1,8 +1,8 @@
 #pragma once
 /// CancelToken: asks long work to stop. Set from any thread or from a signal handler.
-#include <atomic>
-
 #include <autoglm/status.h>
+
+#include <atomic>
 
 namespace autoglm {
 

@@ -20,18 +20,20 @@
 namespace autoglm {
 
 struct CompressOptions {
-  std::string model;    ///< a checkpoint folder, or a Hugging Face id that the local cache holds
-  std::string output;   ///< the artifact's folder; "": MODEL's name and the quantization, in the working directory
-  bool overwrite = false;   ///< replace an existing artifact
+  std::string model;       ///< a checkpoint folder, or a Hugging Face id that the local cache holds
+  std::string output;      ///< the artifact's folder; "": MODEL's name and the quantization, in the working directory
+  bool overwrite = false;  ///< replace an existing artifact
 
   // The recipe. Every member has an "unset" value, which a recipe file, then the default in brackets, fills.
-  std::string config;       ///< a recipe file (YAML, docs/RECIPES.md)
-  std::string quantization; ///< scheme word: int2..int8, w8a8, fp16, bf16, with -gN, -channel, -asym, ...: "int4-g64-asym" [int4]
-  std::string method;       ///< "gptq", "rtn" [gptq where there is calibration text, else rtn]
-  std::vector<std::string> overrides;  ///< "REGEX=SCHEME[:METHOD]" over module names, SCHEME may be "keep"; the first match decides
-  std::vector<std::string> ignore;     ///< regexes of modules that stay as they are
-  std::string embedding;    ///< scheme word of the embedding [kept]
-  std::string head;         ///< scheme word of the head [kept]
+  std::string config;        ///< a recipe file (YAML, docs/RECIPES.md)
+  std::string quantization;  ///< scheme word: int2..int8, w8a8, fp16, bf16, with -gN, -channel, -asym, ...:
+                             ///< "int4-g64-asym" [int4]
+  std::string method;        ///< "gptq", "rtn" [gptq where there is calibration text, else rtn]
+  std::vector<std::string>
+      overrides;  ///< "REGEX=SCHEME[:METHOD]" over module names, SCHEME may be "keep"; the first match decides
+  std::vector<std::string> ignore;  ///< regexes of modules that stay as they are
+  std::string embedding;            ///< scheme word of the embedding [kept]
+  std::string head;                 ///< scheme word of the head [kept]
 
   // Calibration text: .txt, .jsonl or a folder of them [MODEL/tasks/calibration.jsonl where it exists].
   std::string calibration;
@@ -39,26 +41,26 @@ struct CompressOptions {
   int64_t calibration_length = 0;   ///< tokens of each [512]
 
   // Verification, by a fresh process on the written files.
-  std::string verify;                 ///< none | fast (no longer than compressing took) | full [fast]
-  std::string evaluation;             ///< held-out text [text sampled from the source model; tasks where the folder has them]
-  double max_loss = -1;               ///< contract, as a share (0.03) [none]
-  std::string verifier;               ///< the autoglm program to run [found on PATH]
+  std::string verify;      ///< none | fast (no longer than compressing took) | full [fast]
+  std::string evaluation;  ///< text to measure on [see docs/RECIPES.md]
+  double max_loss = -1;    ///< contract, as a share (0.03) [none]
+  std::string verifier;    ///< the autoglm program to run [found on PATH]
 
   // Bounds and reproducibility.
-  int64_t max_ram = 0;            ///< bytes [what the machine has]
-  int64_t max_shard = 0;          ///< bytes of one weight file [5 GB]
-  int threads = 0;                ///< [all cores]
-  std::optional<uint64_t> seed;   ///< of every random choice [0]
-  std::string device;             ///< cpu | cuda | cuda:N [cpu]
-  std::string compute;            ///< fp32 | bf16 | fp16: type in which blocks are run [fp32]
-  bool dry_run = false;           ///< plan only: nothing is written
+  int64_t max_ram = 0;           ///< bytes [what the machine has]
+  int64_t max_shard = 0;         ///< bytes of one weight file [5 GB]
+  int threads = 0;               ///< [all cores]
+  std::optional<uint64_t> seed;  ///< of every random choice [0]
+  std::string device;            ///< cpu | cuda | cuda:N [cpu]
+  std::string compute;           ///< fp32 | bf16 | fp16: type in which blocks are run [fp32]
+  bool dry_run = false;          ///< plan only: nothing is written
 };
 
 struct CompressOutcome {
-  std::string output;          ///< the folder that was written; "" for a dry run
-  std::string report_json;     ///< report.json, or the plan for a dry run (docs/REPORT.md)
-  std::string summary;         ///< the same for people: a short table
-  Status contract;             ///< kContractBroken when max_loss does not hold; the artifact is kept and marked
+  std::string output;       ///< the folder that was written; "" for a dry run
+  std::string report_json;  ///< report.json, or the plan for a dry run (docs/REPORT.md)
+  std::string summary;      ///< the same for people: a short table
+  Status contract;          ///< kContractBroken when max_loss does not hold; the artifact is kept and marked
 };
 
 /// Blocks until done; `cancel` stops it within a second and leaves nothing behind. One call at a time per process.

@@ -9,13 +9,13 @@
 namespace autoglm {
 
 struct EvaluateOptions {
-  std::string model;          ///< the folder to measure (an artifact or a float checkpoint)
-  std::string source;         ///< what it was made from; "": perplexity, tasks and latency alone
-  std::string evaluation;     ///< .txt, .jsonl or a folder; "": the folder's tasks, else text sampled from the source
-  std::string level = "fast"; ///< fast | full
-  double seconds = 60;        ///< time that `fast` may take
-  double max_loss = -1;       ///< contract, as a share; negative: none
-  int64_t max_ram = 0;        ///< bytes; 0: what the machine has
+  std::string model;           ///< the folder to measure (an artifact or a float checkpoint)
+  std::string source;          ///< what it was made from; "": perplexity, tasks and latency alone
+  std::string evaluation;      ///< .txt, .jsonl or a folder; "": the folder's tasks, else text sampled from the source
+  std::string level = "fast";  ///< fast | full
+  double seconds = 60;         ///< time that `fast` may take
+  double max_loss = -1;        ///< contract, as a share; negative: none
+  int64_t max_ram = 0;         ///< bytes; 0: what the machine has
   int threads = 0;
   uint64_t seed = 0;
   std::string device = "cpu";
@@ -23,7 +23,7 @@ struct EvaluateOptions {
 };
 
 struct EvaluateOutcome {
-  std::string report_json;    ///< the measured part of report.json (docs/REPORT.md)
+  std::string report_json;  ///< the measured part of report.json (docs/REPORT.md)
   std::string summary;
   Status contract;
 };

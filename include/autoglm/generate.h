@@ -12,11 +12,11 @@ namespace autoglm {
 struct GenerateOptions {
   std::string model;
   std::string prompt;
-  std::string system;             ///< system message, with the chat template
-  bool raw = false;               ///< continue the prompt as it is, without the chat template
+  std::string system;  ///< system message, with the chat template
+  bool raw = false;    ///< continue the prompt as it is, without the chat template
   int64_t max_new_tokens = 256;
-  double temperature = 0;         ///< 0: greedy
-  int64_t top_k = 0;              ///< 0: all
+  double temperature = 0;  ///< 0: greedy
+  int64_t top_k = 0;       ///< 0: all
   double top_p = 1;
   uint64_t seed = 0;
   int64_t max_ram = 0;
@@ -32,7 +32,8 @@ struct GenerateOutcome {
 };
 
 /// Calls `on_text` with each piece as it becomes certain (never half a character); it may be empty.
-Result<GenerateOutcome> generate(const GenerateOptions& options, const std::function<void(const std::string&)>& on_text = {},
+Result<GenerateOutcome> generate(const GenerateOptions& options,
+                                 const std::function<void(const std::string&)>& on_text = {},
                                  CancelToken& cancel = CancelToken::global());
 
 }  // namespace autoglm

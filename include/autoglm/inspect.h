@@ -7,12 +7,12 @@
 namespace autoglm {
 
 struct InspectOutcome {
-  std::string json;      ///< config, layers, tensors, bytes, quantization
-  std::string summary;   ///< the same for people
+  std::string json;     ///< config, layers, tensors, bytes, quantization
+  std::string summary;  ///< the same for people
 };
 
-/// `model` is a folder or a Hugging Face id in the local cache. `all_tensors` lists every tensor instead of one line per
-/// layer.
+/// `model` is a folder or a Hugging Face id in the local cache. `all_tensors` lists every tensor instead of one line
+/// per layer.
 Result<InspectOutcome> inspect(const std::string& model, bool all_tensors = false);
 
 }  // namespace autoglm

@@ -351,3 +351,50 @@ def test_broken_contract_keeps_the_artifact_and_marks_it(autoglm, tmp_path):
     contract = json.loads((out / "report.json").read_text())["evaluation"]["contract"]
     assert contract["holds"] is False and contract["loss"] > 0.01
     assert "CONTRACT BROKEN" in (out / "report.md").read_text()
+
+
+def test_patterns_that_are_no_regex_or_take_too_long(autoglm, tmp_path):
+    def refused(*options):
+        autoglm("compress", DEMO, "--method", "rtn", "--verify", "none", "--dry-run", *options).refused(USAGE, "regex")
+
+    refused("--ignore", "(")
+    refused("--ignore", "(" * 10_000)
+    refused("--override", "[a=int8")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("ignore: ['(']\n")
+    refused("--config", recipe)
+    slow = autoglm("compress", DEMO, "--method", "rtn", "--dry-run", "--ignore", r"(([a-z0-9_.])+)+\d$")
+    slow.refused(USAGE, "takes too long", "simpler")
+
+
+def test_output_that_would_replace_what_is_read(autoglm, model, tmp_path):
+    folder = model()
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    before = sorted(f.name for f in folder.iterdir())
+    for output in (folder, link, tmp_path / "." / "model"):
+        done = autoglm("compress", folder, "--method", "rtn", "--verify", "none", "-o", output, "--overwrite")
+        done.refused(USAGE, "would replace", "another folder")
+    text = folder / "text.txt"
+    text.write_text("word " * 5000)
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    autoglm("compress", other, "-o", folder, "--overwrite", "--verify", "none", "--calibration-dataset", text).refused(
+        USAGE, "would replace", "text.txt"
+    )
+    assert sorted(f.name for f in folder.iterdir()) == sorted([*before, "text.txt"])
+
+
+def test_output_that_cannot_be_written_is_no_success(autoglm):
+    with open("/dev/full", "w") as full:
+        process = subprocess.run([AUTOGLM, "inspect", str(DEMO)], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert process.returncode == RESOURCES and "standard output" in process.stderr
+
+
+def test_odd_numbers(autoglm, tmp_path):
+    autoglm("eval", DEMO, "--seconds", "-5").refused(USAGE, "--seconds")
+    autoglm("eval", DEMO, "--level", "ful").refused(USAGE, "'full'")
+    autoglm("compress", DEMO, "--calibration-samples", "0", "--dry-run").refused(USAGE, "--calibration-samples")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("scheme: int4\n---\nscheme: int8\n")
+    autoglm("compress", DEMO, "--config", recipe, "--dry-run").refused(USAGE, "second YAML document")

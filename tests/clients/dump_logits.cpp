@@ -1,7 +1,7 @@
 /// dump_logits FOLDER IDS OUT: runs our decoder in float32 on one sequence and writes its logits.
 ///
 /// IDS is a text file of token ids; OUT receives [tokens, vocab] little-endian float32, nothing else.
-#include <torch/torch.h>
+#include <ATen/ATen.h>
 
 #include <cstdio>
 #include <fstream>
@@ -21,7 +21,7 @@ Status run(const char* folder, const char* ids_file, const char* out_file) {
   std::ifstream in(ids_file);
   for (int64_t id = 0; in >> id;) ids.push_back(id);
 
-  AUTOGLM_ASSIGN_OR_RETURN(at::Tensor hidden, decoder.embed(torch::tensor(ids).unsqueeze(0)));
+  AUTOGLM_ASSIGN_OR_RETURN(at::Tensor hidden, decoder.embed(at::tensor(ids).unsqueeze(0)));
   const auto rotary = decoder.rotary(static_cast<int64_t>(ids.size()));
   for (int64_t layer = 0; layer < decoder.config().num_hidden_layers; ++layer) {
     AUTOGLM_ASSIGN_OR_RETURN(const auto block, decoder.load_block(layer));

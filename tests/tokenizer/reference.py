@@ -17,6 +17,9 @@ CACHE = ROOT / ".cache" / "tokenizers"
 DEMO = ROOT / "models" / "glm-phone-demo"
 TOOL = os.environ.get("TOKENIZE_FILE", str(ROOT / "build/release/tests/tokenizer/tokenize_file"))
 
+# Sanitized builds are slow, and one build's full run is enough: these divide the amount of text.
+DIVISOR = int(os.environ.get("TOKENIZER_TEST_DIVISOR", "1"))
+
 SENTENCEPIECE_SOURCE = "sentencepiece==0.2.3"
 
 

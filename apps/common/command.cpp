@@ -1,0 +1,138 @@
+#include "apps/common/command.h"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <exception>
+
+#include "core/base/cancel.h"
+#include "core/base/log.h"
+#include "core/base/memory.h"
+#include "core/base/progress.h"
+#include "core/base/share.h"
+#include "core/base/suggest.h"
+
+namespace autoglm::cli {
+namespace {
+
+/// Of the messages; run_program sets it before any thread starts.
+std::string& program_name() {
+  static std::string name = "autoglm";
+  return name;
+}
+
+/// A line for options that no one knows, with the nearest known one; OK when there is none.
+Status check_extras(const CLI::App& app) {
+  const std::vector<std::string> extras = app.remaining();
+  if (extras.empty()) return ok_status();
+  const std::string word = extras.front().substr(0, extras.front().find('='));
+  const std::string help = fmt::format("{} {} --help", program_name(), app.get_name());
+  if (word.rfind('-', 0) != 0) return invalid_argument(fmt::format("unexpected argument '{}' ({})", word, help));
+  std::vector<std::string> known;
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+  }
+  const std::string guess = nearest(word, known);
+  return invalid_argument(fmt::format("unknown option '{}'{} ({} lists them)", word,
+                                      guess.empty() ? "" : fmt::format("; did you mean '{}'?", guess), help));
+}
+
+int unknown_command(const std::vector<Command>& commands, const std::string& word) {
+  std::vector<std::string> known;
+  for (const Command& command : commands) known.push_back(command.app->get_name());
+  return fail(invalid_argument(unknown_word("command", word, known)));
+}
+
+int run(CLI::App& root, const std::vector<Command>& commands, int argc, char** argv) {
+  try {
+    root.parse(argc, argv);
+  } catch (const CLI::Success& help) {
+    return root.exit(help);
+  } catch (const CLI::ParseError& error) {
+    return fail(invalid_argument(error.what()));
+  }
+  for (const Command& command : commands) {
+    if (!command.app->parsed()) continue;
+    if (const auto status = check_extras(*command.app); !status.ok()) return fail(status);
+    setup_logging(command.output->quiet     ? Verbosity::kQuiet
+                  : command.output->verbose ? Verbosity::kVerbose
+                                            : Verbosity::kNormal);
+    Progress::set_enabled(!command.output->quiet);
+    return command.run();
+  }
+  if (!root.remaining().empty()) return unknown_command(commands, root.remaining().front());
+  std::fputs(root.help().c_str(), stdout);
+  return 0;
+}
+
+}  // namespace
+
+Command add_command(CLI::App& root, const std::string& name, const std::string& description,
+                    const std::string& example) {
+  Command command;
+  command.app = root.add_subcommand(name, description);
+  command.app->footer("Example:\n  " + example);
+  command.app->allow_extras();  // so that check_extras can name the option that was meant
+  command.output = std::make_shared<Output>();
+  command.app->add_flag("--json", command.output->json, "print the result as JSON");
+  command.app->add_flag("--quiet", command.output->quiet, "print errors and the result alone, no progress");
+  command.app->add_flag("--verbose", command.output->verbose, "say more about what is done");
+  return command;
+}
+
+CLI::Option* add_bytes(CLI::App& app, const std::string& name, int64_t& bytes, const std::string& description) {
+  return app.add_option_function<std::string>(
+      name,
+      [&bytes, name](const std::string& text) {
+        const auto parsed = parse_bytes(text);
+        if (!parsed.ok()) throw CLI::ValidationError(name, parsed.status().message());
+        bytes = *parsed;
+      },
+      description);
+}
+
+CLI::Option* add_share(CLI::App& app, const std::string& name, double& share, const std::string& description) {
+  return app.add_option_function<std::string>(
+      name,
+      [&share, name](const std::string& text) {
+        const auto parsed = parse_share(text);
+        if (!parsed.ok()) throw CLI::ValidationError(name, parsed.status().message());
+        share = *parsed;
+      },
+      description);
+}
+
+int fail(const Status& status) {
+  if (status.code() == StatusCode::kCancelled) {
+    std::fprintf(stderr, "%s: cancelled\n", program_name().c_str());
+    return static_cast<int>(status.code());
+  }
+  std::fprintf(stderr, "%s: %s: %s\n", program_name().c_str(), std::string(to_string(status.code())).c_str(),
+               status.message().c_str());
+  return static_cast<int>(status.code());
+}
+
+void print(const Output& output, const std::string& json, const std::string& summary) {
+  const std::string& text = output.json ? json : summary;
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  if (text.empty() || text.back() != '\n') std::fputc('\n', stdout);
+}
+
+int run_program(CLI::App& root, const std::function<std::vector<Command>(CLI::App&)>& add_commands, int argc,
+                char** argv) {
+  install_signal_handlers();
+  program_name() = root.get_name();
+  try {
+    root.require_subcommand(0, 1);
+    root.allow_extras();
+    const int code = run(root, add_commands(root), argc, argv);
+    // What could not be printed (a full disk, a closed pipe) was not delivered.
+    const bool delivered = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+    return delivered || code != 0 ? code
+                                  : fail(resource_exhausted("the result could not be written to standard output"));
+  } catch (const std::exception& error) {
+    return fail(internal_error(error.what()));
+  }
+}
+
+}  // namespace autoglm::cli
