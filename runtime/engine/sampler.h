@@ -1,0 +1,49 @@
+#pragma once
+/// Sampler: chooses the next token from its logits.
+#include <cstdint>
+#include <random>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "core/base/status.h"
+
+namespace autoglm::engine {
+
+struct SamplerOptions {
+  double temperature = 0;  ///< 0: greedy, the likeliest token; above: logits are divided by it
+  int64_t top_k = 0;       ///< sample among this many likeliest tokens; 0: all
+  double top_p = 1;        ///< then among the fewest that hold this share of probability (arXiv 1904.09751)
+  double min_p = 0;        ///< then among those at least this share as likely as the likeliest (arXiv 2407.01082)
+  double repetition_penalty = 1;  ///< of tokens that occurred: logits above 0 are divided by it, others multiplied
+                                  ///< (arXiv 1909.05858, section 4.1, with the signs of transformers)
+  std::vector<std::pair<int32_t, float>> logit_bias;  ///< added to the logits of these ids, before all else
+  uint64_t seed = 0;
+};
+
+/// The same logits, options and seed give the same tokens everywhere: the generator is std::mt19937_64, whose output
+/// the C++ standard fixes, a draw u in [0, 1) is its upper 53 bits times 2^-53, and u picks from the cumulative sum of
+/// the probabilities in falling order (equal logits: lower id first). Not thread-safe.
+class Sampler {
+ public:
+  /// kInvalidArgument: an option out of range, or a bias for an id outside [0, vocab_size).
+  static Result<Sampler> create(const SamplerOptions& options, int64_t vocab_size);
+
+  /// Tells of a token that occurred, in the prompt or generated; only the repetition penalty asks. `id` is in range.
+  void observe(int32_t id);
+
+  /// The id of the chosen token; `logits` [vocab_size] are overwritten. kBadInput: a logit is NaN, or none is finite.
+  Result<int32_t> sample(std::span<float> logits);
+
+ private:
+  Sampler(const SamplerOptions& options, int64_t vocab_size);
+
+  SamplerOptions options_;
+  std::mt19937_64 generator_;
+  std::vector<bool> seen_;          ///< [vocab_size], empty without a penalty
+  std::vector<int32_t> seen_ids_;   ///< the same as a list
+  std::vector<int32_t> order_;      ///< scratch: ids, a heap by likelihood
+  std::vector<double> cumulative_;  ///< scratch
+};
+
+}  // namespace autoglm::engine

@@ -1,0 +1,126 @@
+#include "runtime/engine/sampler.h"
+
+#include <gmock/gmock.h>
+
+#include <cmath>
+#include <map>
+
+namespace autoglm::engine {
+namespace {
+
+using testing::HasSubstr;
+
+int32_t draw(Sampler& sampler, std::vector<float> logits) { return sampler.sample(logits).value(); }
+
+Sampler make(const SamplerOptions& options, int64_t vocab = 5) { return Sampler::create(options, vocab).value(); }
+
+/// Shares of each id over many draws.
+std::map<int32_t, double> shares(const SamplerOptions& options, const std::vector<float>& logits, int draws = 20000) {
+  Sampler sampler = make(options, static_cast<int64_t>(logits.size()));
+  std::map<int32_t, double> counts;
+  for (int i = 0; i < draws; ++i) counts[draw(sampler, logits)] += 1.0 / draws;
+  return counts;
+}
+
+const std::vector<float> kLogits = {std::log(0.1F), std::log(0.4F), std::log(0.05F), std::log(0.3F), std::log(0.15F)};
+
+TEST(Sampler, GreedyTakesTheFirstOfTheLikeliest) {
+  Sampler sampler = make({});
+  EXPECT_EQ(draw(sampler, {1, 3, 2, 3, 0}), 1);
+  EXPECT_EQ(draw(sampler, {-INFINITY, -5, -INFINITY, -4, -9}), 3);
+}
+
+TEST(Sampler, SharesFollowTheProbabilities) {
+  auto found = shares({.temperature = 1}, kLogits);
+  for (int32_t id = 0; id < 5; ++id) EXPECT_NEAR(found[id], std::exp(kLogits[id]), 0.012) << id;
+  found = shares({.temperature = 0.5}, kLogits);  // squares, renormalized: 0.16 of 0.285
+  EXPECT_NEAR(found[1], 0.16 / 0.285, 0.012);
+}
+
+TEST(Sampler, CutsKeepWhatTheyName) {
+  auto found = shares({.temperature = 1, .top_k = 2}, kLogits);
+  EXPECT_EQ(found.size(), 2u);
+  EXPECT_NEAR(found[1], 0.4 / 0.7, 0.012);
+  found = shares({.temperature = 1, .top_p = 0.75}, kLogits);  // 0.4 + 0.3 < 0.75 <= + 0.15
+  EXPECT_EQ(found.size(), 3u);
+  EXPECT_NEAR(found[4], 0.15 / 0.85, 0.012);
+  found = shares({.temperature = 1, .min_p = 0.3}, kLogits);  // at least 0.12
+  EXPECT_EQ(found.size(), 3u);
+  EXPECT_NEAR(found[3], 0.3 / 0.85, 0.012);
+  found = shares({.temperature = 1, .top_k = 3, .top_p = 0.5}, kLogits);  // of 0.85: 0.4 < 0.425 <= 0.7
+  EXPECT_EQ(found.size(), 2u);
+  found = shares({.temperature = 1, .top_p = 1e-9}, kLogits);
+  EXPECT_EQ(found.size(), 1u);
+}
+
+TEST(Sampler, TheSameSeedGivesTheSameTokens) {
+  for (const SamplerOptions& options :
+       {SamplerOptions{.temperature = 1, .seed = 7}, SamplerOptions{.temperature = 1.5, .top_p = 0.9, .seed = 7}}) {
+    Sampler a = make(options), b = make(options);
+    SamplerOptions other = options;
+    other.seed = 8;
+    Sampler c = make(other);
+    int differences = 0;
+    for (int i = 0; i < 200; ++i) {
+      const int32_t token = draw(a, kLogits);
+      EXPECT_EQ(token, draw(b, kLogits));
+      differences += token != draw(c, kLogits);
+    }
+    EXPECT_GT(differences, 50);
+  }
+}
+
+TEST(Sampler, RepetitionPenaltyActsOnTokensThatOccurred) {
+  Sampler sampler = make({.repetition_penalty = 2});
+  EXPECT_EQ(draw(sampler, {1, 3, 2, -1, 0}), 1);
+  sampler.observe(1);
+  sampler.observe(1);  // once, however often it occurred
+  EXPECT_EQ(draw(sampler, {1, 3.9F, 2, -1, 0}), 2);
+  EXPECT_EQ(draw(sampler, {1, 4.1F, 2, -1, 0}), 1);
+  EXPECT_EQ(draw(sampler, {-3, -1, -1.9F, -4, -4}), 2);  // -1 becomes -2
+}
+
+TEST(Sampler, BiasIsAddedAndMinusInfinityForbids) {
+  Sampler sampler = make({.logit_bias = {{1, -INFINITY}, {4, 2.5F}}});
+  EXPECT_EQ(draw(sampler, {1, 9, 2, 0, 0}), 4);
+  EXPECT_EQ(draw(sampler, {1, 9, 3, 0, 0}), 2);
+}
+
+TEST(Sampler, ManyEqualLogitsAreDrawnAlike) {
+  const auto found = shares({.temperature = 1, .top_p = 0.5}, std::vector<float>(64, 1.0F));
+  EXPECT_EQ(found.size(), 32u);
+  EXPECT_EQ(found.rbegin()->first, 31);  // of equals the lower ids
+}
+
+TEST(Sampler, RefusesWhatIsNoNumber) {
+  Sampler sampler = make({.temperature = 1});
+  std::vector<float> logits = {1, NAN, 2, 0, 0};
+  EXPECT_THAT(sampler.sample(logits).status().message(), HasSubstr("NaN"));
+  logits.assign(5, -INFINITY);
+  EXPECT_THAT(sampler.sample(logits).status().message(), HasSubstr("not finite"));
+  logits.assign(5, INFINITY);
+  EXPECT_FALSE(sampler.sample(logits).ok());
+  std::vector<float> none;
+  EXPECT_FALSE(sampler.sample(none).ok());
+}
+
+TEST(Sampler, RefusesOptionsOutOfRange) {
+  const auto message = [](const SamplerOptions& options) {
+    const Status status = Sampler::create(options, 5).status();
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+    return status.message();
+  };
+  EXPECT_THAT(message({.temperature = -1}), HasSubstr("temperature is -1"));
+  EXPECT_THAT(message({.temperature = NAN}), HasSubstr("temperature"));
+  EXPECT_THAT(message({.top_k = -1}), HasSubstr("top_k"));
+  EXPECT_THAT(message({.top_p = 0}), HasSubstr("top_p is 0"));
+  EXPECT_THAT(message({.top_p = 1.5}), HasSubstr("top_p"));
+  EXPECT_THAT(message({.min_p = -0.1}), HasSubstr("min_p"));
+  EXPECT_THAT(message({.repetition_penalty = 0}), HasSubstr("repetition_penalty"));
+  EXPECT_THAT(message({.logit_bias = {{5, 1.0F}}}), HasSubstr("token id 5"));
+  EXPECT_THAT(message({.logit_bias = {{-1, 1.0F}}}), HasSubstr("token id -1"));
+  EXPECT_THAT(message({.logit_bias = {{1, NAN}}}), HasSubstr("logit_bias"));
+}
+
+}  // namespace
+}  // namespace autoglm::engine

@@ -1,0 +1,88 @@
+#pragma once
+/// WeightReader: the weights of a checkpoint folder, float or quantized by compressed-tensors, as kernels take them.
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/base/cancel.h"
+#include "core/base/status.h"
+#include "core/format/checkpoint.h"
+#include "core/format/model_config.h"
+#include "core/format/quant_scheme.h"
+#include "core/format/tensor_layout.h"
+#include "runtime/kernels/packed_weight.h"
+#include "runtime/kernels/thread_pool.h"
+
+namespace autoglm::engine {
+
+/// How the input of a linear is quantized, where the artifact asks for it.
+struct InputQuant {
+  format::QuantArgs args;
+  float scale = 0;  ///< static: of the whole tensor; dynamic: 0
+  float zero_point = 0;
+  bool operator==(const InputQuant&) const = default;
+};
+
+/// y = x W^T + b, of one module or of several that share their input, one below the other.
+struct Linear {
+  kernels::PackedWeight weight;
+  std::vector<float> bias;  ///< [rows]; empty: none
+  std::optional<InputQuant> input;
+};
+
+/// Keeps the files mapped: float weights are used where they lie, so it must outlive what it loaded. Immutable;
+/// thread-safe.
+class WeightReader {
+ public:
+  static constexpr int64_t kPieceElements = 1 << 20;  ///< of a weight decoded at a time, by each thread
+
+  /// kBadInput: not a model folder, tensors that contradict config.json, a quantization that cannot be read or run.
+  static Result<WeightReader> open(const std::filesystem::path& folder);
+
+  const format::ModelConfig& config() const { return config_; }
+  const format::TensorLayout& layout() const { return layout_; }
+  const format::Checkpoint& checkpoint() const { return *checkpoint_; }
+  const std::optional<format::QuantConfig>& quant_config() const { return quant_config_; }
+
+  /// The embedding, or the head that is stored or tied to it.
+  const format::ModuleSpec& embedding() const { return *layout_.find(format::Role::kEmbedding); }
+  const format::ModuleSpec& head() const;
+
+  /// How a matrix is packed when it is loaded on its own.
+  Result<kernels::PackedShape> packed_shape(const format::ModuleSpec& module) const;
+
+  /// Bytes that `linears` will give to a module: packed in memory, or mapped.
+  struct Bytes {
+    int64_t packed = 0, mapped = 0;
+  };
+  Result<Bytes> predict(const format::ModuleSpec& module) const;
+  int64_t stored_bytes(const format::ModuleSpec& module) const;  ///< of its tensors in the files
+
+  /// Modules that share their input, joined into one matrix where their layouts allow it. Decoded in pieces by all
+  /// threads of `pool`; pages of the file that were only read are given back.
+  Result<std::vector<Linear>> linears(const std::vector<const format::ModuleSpec*>& modules, kernels::ThreadPool& pool,
+                                      const CancelToken* cancel) const;
+
+  /// A norm, a bias or the like as floats; kBadInput names an element that is not finite.
+  Result<std::vector<float>> vector(const std::string& name) const;
+
+  /// Row `id` of the embedding; `out` holds hidden_size floats. `id` is in range.
+  Status embedding_row(int64_t id, std::span<float> out) const;
+
+ private:
+  WeightReader() = default;
+  Result<const format::QuantScheme*> scheme_of(const format::ModuleSpec& module) const;
+  Result<std::optional<InputQuant>> input_quant(const format::ModuleSpec& module) const;
+  Result<Linear> load(const std::vector<const format::ModuleSpec*>& modules, const kernels::PackedShape& shape,
+                      kernels::ThreadPool& pool, const CancelToken* cancel) const;
+  void release(const std::string& module) const;
+
+  format::ModelConfig config_;
+  std::shared_ptr<const format::Checkpoint> checkpoint_;
+  format::TensorLayout layout_;
+  std::optional<format::QuantConfig> quant_config_;
+};
+
+}  // namespace autoglm::engine

@@ -1,0 +1,51 @@
+#pragma once
+/// Matrix products on all threads of a pool.
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "runtime/kernels/kernels.h"
+#include "runtime/kernels/packed_weight.h"
+#include "runtime/kernels/thread_pool.h"
+
+namespace autoglm::kernels {
+
+/// y = x W^T + bias: y[t, r] = sum_c x[t, c] * w[r, c] + bias[r].
+struct LinearCall {
+  const PackedWeight* weight = nullptr;
+  const float* x = nullptr;  ///< [m, cols], x_stride floats between tokens
+  int64_t x_stride = 0;
+  int64_t m = 0;
+  const float* bias = nullptr;  ///< [rows] or nullptr
+  float* y = nullptr;           ///< [m, rows], y_stride floats between tokens; overlaps no x
+  int64_t y_stride = 0;
+};
+
+enum class Compute : uint8_t {
+  kFloat,  ///< activations as they are
+  kInt8    ///< activations of quantized weights rounded to int8 for each token; float weights as with kFloat
+};
+
+/// Runs linears with one table and one pool, and owns the buffers that they need in between, which grow to the largest
+/// call and stay. Not thread-safe. Results do not depend on how work is split.
+class Linear {
+ public:
+  /// Both outlive it.
+  Linear(const Kernels& kernels, ThreadPool& pool) : kernels_(kernels), pool_(pool) {}
+
+  /// Calls that do not depend on one another share the threads (q, k and v; the experts of a layer). `input_scale` is
+  /// the artifact's static scale of the activations with Compute::kInt8; 0: found for each token.
+  void run(std::span<const LinearCall> calls, Compute compute, float input_scale = 0);
+  void run(const LinearCall& call, Compute compute, float input_scale = 0) { run({&call, 1}, compute, input_scale); }
+
+ private:
+  const Kernels& kernels_;
+  ThreadPool& pool_;
+  std::vector<LinearTask> tasks_;
+  std::vector<float> spread_;  ///< inputs moved to packed columns
+  std::vector<int8_t> xq_;
+  std::vector<float> x_scales_;
+  std::vector<int32_t> x_sums_;
+};
+
+}  // namespace autoglm::kernels
