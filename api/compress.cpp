@@ -21,10 +21,10 @@
 #include "core/base/progress.h"
 #include "core/eval/dataset.h"
 #include "core/eval/report.h"
-#include "core/eval/stored_model.h"
 #include "core/eval/tasks.h"
 #include "core/format/checkpoint_writer.h"
 #include "core/format/display.h"
+#include "core/format/stored_model.h"
 
 namespace autoglm {
 namespace {
@@ -239,7 +239,7 @@ class Compression {
   }
 
   static Result<eval::ModelFacts> facts(const fs::path& folder) {
-    AUTOGLM_ASSIGN_OR_RETURN(const auto model, eval::StoredModel::open(folder));
+    AUTOGLM_ASSIGN_OR_RETURN(const auto model, format::StoredModel::open(folder));
     return api::model_facts(model, folder);
   }
 

@@ -18,8 +18,8 @@
 #include "core/base/memory.h"
 #include "core/eval/dataset.h"
 #include "core/eval/report.h"
-#include "core/eval/stored_model.h"
 #include "core/eval/tasks.h"
+#include "core/format/stored_model.h"
 
 namespace autoglm {
 namespace {
@@ -76,11 +76,11 @@ class Measurement {
     threads_ = api::use_threads(options_.threads);
     AUTOGLM_ASSIGN_OR_RETURN(const auto engine, api::decoder_options(options_.device, options_.compute));
     AUTOGLM_ASSIGN_OR_RETURN(folder_, api::find_model(options_.model));
-    AUTOGLM_ASSIGN_OR_RETURN(files_, eval::StoredModel::open(folder_));
+    AUTOGLM_ASSIGN_OR_RETURN(files_, format::StoredModel::open(folder_));
     AUTOGLM_ASSIGN_OR_RETURN(decoder_, model::Decoder::open(folder_, engine));
     if (!options_.source.empty()) {
       AUTOGLM_ASSIGN_OR_RETURN(reference_, api::find_model(options_.source));
-      AUTOGLM_ASSIGN_OR_RETURN(source_files_, eval::StoredModel::open(reference_));
+      AUTOGLM_ASSIGN_OR_RETURN(source_files_, format::StoredModel::open(reference_));
       AUTOGLM_ASSIGN_OR_RETURN(source_decoder_, model::Decoder::open(reference_, engine));
       if (source_decoder_->config().vocab_size != decoder_->config().vocab_size) {
         return bad_input(fmt::format("{} was not made from {}: their vocabularies have {} and {} tokens",
@@ -176,7 +176,7 @@ class Measurement {
   int threads_ = 1;
   eval::VerifyLevel level_ = eval::VerifyLevel::kFast;
   fs::path folder_, reference_;  // the model measured; the source, or the model itself without one
-  std::optional<eval::StoredModel> files_, source_files_;
+  std::optional<format::StoredModel> files_, source_files_;
   std::optional<model::Decoder> decoder_, source_decoder_;
   std::unique_ptr<tokenizer::Tokenizer> tokenizer_;  // null where the folder has none
   eval::EvaluateInputs inputs_;

@@ -4,7 +4,7 @@
 
 namespace autoglm::api {
 
-eval::ModelFacts model_facts(const eval::StoredModel& model, const std::filesystem::path& folder) {
+eval::ModelFacts model_facts(const format::StoredModel& model, const std::filesystem::path& folder) {
   const eval::Sizes sizes = eval::measure_sizes(model, nullptr);
   return {folder.string(),           std::string(to_string(model.config.family)),
           model.config.architecture, model.describe(),

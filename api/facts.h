@@ -3,10 +3,10 @@
 #include <filesystem>
 
 #include "core/eval/report.h"
-#include "core/eval/stored_model.h"
+#include "core/format/stored_model.h"
 
 namespace autoglm::api {
 
-eval::ModelFacts model_facts(const eval::StoredModel& model, const std::filesystem::path& folder);
+eval::ModelFacts model_facts(const format::StoredModel& model, const std::filesystem::path& folder);
 
 }  // namespace autoglm::api

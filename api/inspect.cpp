@@ -9,8 +9,8 @@
 #include "compress/tensor/bridge.h"
 #include "core/base/memory.h"
 #include "core/eval/sizes.h"
-#include "core/eval/stored_model.h"
 #include "core/eval/table.h"
+#include "core/format/stored_model.h"
 
 namespace autoglm {
 namespace {
@@ -25,26 +25,19 @@ ordered_json config_json(const format::ModelConfig& config) {
 
 std::string shape_text(const format::Shape& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
 
-// Everything stored for one module: bytes of its tensors, by their common name.
-int64_t module_bytes(const eval::StoredModel& model, const format::ModuleSpec& module) {
-  int64_t bytes = 0;
-  for (const char* suffix :
-       {".weight", ".bias", ".weight_packed", ".weight_scale", ".weight_zero_point", ".weight_shape"}) {
-    if (const auto* tensor = model.checkpoint.find(module.name + suffix)) bytes += tensor->nbytes;
-  }
-  if (bytes == 0) {  // a module whose name is the tensor's own
-    if (const auto* tensor = model.checkpoint.find(module.weight_name())) bytes = tensor->nbytes;
-  }
-  return bytes;
+// Everything stored for one module.
+int64_t module_bytes(const format::StoredModel& model, const format::ModuleSpec& module) {
+  const auto* bias = module.has_bias ? model.checkpoint.find(module.bias_name()) : nullptr;
+  return model.weight_bytes(module) + (bias != nullptr ? bias->nbytes : 0);
 }
 
-std::string storage(const eval::StoredModel& model, const format::ModuleSpec& module) {
-  if (const auto* scheme = model.scheme_of(module)) return eval::describe(*scheme);
+std::string storage(const format::StoredModel& model, const format::ModuleSpec& module) {
+  if (const auto* scheme = model.scheme_of(module)) return format::describe(*scheme);
   const auto* tensor = model.checkpoint.find(module.weight_name());
   return tensor != nullptr ? std::string(to_string(tensor->dtype)) : "";
 }
 
-ordered_json modules_json(const eval::StoredModel& model) {
+ordered_json modules_json(const format::StoredModel& model) {
   ordered_json out = ordered_json::array();
   for (const auto& module : model.layout.modules()) {
     out.push_back({{"name", module.name},
@@ -57,7 +50,7 @@ ordered_json modules_json(const eval::StoredModel& model) {
   return out;
 }
 
-std::string modules_text(const eval::StoredModel& model) {
+std::string modules_text(const format::StoredModel& model) {
   eval::Table table({"module", "shape", "storage", "bytes"});
   for (const auto& module : model.layout.modules()) {
     table.add_row(
@@ -98,7 +91,7 @@ ordered_json sizes_json(const eval::Sizes& sizes) {
 }
 
 // One line per layer: its bytes and how its weights are stored, layers that are alike taken together.
-std::string layers_text(const eval::StoredModel& model) {
+std::string layers_text(const format::StoredModel& model) {
   struct Run {
     int64_t first, last;
     int64_t bytes;
@@ -131,7 +124,7 @@ std::string layers_text(const eval::StoredModel& model) {
 
 Result<InspectOutcome> run(const std::string& name, bool all_tensors) {
   AUTOGLM_ASSIGN_OR_RETURN(const auto folder, api::find_model(name));
-  AUTOGLM_ASSIGN_OR_RETURN(const auto model, eval::StoredModel::open(folder));
+  AUTOGLM_ASSIGN_OR_RETURN(const auto model, format::StoredModel::open(folder));
   const eval::Sizes sizes = eval::measure_sizes(model, nullptr);
   const auto others = model.layout.others(model.checkpoint);
 

@@ -59,8 +59,7 @@ std::function<Status(const json&, Settings&)> whole(T Settings::*member) {
 
 Status read_share(const json& value, Settings& settings) {
   if (!value.is_string() && !value.is_number()) return wrong("a share such as 3%");
-  AUTOGLM_ASSIGN_OR_RETURN(settings.max_loss,
-                           parse_share(value.is_string() ? value.get<std::string>() : value.dump()));
+  AUTOGLM_ASSIGN_OR_RETURN(settings.max_loss, parse_share(value.is_string() ? value.get<std::string>() : value.dump()));
   return ok_status();
 }
 

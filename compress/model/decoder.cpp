@@ -11,7 +11,6 @@
 
 #include "compress/model/layers.h"
 #include "compress/tensor/bridge.h"
-#include "core/format/display.h"
 #include "core/format/quantized_weight.h"
 
 namespace autoglm::model {
@@ -27,18 +26,8 @@ int64_t rows_per_piece(const ModuleSpec& module) {
 }
 
 /// Activations are quantized here as they come; ranges found by calibration are not used.
-Status check_activations(const format::QuantConfig& config) {
-  for (const auto& [name, scheme] : config.config_groups) {
-    if (!scheme.input_activations) continue;
-    const format::QuantArgs& args = *scheme.input_activations;
-    const bool known = args.strategy == format::Strategy::kToken || args.strategy == format::Strategy::kTensor;
-    if (args.dynamic && known) continue;
-    return bad_input(
-        fmt::format("quantization_config: {}: input_activations of strategy {}, {}, are not supported; dynamic "
-                    "token and tensor are",
-                    name, to_string(args.strategy), args.dynamic ? "dynamic" : "static"));
-  }
-  return ok_status();
+bool runs(const format::QuantArgs& args) {
+  return args.dynamic && (args.strategy == format::Strategy::kToken || args.strategy == format::Strategy::kTensor);
 }
 
 }  // namespace
@@ -52,60 +41,34 @@ Result<Decoder> Decoder::open(const std::filesystem::path& folder, const Decoder
     }
     Decoder decoder;
     decoder.options_ = options;
-    AUTOGLM_ASSIGN_OR_RETURN(decoder.config_, format::ModelConfig::load(folder));
-    AUTOGLM_ASSIGN_OR_RETURN(format::Checkpoint checkpoint, format::Checkpoint::open(folder));
-    decoder.checkpoint_ = std::make_shared<const format::Checkpoint>(std::move(checkpoint));
-    AUTOGLM_ASSIGN_OR_RETURN(decoder.layout_, format::TensorLayout::resolve(decoder.config_, *decoder.checkpoint_));
-    if (decoder.config_.raw.contains("quantization_config")) {
-      const std::string where = format::display_path(folder / "config.json");
-      auto parsed = format::QuantConfig::parse(decoder.config_.raw.at("quantization_config"));
-      if (!parsed.ok()) return parsed.status().with_context(where);
-      if (Status status = check_activations(*parsed); !status.ok()) return status.with_context(where);
-      decoder.quant_config_ = *std::move(parsed);
-    }
-    const ModuleSpec* norm = decoder.layout_.find(Role::kFinalNorm);
+    AUTOGLM_ASSIGN_OR_RETURN(format::StoredModel stored, format::StoredModel::open(folder));
+    AUTOGLM_RETURN_IF_ERROR(stored.check_activations(runs, "dynamic token and tensor"));
+    decoder.stored_ = std::make_shared<const format::StoredModel>(std::move(stored));
+    const ModuleSpec* norm = decoder.layout().find(Role::kFinalNorm);
     AUTOGLM_ASSIGN_OR_RETURN(decoder.final_norm_,
-                             tensor::load(*decoder.checkpoint_, norm->weight_name(), options.compute, options.device));
+                             tensor::load(decoder.checkpoint(), norm->weight_name(), options.compute, options.device));
     return decoder;
   });
 }
 
-const ModuleSpec& Decoder::head() const {
-  const ModuleSpec* own = layout_.find(Role::kHead);
-  return own != nullptr ? *own : *layout_.find(Role::kEmbedding);
-}
-
-Result<const format::QuantScheme*> Decoder::scheme_of(const ModuleSpec& module) const {
-  const std::string_view type = module.role == Role::kEmbedding ? "Embedding" : "Linear";
-  const format::QuantScheme* scheme = quant_config_ ? quant_config_->scheme_for(module.name, type) : nullptr;
-  if (scheme != nullptr && scheme->weights) return scheme;
-  const format::TensorInfo* weight = checkpoint_->find(module.weight_name());
-  if (weight != nullptr && format::is_float(weight->dtype)) return nullptr;
-  return bad_input(
-      fmt::format("{}: module {} is stored quantized, but no scheme of config.json's quantization_config names it",
-                  format::display_path(checkpoint_->folder()), format::display(module.name)));
-}
-
-Status Decoder::load_rows(const ModuleSpec& module, const format::QuantScheme* scheme, int64_t first,
-                          const at::Tensor& out) const {
-  if (scheme == nullptr) return tensor::load_rows_into(*checkpoint_, module.weight_name(), first, out);
-  AUTOGLM_ASSIGN_OR_RETURN(const format::QuantizedWeight rows,
-                           format::decode_rows(*checkpoint_, module.name, *scheme, quant_config_->format_of(*scheme),
-                                               module.shape, first, out.size(0)));
-  for (const char* suffix : {".weight", ".weight_packed", ".weight_scale", ".weight_zero_point"}) {
-    if (const std::string name = module.name + suffix; checkpoint_->find(name) != nullptr) checkpoint_->release(name);
-  }
+Status Decoder::load_rows(const ModuleSpec& module, int64_t first, const at::Tensor& out) const {
+  const format::QuantScheme* scheme = stored_->scheme_of(module);
+  if (scheme == nullptr) return tensor::load_rows_into(checkpoint(), module.weight_name(), first, out);
+  AUTOGLM_ASSIGN_OR_RETURN(
+      const format::QuantizedWeight rows,
+      format::decode_rows(checkpoint(), module.name, *scheme, stored_->quantization->format_of(*scheme), module.shape,
+                          first, out.size(0)));
+  stored_->release_weight(module);
   tensor::dequantize_into(rows, out);
   return ok_status();
 }
 
 Result<at::Tensor> Decoder::load_weight(const ModuleSpec& module, at::ScalarType type) const {
   return tensor::guarded([&]() -> Result<at::Tensor> {
-    AUTOGLM_ASSIGN_OR_RETURN(const format::QuantScheme* scheme, scheme_of(module));
     at::Tensor out = at::empty(module.shape, at::TensorOptions().dtype(type).device(options_.device));
     const int64_t rows = module.shape[0], step = rows_per_piece(module);
     for (int64_t first = 0; first < rows; first += step) {
-      AUTOGLM_RETURN_IF_ERROR(load_rows(module, scheme, first, out.narrow(0, first, std::min(step, rows - first))));
+      AUTOGLM_RETURN_IF_ERROR(load_rows(module, first, out.narrow(0, first, std::min(step, rows - first))));
     }
     return out;
   });
@@ -117,16 +80,16 @@ Result<Linear> Decoder::load_linear(const ModuleSpec& module) const {
   AUTOGLM_ASSIGN_OR_RETURN(linear.weight, load_weight(module, options_.compute));
   if (module.has_bias) {
     AUTOGLM_ASSIGN_OR_RETURN(linear.bias,
-                             tensor::load(*checkpoint_, module.bias_name(), options_.compute, options_.device));
+                             tensor::load(checkpoint(), module.bias_name(), options_.compute, options_.device));
   }
-  AUTOGLM_ASSIGN_OR_RETURN(const format::QuantScheme* scheme, scheme_of(module));
+  const format::QuantScheme* scheme = stored_->scheme_of(module);
   if (scheme != nullptr) linear.input_activations = scheme->input_activations;
   return linear;
 }
 
 Status Decoder::load_module(const ModuleSpec& module, Block& block) const {
   const auto vector = [&](at::Tensor& into, at::ScalarType type) -> Status {
-    AUTOGLM_ASSIGN_OR_RETURN(into, tensor::load(*checkpoint_, module.weight_name(), type, options_.device));
+    AUTOGLM_ASSIGN_OR_RETURN(into, tensor::load(checkpoint(), module.weight_name(), type, options_.device));
     return ok_status();
   };
   switch (module.role) {
@@ -160,19 +123,19 @@ Status Decoder::load_module(const ModuleSpec& module, Block& block) const {
 
 Result<Block> Decoder::load_block(int64_t layer, const CancelToken* cancel) const {
   return tensor::guarded([&]() -> Result<Block> {
-    if (layer < 0 || layer >= config_.num_hidden_layers) {
+    if (layer < 0 || layer >= config().num_hidden_layers) {
       return invalid_argument(
-          fmt::format("layer {} does not exist: the model has {}", layer, config_.num_hidden_layers));
+          fmt::format("layer {} does not exist: the model has {}", layer, config().num_hidden_layers));
     }
     Block block;
     block.layer = layer;
-    if (config_.is_moe_layer(layer)) {
-      block.moe.emplace().experts.resize(static_cast<size_t>(config_.n_routed_experts));
-      if (config_.n_shared_experts > 0) block.moe->shared.emplace();
+    if (config().is_moe_layer(layer)) {
+      block.moe.emplace().experts.resize(static_cast<size_t>(config().n_routed_experts));
+      if (config().n_shared_experts > 0) block.moe->shared.emplace();
     } else {
       block.mlp.emplace();
     }
-    for (const ModuleSpec* module : layout_.block(layer)) {
+    for (const ModuleSpec* module : layout().block(layer)) {
       if (cancel != nullptr) AUTOGLM_RETURN_IF_ERROR(cancel->check());
       AUTOGLM_RETURN_IF_ERROR(load_module(*module, block));
     }
@@ -184,7 +147,7 @@ Result<at::Tensor> Decoder::embed(const at::Tensor& ids) const {
   return tensor::guarded([&]() -> Result<at::Tensor> {
     const at::NoGradGuard no_grad;
     const at::Tensor flat = ids.to(at::kCPU, at::kLong).reshape({-1});
-    const ModuleSpec& table = *layout_.find(Role::kEmbedding);
+    const ModuleSpec& table = *layout().find(Role::kEmbedding);
     auto [unique, places] = at::_unique(flat, /*sorted=*/true, /*return_inverse=*/true);
     const int64_t wanted = unique.numel();
     const int64_t* id = unique.const_data_ptr<int64_t>();
@@ -192,14 +155,13 @@ Result<at::Tensor> Decoder::embed(const at::Tensor& ids) const {
       return invalid_argument(fmt::format("token id {} is outside the vocabulary of {}",
                                           id[0] < 0 ? id[0] : id[wanted - 1], table.shape[0]));
     }
-    at::Tensor rows = at::empty({wanted, config_.hidden_size}, final_norm_.options());
-    AUTOGLM_ASSIGN_OR_RETURN(const format::QuantScheme* scheme, scheme_of(table));
+    at::Tensor rows = at::empty({wanted, config().hidden_size}, final_norm_.options());
     for (int64_t begin = 0, end = 0; begin < wanted; begin = end) {
       for (end = begin + 1; end < wanted && id[end] == id[end - 1] + 1;) ++end;
-      AUTOGLM_RETURN_IF_ERROR(load_rows(table, scheme, id[begin], rows.narrow(0, begin, end - begin)));
+      AUTOGLM_RETURN_IF_ERROR(load_rows(table, id[begin], rows.narrow(0, begin, end - begin)));
     }
     std::vector<int64_t> shape = ids.sizes().vec();
-    shape.push_back(config_.hidden_size);
+    shape.push_back(config().hidden_size);
     return rows.index_select(0, places.to(options_.device)).view(shape);
   });
 }
@@ -207,26 +169,26 @@ Result<at::Tensor> Decoder::embed(const at::Tensor& ids) const {
 Result<at::Tensor> Decoder::head_input(const at::Tensor& hidden) const {
   return tensor::guarded([&]() -> Result<at::Tensor> {
     const at::NoGradGuard no_grad;
-    return rms_norm(hidden.to(options_.device), final_norm_, config_.rms_norm_eps);
+    return rms_norm(hidden.to(options_.device), final_norm_, config().rms_norm_eps);
   });
 }
 
 Result<at::Tensor> Decoder::logits(const at::Tensor& hidden) const {
   return tensor::guarded([&]() -> Result<at::Tensor> {
     const at::NoGradGuard no_grad;
-    const ModuleSpec& module = head();
-    at::Tensor x = rms_norm(hidden, final_norm_, config_.rms_norm_eps);
-    AUTOGLM_ASSIGN_OR_RETURN(const format::QuantScheme* scheme, scheme_of(module));
+    const ModuleSpec& module = stored_->head();
+    at::Tensor x = rms_norm(hidden, final_norm_, config().rms_norm_eps);
+    const format::QuantScheme* scheme = stored_->scheme_of(module);
     const bool quantizes = scheme != nullptr && module.role == Role::kHead && scheme->input_activations;
     if (quantizes) x = fake_quantize(x, *scheme->input_activations);
     if (head_.defined()) return at::linear(x, head_).to(at::kFloat);
 
     const int64_t vocab = module.shape[0], step = std::min(vocab, rows_per_piece(module));
     at::Tensor out = at::empty({x.size(0), vocab}, x.options().dtype(at::kFloat));
-    const at::Tensor weight = at::empty({step, config_.hidden_size}, x.options());
+    const at::Tensor weight = at::empty({step, config().hidden_size}, x.options());
     for (int64_t first = 0; first < vocab; first += step) {
       const at::Tensor piece = weight.narrow(0, 0, std::min(step, vocab - first));
-      AUTOGLM_RETURN_IF_ERROR(load_rows(module, scheme, first, piece));
+      AUTOGLM_RETURN_IF_ERROR(load_rows(module, first, piece));
       out.narrow(1, first, piece.size(0)).copy_(at::linear(x, piece));
     }
     return out;
@@ -235,14 +197,14 @@ Result<at::Tensor> Decoder::logits(const at::Tensor& hidden) const {
 
 Status Decoder::keep_head() {
   if (head_.defined()) return ok_status();
-  AUTOGLM_ASSIGN_OR_RETURN(head_, load_weight(head(), options_.compute));
+  AUTOGLM_ASSIGN_OR_RETURN(head_, load_weight(stored_->head(), options_.compute));
   return ok_status();
 }
 
 int64_t Decoder::block_bytes(int64_t layer) const {
   const auto width = static_cast<int64_t>(c10::elementSize(options_.compute));
   int64_t total = 0;
-  for (const ModuleSpec* module : layout_.block(layer)) {
+  for (const ModuleSpec* module : layout().block(layer)) {
     const bool routing = module->role == Role::kRouter || module->role == Role::kRouterCorrection;
     int64_t elements = format::element_count(module->shape).value_or(0);
     if (module->has_bias) elements += module->shape[0];
@@ -253,12 +215,13 @@ int64_t Decoder::block_bytes(int64_t layer) const {
 
 int64_t Decoder::block_bytes() const {
   int64_t largest = 0;
-  for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) largest = std::max(largest, block_bytes(layer));
+  for (int64_t layer = 0; layer < config().num_hidden_layers; ++layer) largest = std::max(largest, block_bytes(layer));
   return largest;
 }
 
 int64_t Decoder::head_bytes() const {
-  return format::element_count(head().shape).value_or(0) * static_cast<int64_t>(c10::elementSize(options_.compute));
+  return format::element_count(stored_->head().shape).value_or(0) *
+         static_cast<int64_t>(c10::elementSize(options_.compute));
 }
 
 }  // namespace autoglm::model

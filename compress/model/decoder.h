@@ -7,15 +7,11 @@
 
 #include <filesystem>
 #include <memory>
-#include <optional>
 
 #include "compress/model/block.h"
 #include "core/base/cancel.h"
 #include "core/base/status.h"
-#include "core/format/checkpoint.h"
-#include "core/format/model_config.h"
-#include "core/format/quant_scheme.h"
-#include "core/format/tensor_layout.h"
+#include "core/format/stored_model.h"
 
 namespace autoglm::model {
 
@@ -30,10 +26,10 @@ class Decoder {
   /// kInvalidArgument: `options`.
   static Result<Decoder> open(const std::filesystem::path& folder, const DecoderOptions& options = {});
 
-  const format::ModelConfig& config() const { return config_; }
-  const format::Checkpoint& checkpoint() const { return *checkpoint_; }
-  const format::TensorLayout& layout() const { return layout_; }
-  const std::optional<format::QuantConfig>& quant_config() const { return quant_config_; }
+  const format::StoredModel& stored() const { return *stored_; }
+  const format::ModelConfig& config() const { return stored_->config; }
+  const format::Checkpoint& checkpoint() const { return stored_->checkpoint; }
+  const format::TensorLayout& layout() const { return stored_->layout; }
   const DecoderOptions& options() const { return options_; }
 
   /// Weights of layer `layer`, dequantized into the compute dtype. The file is read in small pieces whose pages are
@@ -56,7 +52,7 @@ class Decoder {
   Status keep_head();
 
   /// Tables for positions 0..length-1 of a sequence of `length` tokens.
-  Rotary rotary(int64_t length) const { return Rotary::build(config_, length, options_.device); }
+  Rotary rotary(int64_t length) const { return Rotary::build(config(), length, options_.device); }
 
   /// Bytes a block takes in memory in the compute dtype, exactly; and the largest of them all (for memory plans).
   int64_t block_bytes(int64_t layer) const;
@@ -66,20 +62,12 @@ class Decoder {
 
  private:
   Decoder() = default;
-  /// How the weight of `module` is stored: by a scheme, or as floats (nullptr).
-  Result<const format::QuantScheme*> scheme_of(const format::ModuleSpec& module) const;
-  /// Fills `out` [count, cols] with the rows from `first` on of a weight stored by `scheme`; the pages that were read
-  /// are released.
-  Status load_rows(const format::ModuleSpec& module, const format::QuantScheme* scheme, int64_t first,
-                   const at::Tensor& out) const;
+  /// Fills `out` [count, cols] with the rows from `first` on of a weight; the pages that were read are released.
+  Status load_rows(const format::ModuleSpec& module, int64_t first, const at::Tensor& out) const;
   Result<Linear> load_linear(const format::ModuleSpec& module) const;
   Status load_module(const format::ModuleSpec& module, Block& block) const;
-  const format::ModuleSpec& head() const;
 
-  format::ModelConfig config_;
-  std::shared_ptr<const format::Checkpoint> checkpoint_;
-  format::TensorLayout layout_;
-  std::optional<format::QuantConfig> quant_config_;
+  std::shared_ptr<const format::StoredModel> stored_;
   DecoderOptions options_;
   at::Tensor final_norm_, head_;  // head_ only after keep_head()
 };

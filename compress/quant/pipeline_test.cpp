@@ -163,7 +163,7 @@ TEST_P(EveryFamily, StoredAsFloatsGivesTheSameLogits) {
   ASSERT_TRUE(compress(source, scratch / "fp16", recipe_of("fp16", ""), {}).ok());
   const model::Decoder half = model::Decoder::open(scratch / "fp16").value();
   EXPECT_EQ(half.config().dtype, format::DType::kF16);
-  EXPECT_FALSE(half.quant_config().has_value());
+  EXPECT_FALSE(half.stored().quantization.has_value());
   EXPECT_EQ(half.checkpoint().find(half.layout().find(format::Role::kEmbedding)->weight_name())->dtype,
             format::DType::kF16);
 }
@@ -219,7 +219,7 @@ TEST(Pipeline, EmbeddingAndHeadCanBeTargeted) {
     ASSERT_TRUE(done.ok()) << family << ": " << done.status().message();
     const model::Decoder decoder = model::Decoder::open(scratch / "out").value();
     EXPECT_FALSE(decoder.config().tie_word_embeddings);
-    const auto& quantization = *decoder.quant_config();
+    const auto& quantization = *decoder.stored().quantization;
     EXPECT_NE(quantization.scheme_for(decoder.layout().find(format::Role::kEmbedding)->name, "Embedding"), nullptr);
     EXPECT_NE(quantization.scheme_for("lm_head", "Linear"), nullptr);
     const at::Tensor expected = logits_of(kTiny / family, tokens), actual = logits_of(scratch / "out", tokens);

@@ -300,8 +300,8 @@ class Evaluator {
   // ---- weights
 
   Status measure_weights() {
-    const StoredModel& source = *inputs_.source_files;
-    const StoredModel& compressed = *inputs_.compressed_files;
+    const format::StoredModel& source = *inputs_.source_files;
+    const format::StoredModel& compressed = *inputs_.compressed_files;
     const double before = now_();
     const int64_t total = source.checkpoint.total_bytes();
     WeightDiffOptions options;

@@ -14,8 +14,8 @@
 #include "core/base/status.h"
 #include "core/eval/report.h"
 #include "core/eval/scorer.h"
-#include "core/eval/stored_model.h"
 #include "core/eval/tasks.h"
+#include "core/format/stored_model.h"
 #include "core/tokenizer/tokenizer.h"
 
 namespace autoglm::eval {
@@ -38,10 +38,10 @@ inline constexpr int64_t kFirstLatencySteps = 3;  ///< the fewest steps `fast` t
 struct EvaluateInputs {
   std::vector<Tokens> sequences;  ///< held-out text, in the order of its use
   std::vector<Task> tasks;
-  const tokenizer::Tokenizer* tokenizer = nullptr;  ///< for the tasks
-  std::vector<int64_t> stop;                        ///< end tokens of answers
-  const StoredModel* compressed_files = nullptr;    ///< for sizes and weights
-  const StoredModel* source_files = nullptr;
+  const tokenizer::Tokenizer* tokenizer = nullptr;        ///< for the tasks
+  std::vector<int64_t> stop;                              ///< end tokens of answers
+  const format::StoredModel* compressed_files = nullptr;  ///< for sizes and weights
+  const format::StoredModel* source_files = nullptr;
 };
 
 struct EvaluateOptions {

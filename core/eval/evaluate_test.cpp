@@ -197,7 +197,7 @@ TEST(Evaluate, FillsTheContract) {
 
 TEST(Evaluate, MeasuresOnlySizesAtLevelNone) {
   Bench bench;
-  const auto demo = StoredModel::open(std::string(AUTOGLM_SOURCE_DIR) + "/models/glm-phone-demo");
+  const auto demo = format::StoredModel::open(std::string(AUTOGLM_SOURCE_DIR) + "/models/glm-phone-demo");
   ASSERT_TRUE(demo.ok()) << demo.status().message();
   bench.inputs.compressed_files = bench.inputs.source_files = &*demo;
   bench.options.level = VerifyLevel::kNone;

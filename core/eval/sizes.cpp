@@ -49,7 +49,7 @@ struct Inventory {
   int64_t quantized_parameters = 0, quantized_bytes = 0;
 };
 
-Inventory take_inventory(const StoredModel& model) {
+Inventory take_inventory(const format::StoredModel& model) {
   Inventory inventory;
   std::set<std::string> named;
   const auto bytes_of = [&](const std::string& name) -> int64_t {
@@ -91,7 +91,7 @@ double divide(double a, double b) { return b > 0 ? a / b : 0; }
 
 }  // namespace
 
-Sizes measure_sizes(const StoredModel& model, const StoredModel* source) {
+Sizes measure_sizes(const format::StoredModel& model, const format::StoredModel* source) {
   Inventory inventory = take_inventory(model);
   Inventory before = source != nullptr ? take_inventory(*source) : Inventory{};
   Sizes sizes;

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "core/base/status.h"
-#include "core/eval/stored_model.h"
+#include "core/format/stored_model.h"
 
 namespace autoglm::eval {
 
@@ -34,6 +34,6 @@ struct Sizes {
 };
 
 /// `source` may be null.
-Sizes measure_sizes(const StoredModel& model, const StoredModel* source);
+Sizes measure_sizes(const format::StoredModel& model, const format::StoredModel* source);
 
 }  // namespace autoglm::eval

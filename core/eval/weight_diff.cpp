@@ -60,7 +60,7 @@ struct Sums {
 
 class Comparison {
  public:
-  Comparison(const StoredModel& source, const StoredModel& compressed, const WeightDiffOptions& options,
+  Comparison(const format::StoredModel& source, const format::StoredModel& compressed, const WeightDiffOptions& options,
              CancelToken& cancel)
       : source_(source),
         compressed_(compressed),
@@ -120,7 +120,7 @@ class Comparison {
     }
     const std::vector<std::string> stored = written.stored_names();
     tensor.scheme = scheme != nullptr
-                        ? describe(*scheme)
+                        ? format::describe(*scheme)
                         : std::string(format::to_string(compressed_.checkpoint.find(stored.front())->dtype));
     if (scheme == nullptr) diff_.changed.push_back(stored.front());
     tensor.mse = sums.dd / static_cast<double>(tensor.compared);
@@ -204,8 +204,8 @@ class Comparison {
     if (used_.count(name) == 0) diff_.missing.push_back(name);
   }
 
-  const StoredModel& source_;
-  const StoredModel& compressed_;
+  const format::StoredModel& source_;
+  const format::StoredModel& compressed_;
   CancelToken& cancel_;
   const int64_t stride_;
   WeightDiff diff_;
@@ -216,7 +216,7 @@ class Comparison {
 
 }  // namespace
 
-Result<WeightDiff> compare_weights(const StoredModel& source, const StoredModel& compressed,
+Result<WeightDiff> compare_weights(const format::StoredModel& source, const format::StoredModel& compressed,
                                    const WeightDiffOptions& options, CancelToken& cancel) {
   return Comparison(source, compressed, options, cancel).run();
 }

@@ -7,7 +7,7 @@
 
 #include "core/base/cancel.h"
 #include "core/base/status.h"
-#include "core/eval/stored_model.h"
+#include "core/format/stored_model.h"
 
 namespace autoglm::eval {
 
@@ -44,7 +44,7 @@ struct WeightDiffOptions {
 /// Compares module by module (a weight and its bias are two tensors) in pieces of rows; pages are given back, so that
 /// peak memory does not grow with the model. Renamed, split and fused tensors (chatglm's query_key_value and glm's q,
 /// k, v) are matched by their role. kBadInput: a tensor that cannot be decoded, or a non-finite value in it (named).
-Result<WeightDiff> compare_weights(const StoredModel& source, const StoredModel& compressed,
+Result<WeightDiff> compare_weights(const format::StoredModel& source, const format::StoredModel& compressed,
                                    const WeightDiffOptions& options, CancelToken& cancel);
 
 }  // namespace autoglm::eval

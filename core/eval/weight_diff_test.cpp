@@ -23,17 +23,17 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-StoredModel open_or_fail(const std::filesystem::path& folder) {
-  auto model = StoredModel::open(folder);
+format::StoredModel open_or_fail(const std::filesystem::path& folder) {
+  auto model = format::StoredModel::open(folder);
   if (!model.ok()) ADD_FAILURE() << model.status().message();
   return std::move(model).value();
 }
 
-StoredModel tiny(const std::string& family) {
+format::StoredModel tiny(const std::string& family) {
   return open_or_fail(std::string(AUTOGLM_SOURCE_DIR) + "/tests/data/tiny/" + family);
 }
 
-std::vector<StoredTensor> tensors_of(const StoredModel& model) {
+std::vector<StoredTensor> tensors_of(const format::StoredModel& model) {
   std::vector<StoredTensor> tensors;
   for (const std::string& name : model.checkpoint.names()) {
     const auto* info = model.checkpoint.find(name);
@@ -86,7 +86,7 @@ QuantizedWeight quantize(const std::vector<float>& w, int64_t rows, int64_t cols
 }
 
 /// `tiny("glm")` with its o_proj matrices stored by `args`.
-void write_quantized(const TestFolder& folder, const StoredModel& source, const QuantArgs& args,
+void write_quantized(const TestFolder& folder, const format::StoredModel& source, const QuantArgs& args,
                      const std::string& format) {
   format::QuantScheme scheme;
   scheme.targets = {"re:.*o_proj"};
@@ -112,7 +112,7 @@ void write_quantized(const TestFolder& folder, const StoredModel& source, const 
 class EveryFamily : public testing::TestWithParam<const char*> {};
 
 TEST_P(EveryFamily, EqualsItself) {
-  const StoredModel model = tiny(GetParam());
+  const format::StoredModel model = tiny(GetParam());
   CancelToken cancel;
   const auto diff = compare_weights(model, model, {}, cancel);
   ASSERT_TRUE(diff.ok()) << diff.status().message();
@@ -150,9 +150,9 @@ class EveryStorage : public testing::TestWithParam<Storage> {};
 
 TEST_P(EveryStorage, MeasuresWhatTheBytesSay) {
   const TestFolder folder;
-  const StoredModel source = tiny("glm");
+  const format::StoredModel source = tiny("glm");
   write_quantized(folder, source, GetParam().args, GetParam().format);
-  const StoredModel artifact = open_or_fail(folder.path());
+  const format::StoredModel artifact = open_or_fail(folder.path());
   CancelToken cancel;
   const auto diff = compare_weights(source, artifact, {}, cancel);
   ASSERT_TRUE(diff.ok()) << diff.status().message();
@@ -214,7 +214,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(CompareWeights, MatchesSplitAndRenamedTensors) {
   const TestFolder folder;
-  const StoredModel source = tiny("chatglm");
+  const format::StoredModel source = tiny("chatglm");
   const format::ModelConfig config = source.config.as_transformers();
   const auto layout = format::TensorLayout::describe(config);
   std::vector<StoredTensor> stored;
@@ -241,7 +241,7 @@ TEST(CompareWeights, MatchesSplitAndRenamedTensors) {
   EXPECT_TRUE(std::equal(v_bias.begin(), v_bias.end(), fused_bias.begin() + 192));
 
   write_model(folder, config.raw, stored);
-  const StoredModel artifact = open_or_fail(folder.path());
+  const format::StoredModel artifact = open_or_fail(folder.path());
   CancelToken cancel;
   const auto there = compare_weights(source, artifact, {}, cancel);
   ASSERT_TRUE(there.ok()) << there.status().message();
@@ -260,14 +260,14 @@ TEST(CompareWeights, MatchesSplitAndRenamedTensors) {
 
 TEST(CompareWeights, NamesWhatChangedIsMissingOrExtra) {
   const TestFolder folder;
-  const StoredModel source = tiny("glm");
+  const format::StoredModel source = tiny("glm");
   auto tensors = tensors_of(source);
   const float two = 2;
   std::memcpy(named(tensors, "model.norm.weight").bytes.data(), &two, sizeof two);
   std::memcpy(named(tensors, "model.layers.0.self_attn.q_proj.bias").bytes.data(), &two, sizeof two);
   tensors.push_back(format::stored("visual.weight", DType::kF32, {2}, std::vector<float>{1, 2}));
   write_model(folder, source.config.raw, tensors);
-  const StoredModel artifact = open_or_fail(folder.path());
+  const format::StoredModel artifact = open_or_fail(folder.path());
   CancelToken cancel;
   const auto diff = compare_weights(source, artifact, {}, cancel);
   ASSERT_TRUE(diff.ok()) << diff.status().message();
@@ -280,14 +280,14 @@ TEST(CompareWeights, NamesWhatChangedIsMissingOrExtra) {
 
 TEST(CompareWeights, ComparesCarriedOverTensorsByTheirBytes) {
   const TestFolder a, b;
-  const StoredModel source = tiny("glm");
+  const format::StoredModel source = tiny("glm");
   auto tensors = tensors_of(source);
   tensors.push_back(format::stored("visual.weight", DType::kF32, {2}, std::vector<float>{1, 2}));
   write_model(a, source.config.raw, tensors);
   tensors.back() = format::stored("visual.weight", DType::kF32, {2}, std::vector<float>{1, 3});
   write_model(b, source.config.raw, tensors);
   CancelToken cancel;
-  const StoredModel before = open_or_fail(a.path()), after = open_or_fail(b.path());
+  const format::StoredModel before = open_or_fail(a.path()), after = open_or_fail(b.path());
   const auto diff = compare_weights(before, after, {}, cancel);
   EXPECT_THAT(diff->changed, ElementsAre("visual.weight"));
   EXPECT_THAT(diff->tensors, IsEmpty());
@@ -299,7 +299,7 @@ TEST(CompareWeights, ComparesCarriedOverTensorsByTheirBytes) {
 
 TEST(CompareWeights, ToleratesAnotherFloatTypeAndMeasuresItsRounding) {
   const TestFolder folder;
-  const StoredModel source = tiny("glm");
+  const format::StoredModel source = tiny("glm");
   auto tensors = tensors_of(source);
   StoredTensor& down = named(tensors, "model.layers.0.mlp.down_proj.weight");
   const std::vector<float> values = floats(down);
@@ -318,7 +318,7 @@ TEST(CompareWeights, ToleratesAnotherFloatTypeAndMeasuresItsRounding) {
 
 TEST(CompareWeights, NamesNonFiniteValues) {
   const TestFolder folder;
-  const StoredModel source = tiny("glm");
+  const format::StoredModel source = tiny("glm");
   auto tensors = tensors_of(source);
   const float nan = std::numeric_limits<float>::quiet_NaN();
   std::memcpy(named(tensors, "lm_head.weight").bytes.data() + 40, &nan, sizeof nan);
@@ -333,15 +333,15 @@ TEST(CompareWeights, NamesNonFiniteValues) {
 
 TEST(CompareWeights, RefusesModelsOfOtherShapes) {
   CancelToken cancel;
-  const StoredModel demo = open_or_fail(std::string(AUTOGLM_SOURCE_DIR) + "/models/glm-phone-demo");
+  const format::StoredModel demo = open_or_fail(std::string(AUTOGLM_SOURCE_DIR) + "/models/glm-phone-demo");
   const Status status = compare_weights(tiny("glm4"), demo, {}, cancel).status();
   EXPECT_EQ(status.code(), StatusCode::kBadInput);
   EXPECT_THAT(status.message(), HasSubstr("embed_tokens': has 4096 x 256 numbers, in the source 320 x 128"));
-  EXPECT_EQ(StoredModel::open("/nowhere").status().code(), StatusCode::kBadInput);
+  EXPECT_EQ(format::StoredModel::open("/nowhere").status().code(), StatusCode::kBadInput);
 }
 
 TEST(CompareWeights, SamplesRowsWhenTimeIsShort) {
-  const StoredModel demo = open_or_fail(std::string(AUTOGLM_SOURCE_DIR) + "/models/glm-phone-demo");
+  const format::StoredModel demo = open_or_fail(std::string(AUTOGLM_SOURCE_DIR) + "/models/glm-phone-demo");
   CancelToken cancel;
   const auto diff = compare_weights(demo, demo, {.max_bytes = demo.checkpoint.total_bytes() / 4}, cancel);
   ASSERT_TRUE(diff.ok()) << diff.status().message();

@@ -33,7 +33,7 @@ std::vector<int64_t> part_rows(const format::ModelConfig& config, Role fused) {
   return {config.num_attention_heads * config.head_dim, kv, kv};
 }
 
-std::vector<RowSegment> find_segments(const StoredModel& model, const ModuleSpec& wanted) {
+std::vector<RowSegment> find_segments(const format::StoredModel& model, const ModuleSpec& wanted) {
   const format::TensorLayout& layout = model.layout;
   if (const ModuleSpec* same = layout.find(wanted.role, wanted.layer, wanted.expert)) return {whole(*same)};
   if (wanted.role == Role::kHead && model.config.tie_word_embeddings) {
@@ -65,17 +65,17 @@ std::vector<RowSegment> find_segments(const StoredModel& model, const ModuleSpec
 
 }  // namespace
 
-WeightRows::WeightRows(const StoredModel& model, Member member, std::vector<RowSegment> segments)
+WeightRows::WeightRows(const format::StoredModel& model, Member member, std::vector<RowSegment> segments)
     : model_(&model), member_(member), segments_(std::move(segments)) {
   for (const RowSegment& segment : segments_) rows_ += segment.rows;
   if (member_ == Member::kWeight && !segments_.empty()) cols_ = cols_of(*segments_.front().module);
 }
 
-WeightRows WeightRows::of(const StoredModel& model, const ModuleSpec& module, Member member) {
+WeightRows WeightRows::of(const format::StoredModel& model, const ModuleSpec& module, Member member) {
   return {model, member, {whole(module)}};
 }
 
-WeightRows WeightRows::matching(const StoredModel& model, const ModuleSpec& module, Member member) {
+WeightRows WeightRows::matching(const format::StoredModel& model, const ModuleSpec& module, Member member) {
   std::vector<RowSegment> segments = find_segments(model, module);
   const bool has_member = std::all_of(segments.begin(), segments.end(), [&](const RowSegment& segment) {
     return member == Member::kWeight || segment.module->has_bias;
@@ -89,15 +89,11 @@ std::vector<std::string> WeightRows::stored_names() const {
   for (const RowSegment& segment : segments_) {
     const ModuleSpec& module = *segment.module;
     if (member_ == Member::kBias) {
-      names.push_back(module.bias_name());
+      if (model_->checkpoint.find(module.bias_name()) != nullptr) names.push_back(module.bias_name());
       continue;
     }
-    names.push_back(module.weight_name());
-    for (const char* suffix : {".weight_packed", ".weight_scale", ".weight_zero_point", ".weight_shape"}) {
-      names.push_back(module.name + suffix);
-    }
+    for (std::string& name : model_->weight_tensors(module)) names.push_back(std::move(name));
   }
-  std::erase_if(names, [&](const std::string& name) { return model_->checkpoint.find(name) == nullptr; });
   return names;
 }
 

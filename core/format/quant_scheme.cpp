@@ -233,6 +233,18 @@ std::string_view to_string(Strategy strategy) {
   return "unknown";
 }
 
+std::string describe(const QuantScheme& scheme) {
+  const auto side = [](const QuantArgs& args) {
+    return fmt::format(
+        "INT{} {} {}", args.num_bits,
+        args.strategy == Strategy::kGroup ? fmt::format("g{}", args.group_size) : std::string(to_string(args.strategy)),
+        args.symmetric ? "symmetric" : "asymmetric");
+  };
+  std::string out = scheme.weights ? side(*scheme.weights) : "float";
+  if (scheme.input_activations) out += ", activations " + side(*scheme.input_activations);
+  return out;
+}
+
 Result<QuantConfig> QuantConfig::parse(const Json& json) {
   if (!json.is_object()) return bad_input("quantization_config is no object");
   const Json* method = member(json, "quant_method");

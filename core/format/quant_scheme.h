@@ -48,6 +48,7 @@ struct QuantScheme {
 
   bool operator==(const QuantScheme&) const = default;
 };
+std::string describe(const QuantScheme& scheme);  ///< "INT4 g64 asymmetric", "INT8 channel, activations INT8 token"
 
 /// compressed-tensors' quantization_config.
 struct QuantConfig {

@@ -16,8 +16,8 @@ Result<WeightReader::Bytes> Model::predict(const WeightReader& reader) {
   WeightReader::Bytes total;
   for (const ModuleSpec& module : reader.layout().modules()) {
     if (module.shape.size() != 2) continue;  // norms and the like
-    if (module.role == Role::kEmbedding && &module != &reader.head()) {
-      total.mapped += reader.stored_bytes(module);  // read row by row
+    if (module.role == Role::kEmbedding && &module != &reader.stored().head()) {
+      total.mapped += reader.stored().weight_bytes(module);  // read row by row
       continue;
     }
     AUTOGLM_ASSIGN_OR_RETURN(const WeightReader::Bytes bytes, reader.predict(module));
@@ -53,7 +53,7 @@ Status Model::load_all(kernels::ThreadPool& pool, const CancelToken* cancel) {
   for (int64_t layer = 0; layer < config().num_hidden_layers; ++layer) {
     AUTOGLM_RETURN_IF_ERROR(load_block(layer, pool, cancel));
   }
-  AUTOGLM_ASSIGN_OR_RETURN(head_, reader_.linears({&reader_.head()}, pool, cancel));
+  AUTOGLM_ASSIGN_OR_RETURN(head_, reader_.linears({&reader_.stored().head()}, pool, cancel));
   return ok_status();
 }
 

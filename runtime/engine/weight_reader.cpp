@@ -14,100 +14,46 @@
 namespace autoglm::engine {
 namespace {
 
-/// What a module's weight may consist of.
-constexpr const char* kSuffixes[] = {".weight", ".weight_packed", ".weight_scale", ".weight_zero_point"};
-
 using format::ModuleSpec;
 using format::QuantArgs;
 using format::QuantScheme;
 using format::Strategy;
 
-/// Bytes of a packed matrix: memory that is asked for but not touched costs nothing.
-Result<int64_t> bytes_of(const kernels::PackedShape& shape) {
-  AUTOGLM_ASSIGN_OR_RETURN(const kernels::PackedWeight weight, kernels::PackedWeight::allocate(shape));
-  return static_cast<int64_t>(weight.bytes().size());
-}
-
 /// Which activation quantizations can be run on a batch of several sequences.
-Status check_activations(const format::QuantConfig& config) {
-  for (const auto& [name, scheme] : config.config_groups) {
-    if (!scheme.input_activations) continue;
-    const QuantArgs& args = *scheme.input_activations;
-    if (args.strategy == (args.dynamic ? Strategy::kToken : Strategy::kTensor)) continue;
-    return bad_input(
-        fmt::format("quantization_config: {}: input_activations of strategy {}, {}, are not supported; "
-                    "dynamic token and static tensor are",
-                    name, to_string(args.strategy), args.dynamic ? "dynamic" : "static"));
-  }
-  return ok_status();
-}
+bool runs(const QuantArgs& args) { return args.strategy == (args.dynamic ? Strategy::kToken : Strategy::kTensor); }
 
 }  // namespace
 
 Result<WeightReader> WeightReader::open(const std::filesystem::path& folder) {
+  AUTOGLM_ASSIGN_OR_RETURN(format::StoredModel stored, format::StoredModel::open(folder));
+  AUTOGLM_RETURN_IF_ERROR(stored.check_activations(runs, "dynamic token and static tensor"));
   WeightReader reader;
-  AUTOGLM_ASSIGN_OR_RETURN(reader.config_, format::ModelConfig::load(folder));
-  AUTOGLM_ASSIGN_OR_RETURN(format::Checkpoint checkpoint, format::Checkpoint::open(folder));
-  reader.checkpoint_ = std::make_shared<const format::Checkpoint>(std::move(checkpoint));
-  AUTOGLM_ASSIGN_OR_RETURN(reader.layout_, format::TensorLayout::resolve(reader.config_, *reader.checkpoint_));
-  if (reader.config_.raw.contains("quantization_config")) {
-    const std::string where = format::display_path(folder / "config.json");
-    auto parsed = format::QuantConfig::parse(reader.config_.raw.at("quantization_config"));
-    if (!parsed.ok()) return parsed.status().with_context(where);
-    if (const Status status = check_activations(*parsed); !status.ok()) return status.with_context(where);
-    reader.quant_config_ = *std::move(parsed);
-  }
+  reader.stored_ = std::make_shared<const format::StoredModel>(std::move(stored));
   return reader;
 }
 
-const ModuleSpec& WeightReader::head() const {
-  const ModuleSpec* own = layout_.find(format::Role::kHead);
-  return own != nullptr ? *own : embedding();
-}
-
-Result<const QuantScheme*> WeightReader::scheme_of(const ModuleSpec& module) const {
-  const std::string_view type = module.role == format::Role::kEmbedding ? "Embedding" : "Linear";
-  const bool quantizable = is_linear(module.role) || module.role == format::Role::kEmbedding;
-  const QuantScheme* scheme = quant_config_ && quantizable ? quant_config_->scheme_for(module.name, type) : nullptr;
-  if (scheme != nullptr && scheme->weights) return scheme;
-  const format::TensorInfo* weight = checkpoint_->find(module.weight_name());
-  if (weight != nullptr && format::is_float(weight->dtype)) return nullptr;
-  return bad_input(
-      fmt::format("{}: module {} is stored quantized, but no scheme of config.json's quantization_config names it",
-                  format::display_path(checkpoint_->folder()), format::display(module.name)));
-}
-
 Result<kernels::PackedShape> WeightReader::packed_shape(const ModuleSpec& module) const {
-  AUTOGLM_ASSIGN_OR_RETURN(const QuantScheme* scheme, scheme_of(module));
+  const QuantScheme* scheme = stored_->scheme_of(module);
   const int64_t rows = module.shape[0], cols = module.shape[1];
   if (scheme == nullptr) {
-    const format::DType dtype = checkpoint_->find(module.weight_name())->dtype;
+    const format::DType dtype = stored_->checkpoint.find(module.weight_name())->dtype;
     return kernels::PackedShape::of(dtype == format::DType::kF64 ? format::DType::kF32 : dtype, rows, cols);
   }
-  const format::TensorInfo* scale = checkpoint_->find(module.name + ".weight_scale");
+  const format::TensorInfo* scale = stored_->checkpoint.find(module.name + ".weight_scale");
   const format::DType dtype = scale == nullptr ? format::DType::kF32 : scale->dtype;  // decode_rows names its absence
   return kernels::PackedShape::of(*scheme->weights, format::is_float(dtype) ? dtype : format::DType::kF32, rows, cols);
 }
 
 Result<WeightReader::Bytes> WeightReader::predict(const ModuleSpec& module) const {
   AUTOGLM_ASSIGN_OR_RETURN(const kernels::PackedShape shape, packed_shape(module));
-  AUTOGLM_ASSIGN_OR_RETURN(const int64_t bytes, bytes_of(shape));
-  const format::TensorInfo* weight = checkpoint_->find(module.weight_name());
+  AUTOGLM_ASSIGN_OR_RETURN(const int64_t bytes, shape.bytes());
+  const format::TensorInfo* weight = stored_->checkpoint.find(module.weight_name());
   const bool in_place = shape.type != kernels::WeightType::kQuantized && weight->dtype != format::DType::kF64;
   return in_place ? Bytes{.mapped = bytes} : Bytes{.packed = bytes};
 }
 
-int64_t WeightReader::stored_bytes(const ModuleSpec& module) const {
-  int64_t total = 0;
-  for (const char* suffix : kSuffixes) {
-    const format::TensorInfo* info = checkpoint_->find(module.name + suffix);
-    if (info != nullptr) total += info->nbytes;
-  }
-  return total;
-}
-
 Result<std::optional<InputQuant>> WeightReader::input_quant(const ModuleSpec& module) const {
-  AUTOGLM_ASSIGN_OR_RETURN(const QuantScheme* scheme, scheme_of(module));
+  const QuantScheme* scheme = stored_->scheme_of(module);
   // An embedding that serves as head has no input of its own to quantize.
   if (scheme == nullptr || !scheme->input_activations || module.role == format::Role::kEmbedding) {
     return std::optional<InputQuant>();
@@ -118,14 +64,15 @@ Result<std::optional<InputQuant>> WeightReader::input_quant(const ModuleSpec& mo
     AUTOGLM_ASSIGN_OR_RETURN(const std::vector<float> values, vector(name));
     if (values.size() == 1) return values[0];
     return bad_input(fmt::format("{}: tensor {} has {} values, but one is expected",
-                                 format::display_path(checkpoint_->file_of(name)), format::display(name),
+                                 format::display_path(stored_->checkpoint.file_of(name)), format::display(name),
                                  values.size()));
   };
   const std::string name = module.name + ".input_scale";
   AUTOGLM_ASSIGN_OR_RETURN(quant.scale, scalar(name));
   if (!(quant.scale > 0)) {
     return bad_input(fmt::format("{}: tensor {} is {}, must be above 0",
-                                 format::display_path(checkpoint_->file_of(name)), format::display(name), quant.scale));
+                                 format::display_path(stored_->checkpoint.file_of(name)), format::display(name),
+                                 quant.scale));
   }
   if (!quant.args.symmetric) {
     AUTOGLM_ASSIGN_OR_RETURN(quant.zero_point, scalar(module.name + ".input_zero_point"));
@@ -134,41 +81,36 @@ Result<std::optional<InputQuant>> WeightReader::input_quant(const ModuleSpec& mo
 }
 
 Result<std::vector<float>> WeightReader::vector(const std::string& name) const {
-  const format::TensorInfo* info = checkpoint_->find(name);
+  const format::TensorInfo* info = stored_->checkpoint.find(name);
   if (info == nullptr) {
-    return bad_input(
-        fmt::format("{}: tensor {} is missing", format::display_path(checkpoint_->folder()), format::display(name)));
+    return bad_input(fmt::format("{}: tensor {} is missing", format::display_path(stored_->checkpoint.folder()),
+                                 format::display(name)));
   }
-  AUTOGLM_ASSIGN_OR_RETURN(const std::span<const std::byte> bytes, checkpoint_->bytes(name));
+  AUTOGLM_ASSIGN_OR_RETURN(const std::span<const std::byte> bytes, stored_->checkpoint.bytes(name));
   std::vector<float> values(bytes.size() / static_cast<size_t>(format::size_of(info->dtype)));
   format::to_float(info->dtype, bytes, values);
   const auto bad = std::find_if(values.begin(), values.end(), [](float x) { return !std::isfinite(x); });
   if (bad == values.end()) return values;
-  return bad_input(fmt::format("{}: tensor {}: element {} is {}", format::display_path(checkpoint_->file_of(name)),
-                               format::display(name), bad - values.begin(), std::isnan(*bad) ? "NaN" : "infinite"));
+  return bad_input(fmt::format("{}: tensor {}: element {} is {}",
+                               format::display_path(stored_->checkpoint.file_of(name)), format::display(name),
+                               bad - values.begin(), std::isnan(*bad) ? "NaN" : "infinite"));
 }
 
 Status WeightReader::embedding_row(int64_t id, std::span<float> out) const {
-  const ModuleSpec& module = embedding();
-  AUTOGLM_ASSIGN_OR_RETURN(const QuantScheme* scheme, scheme_of(module));
+  const ModuleSpec& module = stored_->embedding();
+  const QuantScheme* scheme = stored_->scheme_of(module);
   if (scheme != nullptr) {
     AUTOGLM_ASSIGN_OR_RETURN(const format::QuantizedWeight row,
-                             format::decode_rows(*checkpoint_, module.name, *scheme, quant_config_->format_of(*scheme),
-                                                 module.shape, id, 1));
+                             format::decode_rows(stored_->checkpoint, module.name, *scheme,
+                                                 stored_->quantization->format_of(*scheme), module.shape, id, 1));
     format::dequantize(row, out);
     return ok_status();
   }
-  AUTOGLM_ASSIGN_OR_RETURN(const std::span<const std::byte> bytes, checkpoint_->bytes(module.weight_name()));
-  const format::DType dtype = checkpoint_->find(module.weight_name())->dtype;
+  AUTOGLM_ASSIGN_OR_RETURN(const std::span<const std::byte> bytes, stored_->checkpoint.bytes(module.weight_name()));
+  const format::DType dtype = stored_->checkpoint.find(module.weight_name())->dtype;
   format::to_float(
       dtype, bytes.subspan(static_cast<size_t>(id) * out.size() * static_cast<size_t>(format::size_of(dtype))), out);
   return ok_status();
-}
-
-void WeightReader::release(const std::string& module) const {
-  for (const char* suffix : kSuffixes) {
-    if (const std::string name = module + suffix; checkpoint_->find(name) != nullptr) checkpoint_->release(name);
-  }
 }
 
 Result<Linear> WeightReader::load(const std::vector<const ModuleSpec*>& modules, const kernels::PackedShape& shape,
@@ -182,8 +124,8 @@ Result<Linear> WeightReader::load(const std::vector<const ModuleSpec*>& modules,
   }
   const ModuleSpec& first = *modules.front();
   if (shape.type != kernels::WeightType::kQuantized &&
-      checkpoint_->find(first.weight_name())->dtype != format::DType::kF64) {
-    AUTOGLM_ASSIGN_OR_RETURN(const auto bytes, checkpoint_->bytes(first.weight_name()));
+      stored_->checkpoint.find(first.weight_name())->dtype != format::DType::kF64) {
+    AUTOGLM_ASSIGN_OR_RETURN(const auto bytes, stored_->checkpoint.bytes(first.weight_name()));
     AUTOGLM_ASSIGN_OR_RETURN(linear.weight, kernels::PackedWeight::view(shape, bytes));
     return linear;
   }
@@ -191,7 +133,7 @@ Result<Linear> WeightReader::load(const std::vector<const ModuleSpec*>& modules,
   AUTOGLM_ASSIGN_OR_RETURN(linear.weight, kernels::PackedWeight::allocate(shape));
   int64_t offset = 0;
   for (const ModuleSpec* module : modules) {
-    AUTOGLM_ASSIGN_OR_RETURN(const QuantScheme* scheme, scheme_of(*module));
+    const QuantScheme* scheme = stored_->scheme_of(*module);
     const int64_t rows = module->shape[0], cols = module->shape[1];
     const int64_t blocks = std::max<int64_t>(1, kPieceElements / std::max<int64_t>(1, cols * kernels::kBlockRows));
     const int64_t step = blocks * kernels::kBlockRows;
@@ -199,12 +141,13 @@ Result<Linear> WeightReader::load(const std::vector<const ModuleSpec*>& modules,
       if (cancel != nullptr) AUTOGLM_RETURN_IF_ERROR(cancel->check());
       const int64_t count = std::min(step, rows - begin);
       if (scheme != nullptr) {
-        AUTOGLM_ASSIGN_OR_RETURN(const format::QuantizedWeight part,
-                                 format::decode_rows(*checkpoint_, module->name, *scheme,
-                                                     quant_config_->format_of(*scheme), module->shape, begin, count));
+        AUTOGLM_ASSIGN_OR_RETURN(
+            const format::QuantizedWeight part,
+            format::decode_rows(stored_->checkpoint, module->name, *scheme, stored_->quantization->format_of(*scheme),
+                                module->shape, begin, count));
         return linear.weight.set_rows(offset + begin, part);
       }
-      AUTOGLM_ASSIGN_OR_RETURN(const auto bytes, checkpoint_->bytes(module->weight_name()));
+      AUTOGLM_ASSIGN_OR_RETURN(const auto bytes, stored_->checkpoint.bytes(module->weight_name()));
       std::vector<float> values(static_cast<size_t>(count * cols));
       format::to_float(format::DType::kF64, bytes.subspan(static_cast<size_t>(begin * cols * 8)), values);
       return linear.weight.set_rows(offset + begin, std::as_bytes(std::span(values)));
@@ -226,7 +169,7 @@ Result<Linear> WeightReader::load(const std::vector<const ModuleSpec*>& modules,
       }
     });
     AUTOGLM_RETURN_IF_ERROR(failure);
-    release(module->name);
+    stored_->release_weight(*module);
     offset += rows;
   }
   return linear;

@@ -8,10 +8,7 @@
 
 #include "core/base/cancel.h"
 #include "core/base/status.h"
-#include "core/format/checkpoint.h"
-#include "core/format/model_config.h"
-#include "core/format/quant_scheme.h"
-#include "core/format/tensor_layout.h"
+#include "core/format/stored_model.h"
 #include "runtime/kernels/packed_weight.h"
 #include "runtime/kernels/thread_pool.h"
 
@@ -41,14 +38,9 @@ class WeightReader {
   /// kBadInput: not a model folder, tensors that contradict config.json, a quantization that cannot be read or run.
   static Result<WeightReader> open(const std::filesystem::path& folder);
 
-  const format::ModelConfig& config() const { return config_; }
-  const format::TensorLayout& layout() const { return layout_; }
-  const format::Checkpoint& checkpoint() const { return *checkpoint_; }
-  const std::optional<format::QuantConfig>& quant_config() const { return quant_config_; }
-
-  /// The embedding, or the head that is stored or tied to it.
-  const format::ModuleSpec& embedding() const { return *layout_.find(format::Role::kEmbedding); }
-  const format::ModuleSpec& head() const;
+  const format::StoredModel& stored() const { return *stored_; }
+  const format::ModelConfig& config() const { return stored_->config; }
+  const format::TensorLayout& layout() const { return stored_->layout; }
 
   /// How a matrix is packed when it is loaded on its own.
   Result<kernels::PackedShape> packed_shape(const format::ModuleSpec& module) const;
@@ -58,7 +50,6 @@ class WeightReader {
     int64_t packed = 0, mapped = 0;
   };
   Result<Bytes> predict(const format::ModuleSpec& module) const;
-  int64_t stored_bytes(const format::ModuleSpec& module) const;  ///< of its tensors in the files
 
   /// Modules that share their input, joined into one matrix where their layouts allow it. Decoded in pieces by all
   /// threads of `pool`; pages of the file that were only read are given back.
@@ -73,16 +64,11 @@ class WeightReader {
 
  private:
   WeightReader() = default;
-  Result<const format::QuantScheme*> scheme_of(const format::ModuleSpec& module) const;
   Result<std::optional<InputQuant>> input_quant(const format::ModuleSpec& module) const;
   Result<Linear> load(const std::vector<const format::ModuleSpec*>& modules, const kernels::PackedShape& shape,
                       kernels::ThreadPool& pool, const CancelToken* cancel) const;
-  void release(const std::string& module) const;
 
-  format::ModelConfig config_;
-  std::shared_ptr<const format::Checkpoint> checkpoint_;
-  format::TensorLayout layout_;
-  std::optional<format::QuantConfig> quant_config_;
+  std::shared_ptr<const format::StoredModel> stored_;
 };
 
 }  // namespace autoglm::engine

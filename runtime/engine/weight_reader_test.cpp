@@ -261,7 +261,7 @@ TEST(Model, PredictsItsBytesAndKeepsTheLimit) {
     for (const auto* linears : {&block.qkv, &block.o, &block.mlp->gate_up, &block.mlp->down}) count(*linears);
   }
   count(model->head());
-  mapped += reader.stored_bytes(reader.embedding());
+  mapped += reader.stored().weight_bytes(reader.stored().embedding());
   EXPECT_EQ(mapped, bytes.mapped);
   EXPECT_LE(std::abs(packed - bytes.packed), 3 * 4 * 256);  // joining saves some padding
   const Status refused = Model::load(artifact.quantized.path(), pool, bytes.packed + bytes.mapped - 1).status();

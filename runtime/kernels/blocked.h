@@ -17,6 +17,25 @@ constexpr int64_t kStripBytes = 1 << 20;  // of weights: half of a usual second-
 
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
+/// Calls `body` with the width of a view as a constant: body.template operator()<bits>().
+template <class Body>
+static inline void with_bits(int bits, Body body) {
+  switch (bits) {
+    case 1: body.template operator()<1>(); break;
+    case 2: body.template operator()<2>(); break;
+    case 3: body.template operator()<3>(); break;
+    case 4: body.template operator()<4>(); break;
+    case 5: body.template operator()<5>(); break;
+    case 6: body.template operator()<6>(); break;
+    case 7: body.template operator()<7>(); break;
+    default: body.template operator()<8>(); break;
+  }
+}
+
+static inline const std::byte* chunk_of(const WeightView& view, int64_t block, int64_t col) {
+  return view.values + (block * (view.packed_cols / kChunkCols) + col / kChunkCols) * view.bits * kVectorBytes;
+}
+
 /// Rows of a strip: a multiple of kPairRows.
 static inline int64_t strip_rows(const WeightView& view) {
   const int64_t bits = view.type == WeightType::kQuantized ? view.bits : view.type == WeightType::kF32 ? 32 : 16;
@@ -40,6 +59,19 @@ static void run_tile(const Tile& tile, const typename Op::Panel (&panels)[2], in
     Op::template tile<T>(tile, panels);
   } else if constexpr (T > 1) {
     run_tile<Op, T - 1>(tile, panels, tokens);
+  }
+}
+
+/// The panel of floats of any type of weight: Op::fill_float<type> or Op::fill_bits<bits>.
+template <class Op>
+static void fill_floats(const WeightView& view, int64_t block, int64_t first_col, int64_t last_col,
+                        typename Op::Panel& panel) {
+  switch (view.type) {
+    case WeightType::kF32: return Op::template fill_float<WeightType::kF32>(view, block, first_col, last_col, panel);
+    case WeightType::kF16: return Op::template fill_float<WeightType::kF16>(view, block, first_col, last_col, panel);
+    case WeightType::kBF16: return Op::template fill_float<WeightType::kBF16>(view, block, first_col, last_col, panel);
+    case WeightType::kQuantized:
+      with_bits(view.bits, [&]<int bits>() { Op::template fill_bits<bits>(view, block, first_col, last_col, panel); });
   }
 }
 

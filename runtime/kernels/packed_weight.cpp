@@ -132,6 +132,11 @@ Result<WeightView> PackedShape::layout() const {
   return view;
 }
 
+Result<int64_t> PackedShape::bytes() const {
+  AUTOGLM_ASSIGN_OR_RETURN(const WeightView view, layout());
+  return parts_of(*this, view)->total();
+}
+
 void PackedWeight::Unmap::operator()(std::byte* memory) const { ::munmap(memory, size); }
 
 void PackedWeight::attach(std::span<const std::byte> bytes) {
@@ -148,7 +153,8 @@ Result<PackedWeight> PackedWeight::allocate(const PackedShape& shape) {
   PackedWeight weight;
   AUTOGLM_ASSIGN_OR_RETURN(weight.view_, shape.layout());
   weight.shape_ = shape;
-  const auto size = static_cast<size_t>(parts_of(shape, weight.view_)->total());
+  AUTOGLM_ASSIGN_OR_RETURN(const int64_t bytes, shape.bytes());
+  const auto size = static_cast<size_t>(bytes);
   void* memory = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) {
     return resource_exhausted(fmt::format("no memory for a packed matrix of {} bytes", size));
@@ -184,7 +190,7 @@ Result<PackedWeight> PackedWeight::view(const PackedShape& shape, std::span<cons
   PackedWeight weight;
   AUTOGLM_ASSIGN_OR_RETURN(weight.view_, shape.layout());
   weight.shape_ = shape;
-  const int64_t size = parts_of(shape, weight.view_)->total();
+  AUTOGLM_ASSIGN_OR_RETURN(const int64_t size, shape.bytes());
   if (static_cast<int64_t>(bytes.size()) != size) {
     return bad_input(fmt::format("a packed matrix of [{}, {}] has {} bytes, but {} are given", shape.rows, shape.cols,
                                  size, bytes.size()));

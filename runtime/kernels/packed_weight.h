@@ -29,6 +29,7 @@ struct PackedShape {
   /// Sizes and pointers of the layout, all pointers null; kBadInput for numbers that make no matrix or whose bytes do
   /// not fit in int64_t.
   Result<WeightView> layout() const;
+  Result<int64_t> bytes() const;  ///< of all its parts; errors of `layout`
   bool operator==(const PackedShape&) const = default;
 };
 

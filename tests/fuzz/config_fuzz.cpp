@@ -2,22 +2,14 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <string_view>
 
 #include "core/format/model_config.h"
 #include "core/format/rope.h"
 #include "core/format/tensor_layout.h"
+#include "tests/fuzz/require.h"
 
 using namespace autoglm::format;
-
-namespace {
-
-void require(bool condition) {
-  if (!condition) std::abort();
-}
-
-}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto config = ModelConfig::parse({reinterpret_cast<const char*>(data), size});

@@ -1,21 +1,13 @@
 // The quantization_config of config.json: parsing, targets, writing.
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <string_view>
 
 #include "core/format/json.h"
 #include "core/format/quant_scheme.h"
+#include "tests/fuzz/require.h"
 
 using namespace autoglm::format;
-
-namespace {
-
-void require(bool condition) {
-  if (!condition) std::abort();
-}
-
-}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto json = parse_json({reinterpret_cast<const char*>(data), size});

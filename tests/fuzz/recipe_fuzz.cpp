@@ -1,20 +1,12 @@
 // Recipe files: YAML to JSON, JSON to settings; what was accepted is written and read again as the same recipe.
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <string>
 
 #include "api/settings.h"
+#include "tests/fuzz/require.h"
 
 using namespace autoglm;
-
-namespace {
-
-void require(bool condition) {
-  if (!condition) std::abort();
-}
-
-}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto json = api::yaml_to_json({reinterpret_cast<const char*>(data), size}, "recipe.yaml");

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <span>
 #include <string>
 #include <vector>
@@ -11,16 +10,13 @@
 #include "core/format/checkpoint.h"
 #include "core/format/quantized_weight.h"
 #include "core/format/safetensors.h"
+#include "tests/fuzz/require.h"
 #include "tests/fuzz/scratch.h"
 
 using namespace autoglm;
 using namespace autoglm::format;
 
 namespace {
-
-void require(bool condition) {
-  if (!condition) std::abort();
-}
 
 void require_one_line(const Status& status) {
   require(!status.message().empty() && status.message().find('\n') == std::string::npos);

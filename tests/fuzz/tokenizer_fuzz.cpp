@@ -6,12 +6,13 @@
 
 #include "core/tokenizer/tokenizer.h"
 #include "core/tokenizer/tokenizer_json.h"
+#include "tests/fuzz/require.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace autoglm::tokenizer;
   const auto tokenizer = parse_tokenizer_json({reinterpret_cast<const char*>(data), size});
   if (!tokenizer.ok()) {
-    if (tokenizer.status().message().find('\n') != std::string::npos) std::abort();
+    require(tokenizer.status().message().find('\n') == std::string::npos);
     return 0;
   }
   std::vector<int32_t> ids =
@@ -22,6 +23,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::string streamed;
   for (const int32_t id : ids) streamed += stream.push(id);
   streamed += stream.finish();
-  if (streamed != text) std::abort();
+  require(streamed == text);
   return 0;
 }

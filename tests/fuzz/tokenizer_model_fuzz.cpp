@@ -8,6 +8,7 @@
 #include "core/tokenizer/sentencepiece.h"
 #include "core/tokenizer/tiktoken.h"
 #include "core/tokenizer/tokenizer.h"
+#include "tests/fuzz/require.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace autoglm::tokenizer;
@@ -15,7 +16,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto tokenizer = looks_like_tiktoken(bytes) ? parse_tiktoken(bytes, {})
                                                     : parse_sentencepiece(bytes, {}, SentencePieceFamily::kChatGlm3);
   if (!tokenizer.ok()) {
-    if (tokenizer.status().message().find('\n') != std::string::npos) std::abort();
+    require(tokenizer.status().message().find('\n') == std::string::npos);
     return 0;
   }
   std::vector<int32_t> ids =

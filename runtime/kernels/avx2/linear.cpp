@@ -91,13 +91,7 @@ struct Float {
   }
 
   static void fill(const WeightView& view, int64_t block, int64_t first_col, int64_t last_col, Panel& panel) {
-    switch (view.type) {
-      case WeightType::kF32: return fill_float<WeightType::kF32>(view, block, first_col, last_col, panel);
-      case WeightType::kF16: return fill_float<WeightType::kF16>(view, block, first_col, last_col, panel);
-      case WeightType::kBF16: return fill_float<WeightType::kBF16>(view, block, first_col, last_col, panel);
-      case WeightType::kQuantized:
-        with_bits(view.bits, [&]<int bits>() { fill_bits<bits>(view, block, first_col, last_col, panel); });
-    }
+    fill_floats<Float>(view, block, first_col, last_col, panel);
   }
 
   template <int T>

@@ -58,25 +58,6 @@ static inline void visit_quads(const std::byte* chunk, int half, const Visit& vi
   }
 }
 
-/// Calls `body` with the width of a view as a constant: body.template operator()<bits>().
-template <class Body>
-static inline void with_bits(int bits, Body body) {
-  switch (bits) {
-    case 1: body.template operator()<1>(); break;
-    case 2: body.template operator()<2>(); break;
-    case 3: body.template operator()<3>(); break;
-    case 4: body.template operator()<4>(); break;
-    case 5: body.template operator()<5>(); break;
-    case 6: body.template operator()<6>(); break;
-    case 7: body.template operator()<7>(); break;
-    default: body.template operator()<8>(); break;
-  }
-}
-
-static inline const std::byte* chunk_of(const WeightView& view, int64_t block, int64_t col) {
-  return view.values + (block * (view.packed_cols / kChunkCols) + col / kChunkCols) * view.bits * kVectorBytes;
-}
-
 namespace {
 
 /// What vector_ops.h asks for; in an unnamed namespace, so that its templates are each file's own.

@@ -65,10 +65,6 @@ inline void visit_half(const std::byte* chunk, bool upper, __m512 table, const V
   }
 }
 
-const std::byte* chunk_of(const WeightView& view, int64_t block, int64_t col) {
-  return view.values + (block * (view.packed_cols / kChunkCols) + col / kChunkCols) * view.bits * kVectorBytes;
-}
-
 /// One token: weights go from memory through registers, two blocks side by side.
 template <int bits>
 void multiply_vector(const LinearTask& task) {
@@ -238,13 +234,7 @@ struct Float {
   }
 
   static void fill(const WeightView& view, int64_t block, int64_t first_col, int64_t last_col, Panel& panel) {
-    switch (view.type) {
-      case WeightType::kF32: return fill_float<WeightType::kF32>(view, block, first_col, last_col, panel);
-      case WeightType::kF16: return fill_float<WeightType::kF16>(view, block, first_col, last_col, panel);
-      case WeightType::kBF16: return fill_float<WeightType::kBF16>(view, block, first_col, last_col, panel);
-      case WeightType::kQuantized:
-        with_bits(view.bits, [&]<int bits>() { fill_bits<bits>(view, block, first_col, last_col, panel); });
-    }
+    fill_floats<Float>(view, block, first_col, last_col, panel);
   }
 
   template <int T>

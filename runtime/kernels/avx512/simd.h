@@ -70,21 +70,6 @@ static inline void prefetch(const std::byte* at) {
   for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(at + kDistance + i, _MM_HINT_T0);
 }
 
-/// Calls `body` with the width of the view as a constant: body.template operator()<bits>().
-template <class Body>
-static inline void with_bits(int bits, Body body) {
-  switch (bits) {
-    case 1: body.template operator()<1>(); break;
-    case 2: body.template operator()<2>(); break;
-    case 3: body.template operator()<3>(); break;
-    case 4: body.template operator()<4>(); break;
-    case 5: body.template operator()<5>(); break;
-    case 6: body.template operator()<6>(); break;
-    case 7: body.template operator()<7>(); break;
-    default: body.template operator()<8>(); break;
-  }
-}
-
 namespace {
 
 /// What vector_ops.h asks for; in an unnamed namespace, so that its templates are each file's own.
