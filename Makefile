@@ -27,7 +27,7 @@ lint: ## formatting, clang-tidy, cyclomatic complexity, repeated code (FILES=…
 
 format: ## rewrite the sources by .clang-format
 	@tools/bootstrap.sh lint
-	@git ls-files '*.h' '*.cpp' | xargs clang-format -i
+	@tools/sources.sh '*.h' '*.cpp' | xargs -r clang-format -i
 
 coverage: ## line coverage per room
 	@tools/bootstrap.sh build lint

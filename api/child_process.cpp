@@ -4,21 +4,24 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
-
-extern char** environ;
+#include <optional>
 
 namespace autoglm::api {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 constexpr int kPollMilliseconds = 100;
+constexpr auto kGrace = std::chrono::milliseconds(500);  // between asking a child to end and making it
 
 // A pipe whose ends close with it.
 struct Pipe {
@@ -59,41 +62,65 @@ int wait_for(pid_t child) {
   int state = 0;
   while (::waitpid(child, &state, 0) < 0 && errno == EINTR) {
   }
-  return WIFEXITED(state) ? WEXITSTATUS(state) : 128 + WTERMSIG(state);
+  return WIFEXITED(state) ? WEXITSTATUS(state) : kSignalled + WTERMSIG(state);
+}
+
+// Turns a forked child into the program; `failure` takes the error of what cannot be started. Other threads were not
+// forked with this one, so that nothing here may allocate or lock.
+[[noreturn]] void become(char* const* argv, pid_t parent, int out, int errors, int failure) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (::getppid() != parent) ::_exit(kSignalled + SIGKILL);  // it ended before that was set
+  ::dup2(out, STDOUT_FILENO);
+  ::dup2(errors, STDERR_FILENO);
+  ::execvp(argv[0], argv);
+  const int error = errno;
+  const ssize_t told = ::write(failure, &error, sizeof error);
+  ::_exit(told == sizeof error ? 127 : 126);
+}
+
+// The child's id in `child`; returns an error number or 0.
+int start(const std::string& program, const std::vector<std::string>& arguments, Pipe& out, Pipe& errors,
+          pid_t& child) {
+  Pipe failure;
+  if (!out.open() || !errors.open() || !failure.open()) return errno;
+  std::vector<char*> argv = {const_cast<char*>(program.c_str())};
+  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+  const pid_t parent = ::getpid();
+  child = ::fork();
+  if (child < 0) return errno;
+  if (child == 0) become(argv.data(), parent, out.ends[1], errors.ends[1], failure.ends[1]);
+  out.close_end(1);
+  errors.close_end(1);
+  failure.close_end(1);
+  int error = 0;  // nothing comes when the program starts: its end of the pipe closes
+  ssize_t got = 0;
+  while ((got = ::read(failure.ends[0], &error, sizeof error)) < 0 && errno == EINTR) {
+  }
+  if (got <= 0) return 0;
+  wait_for(child);
+  return error;
 }
 
 }  // namespace
 
 Result<ChildOutput> run_child(const std::string& program, const std::vector<std::string>& arguments,
                               CancelToken& cancel) {
-  const auto failed = [&](int error) {
-    return resource_exhausted(fmt::format("cannot start {}: {}", program, std::strerror(error)));
-  };
   Pipe out, errors;
-  if (!out.open() || !errors.open()) return failed(errno);
-
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_adddup2(&actions, out.ends[1], STDOUT_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, errors.ends[1], STDERR_FILENO);
-  std::vector<char*> argv = {const_cast<char*>(program.c_str())};
-  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
-  argv.push_back(nullptr);
   pid_t child = -1;
-  const int error = ::posix_spawnp(&child, program.c_str(), &actions, nullptr, argv.data(), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  if (error != 0) return failed(error);
-  out.close_end(1);
-  errors.close_end(1);
+  if (const int error = start(program, arguments, out, errors, child); error != 0) {
+    return resource_exhausted(fmt::format("cannot start {}: {}", program, std::strerror(error)));
+  }
 
   ChildOutput result;
-  bool interrupted = false;
+  std::optional<Clock::time_point> interrupted;
   std::array<pollfd, 2> streams = {pollfd{out.ends[0], POLLIN, 0}, pollfd{errors.ends[0], POLLIN, 0}};
   while (streams[0].fd >= 0 || streams[1].fd >= 0) {
     if (cancel.is_cancelled() && !interrupted) {
       ::kill(child, SIGINT);
-      interrupted = true;
+      interrupted = Clock::now();
     }
+    if (interrupted && Clock::now() - *interrupted > kGrace) ::kill(child, SIGKILL);
     if (::poll(streams.data(), streams.size(), kPollMilliseconds) <= 0) continue;
     if (streams[0].revents != 0 && !drain(streams[0].fd, result.out)) streams[0].fd = -1;
     if (streams[1].revents != 0 && !drain(streams[1].fd, result.error)) streams[1].fd = -1;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -13,7 +14,9 @@
 #include "api/facts.h"
 #include "api/model_source.h"
 #include "api/settings.h"
+#include "api/texts.h"
 #include "compress/pass/pipeline.h"
+#include "compress/quant/refine.h"
 #include "compress/quant/register.h"
 #include "compress/tensor/bridge.h"
 #include "core/base/log.h"
@@ -21,10 +24,11 @@
 #include "core/base/progress.h"
 #include "core/eval/dataset.h"
 #include "core/eval/report.h"
-#include "core/eval/tasks.h"
 #include "core/format/checkpoint_writer.h"
 #include "core/format/display.h"
 #include "core/format/stored_model.h"
+#include "core/tokenizer/chat_template.h"
+#include "core/tokenizer/tokenizer.h"
 
 namespace autoglm {
 namespace {
@@ -32,41 +36,9 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-constexpr double kHeldOutShare = 0.1;         // of calibration text, where there is no other to evaluate on
 constexpr double kShortestVerification = 10;  // seconds: below that, nothing can be said of a model
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-// Where calibration text comes from: what was named, else the model's own calibration tasks.
-std::string calibration_source(const api::Settings& settings, const fs::path& model) {
-  if (!settings.calibration.empty()) return settings.calibration;
-  const fs::path own = model / "tasks" / "calibration.jsonl";
-  std::error_code error;
-  return fs::is_regular_file(own, error) ? own.string() : "";
-}
-
-// Documents of `text`, rendered with the model's chat template where they are chats.
-Result<std::vector<std::string>> documents_of(const std::string& text, const fs::path& model) {
-  const auto chat = tokenizer::ChatTemplate::load(model);  // plain text needs none; read_documents says when one lacks
-  return eval::read_documents(text, chat.ok() ? &*chat : nullptr);
-}
-
-Result<std::vector<eval::Tokens>> calibration_tokens(const api::Settings& settings, const std::string& text,
-                                                     const std::vector<std::string>& documents, const fs::path& model) {
-  AUTOGLM_ASSIGN_OR_RETURN(const auto tokenizer, tokenizer::Tokenizer::load(model));
-  auto sequences = eval::draw_sequences(documents, *tokenizer,
-                                        {settings.calibration_samples, settings.calibration_length, settings.seed});
-  if (!sequences.ok()) return sequences.status().with_context(text);
-  return sequences;
-}
-
-// Text that was given for calibration and is also all there is to evaluate on: a share of it is held back.
-bool shares_text(const api::Settings& settings, const std::string& calibration, const fs::path& model) {
-  if (settings.verify == "none" || settings.calibration.empty()) return false;
-  if (settings.evaluation.empty()) return !eval::find_tasks(model);
-  std::error_code error;
-  return fs::equivalent(settings.evaluation, calibration, error);
-}
 
 std::string default_output(const fs::path& model, const std::string& name, const api::Settings& settings) {
   const std::string base = fs::path(name).filename().empty() ? fs::absolute(model).parent_path().filename().string()
@@ -85,6 +57,19 @@ bool lies_in(const fs::path& input, const fs::path& output) {
   return false;
 }
 
+// What a verification that gave no measurements ended with.
+Status failure_of(const api::ChildOutput& child) {
+  if (child.exit_code == api::kSignalled + SIGKILL) {
+    return resource_exhausted("the verification was killed, perhaps for lack of memory");
+  }
+  for (const auto code : {StatusCode::kInvalidArgument, StatusCode::kBadInput, StatusCode::kResourceExhausted}) {
+    if (child.exit_code != static_cast<int>(code)) continue;
+    const std::string prefix = fmt::format("autoglm: {}: ", to_string(code));
+    return {code, child.error.substr(child.error.starts_with(prefix) ? prefix.size() : 0)};
+  }
+  return internal_error(fmt::format("the verification ended with exit code {}: {}", child.exit_code, child.error));
+}
+
 // One compression from settled settings to the committed folder.
 class Compression {
  public:
@@ -93,18 +78,21 @@ class Compression {
 
   Result<CompressOutcome> run() {
     AUTOGLM_RETURN_IF_ERROR(prepare());
-    if (options_.dry_run) return CompressOutcome{"", plan_.to_json().dump(2), plan_.to_text(), ok_status()};
-    AUTOGLM_ASSIGN_OR_RETURN(auto writer, format::CheckpointWriter::create(
-                                              output_, {settings_.max_shard, options_.overwrite, plan_.bytes_after}));
+    if (options_.dry_run) return CompressOutcome{"", plan_.to_json().dump(2), plan_.to_text(), {}, {}};
+    AUTOGLM_ASSIGN_OR_RETURN(auto writer,
+                             format::CheckpointWriter::create(
+                                 output_, {settings_.max_shard, options_.overwrite, plan_.bytes_after, &cancel_}));
     AUTOGLM_RETURN_IF_ERROR(compress_into(writer));
-    AUTOGLM_RETURN_IF_ERROR(writer.finish());
     AUTOGLM_ASSIGN_OR_RETURN(report_.artifact, facts(writer.staging()));
-    AUTOGLM_RETURN_IF_ERROR(verify(writer.staging()));
+    CompressOutcome outcome;
+    outcome.verification = verify(writer);
+    if (outcome.verification.code() == StatusCode::kCancelled) return outcome.verification;
 
-    report_.artifact.path = writer.target().string();
+    outcome.output = report_.artifact.path = writer.target().string();
     report_.warnings = warnings();
-    CompressOutcome outcome{writer.target().string(), to_json(report_),
-                            fmt::format("{}\n\n{}", verdict(report_), eval::summary_table({&report_, 1})), ok_status()};
+    if (!outcome.verification.ok()) report_.warnings.push_back(outcome.verification.message());
+    outcome.report_json = to_json(report_);
+    outcome.summary = fmt::format("{}\n\n{}", verdict(report_), eval::summary_table({&report_, 1}));
     AUTOGLM_RETURN_IF_ERROR(writer.write_file("report.json", outcome.report_json));
     AUTOGLM_RETURN_IF_ERROR(writer.write_file("report.md", to_markdown(report_)));
     AUTOGLM_RETURN_IF_ERROR(writer.commit());
@@ -117,30 +105,30 @@ class Compression {
     threads_ = api::use_threads(settings_.threads);
     AUTOGLM_ASSIGN_OR_RETURN(model_, api::find_model(options_.model));
     quant::register_quantizers(registry_);
-    calibration_text_ = calibration_source(settings_, model_);
+    AUTOGLM_ASSIGN_OR_RETURN(const std::string calibration, api::find_calibration(settings_, model_));
     AUTOGLM_ASSIGN_OR_RETURN(const auto engine, api::decoder_options(settings_.device, settings_.compute));
-    AUTOGLM_ASSIGN_OR_RETURN(decoder_, model::Decoder::open(model_, engine));
-    AUTOGLM_ASSIGN_OR_RETURN(resolved_, pass::resolve(settings_.recipe, decoder_->config(), decoder_->layout(),
-                                                      &decoder_->checkpoint(), registry_, !calibration_text_.empty()));
-    calibrated_ = !resolved_->data_free(registry_, settings_.recipe);
-    if (const int64_t most = decoder_->config().max_position_embeddings;
+    AUTOGLM_RETURN_IF_ERROR(open_model(engine));
+    AUTOGLM_ASSIGN_OR_RETURN(resolved_, pass::resolve(settings_.recipe, source().config, source().layout,
+                                                      &source().checkpoint, registry_, !calibration.empty()));
+    calibrated_ = !resolved_->data_free(registry_, settings_.recipe) || settings_.recipe.refine > 0;
+    if (settings_.recipe.refine > 0 && calibration.empty()) {
+      return invalid_argument("--refine needs calibration text: give --calibration-dataset");
+    }
+    AUTOGLM_ASSIGN_OR_RETURN(texts_, api::assign_texts(settings_, model_, calibrated_ ? calibration : ""));
+    AUTOGLM_RETURN_IF_ERROR(choose_output(calibration));
+    AUTOGLM_RETURN_IF_ERROR(load_tokenizer());
+    if (const int64_t most = source().config.max_position_embeddings;
         calibrated_ && most > 0 && settings_.calibration_length > most) {
       warn(fmt::format("calibration sequences have {} tokens, the model's most, instead of {}", most,
                        settings_.calibration_length));
       settings_.calibration_length = most;
     }
-    const pass::PlanOptions plan_options{
-        .max_ram = settings_.max_ram,
-        .max_shard_bytes = settings_.max_shard,
-        .sequences = calibrated_ ? settings_.calibration_samples : 0,
-        .length = calibrated_ ? settings_.calibration_length : 0,
-        .compute = engine.compute,
-        .threads = threads_,
-    };
-    AUTOGLM_ASSIGN_OR_RETURN(
-        plan_, pass::make_plan(settings_.recipe, registry_, *resolved_, &decoder_->checkpoint(), plan_options));
+    return make_plan(engine.compute);
+  }
+
+  Status choose_output(const std::string& calibration) {
     output_ = options_.output.empty() ? default_output(model_, options_.model, settings_) : options_.output;
-    for (const fs::path& input : {model_, fs::path(calibration_text_), fs::path(settings_.evaluation)}) {
+    for (const fs::path& input : {model_, fs::path(calibration), fs::path(settings_.evaluation)}) {
       if (input.empty() || !lies_in(input, output_)) continue;
       return invalid_argument(fmt::format("{}: the output would replace {}, which is read; name another folder",
                                           output_, format::display_path(input)));
@@ -148,19 +136,83 @@ class Compression {
     return ok_status();
   }
 
+  // A plan needs config.json alone; where there are weight files too, they are read.
+  Status open_model(const model::DecoderOptions& engine) {
+    if (options_.dry_run && !format::Checkpoint::is_in(model_)) {
+      AUTOGLM_ASSIGN_OR_RETURN(described_, format::StoredModel::describe_config(model_));
+      return ok_status();
+    }
+    AUTOGLM_ASSIGN_OR_RETURN(decoder_, model::Decoder::open(model_, engine));
+    return ok_status();
+  }
+
+  const format::StoredModel& source() const { return decoder_ ? decoder_->stored() : *described_; }
+
+  // A broken tokenizer is found before the work, here or where the verification would read it.
+  Status load_tokenizer() {
+    if (!calibrated_ && settings_.verify == "none") return ok_status();
+    const bool optional = options_.dry_run || (!calibrated_ && texts_.evaluation.empty());
+    if (optional && !tokenizer::Tokenizer::find(model_)) return ok_status();
+    AUTOGLM_ASSIGN_OR_RETURN(tokenizer_, tokenizer::Tokenizer::load(model_));
+    return ok_status();
+  }
+
+  // Without --max-ram the plan is held to what the machine has; a dry run then says so where that is too little.
+  Status make_plan(at::ScalarType compute) {
+    pass::PlanOptions how{
+        .max_ram = api::memory_limit(settings_.max_ram),
+        .max_shard_bytes = settings_.max_shard,
+        .sequences = calibrated_ ? settings_.calibration_samples : 0,
+        .length = calibrated_ ? settings_.calibration_length : 0,
+        .compute = compute,
+        .threads = threads_,
+    };
+    const auto make = [&] {
+      return pass::make_plan(settings_.recipe, registry_, *resolved_, &source().checkpoint, how);
+    };
+    auto plan = make();
+    std::string note;
+    if (plan.status().code() == StatusCode::kResourceExhausted && settings_.max_ram == 0) {
+      note = fmt::format("this machine has {} of memory free, which is the bound where --max-ram names none",
+                         format_bytes(how.max_ram));
+      if (!options_.dry_run) return plan.status().with_context(note);
+      how.max_ram = 0;
+      plan = make();
+    }
+    AUTOGLM_ASSIGN_OR_RETURN(plan_, std::move(plan));
+    AUTOGLM_RETURN_IF_ERROR(plan_refinement(how));
+    if (!note.empty()) plan_.notes.push_back(note + ": too little for this");
+    if (described_) {
+      plan_.notes.emplace_back(
+          "planned from config.json alone: what the weight files hold beside the decoder (vision tower, MTP layers) is "
+          "not counted");
+    }
+    return ok_status();
+  }
+
+  // Refinement comes after the pipeline: the larger of the two needs counts.
+  Status plan_refinement(const pass::PlanOptions& how) {
+    if (settings_.recipe.refine == 0 || !decoder_) return ok_status();
+    const int64_t bytes = quant::refine_bytes(*decoder_, how.sequences, how.length, refine_options());
+    const auto program = plan_.memory_parts.front();
+    if (program.second + bytes > plan_.peak_rss) {
+      plan_.memory_parts = {program, {"refinement", bytes}};
+      plan_.peak_rss = program.second + bytes;
+    }
+    if (how.max_ram == 0 || plan_.peak_rss <= how.max_ram) return ok_status();
+    return resource_exhausted(
+        fmt::format("refinement needs {} of memory, but --max-ram allows {}; leave --refine out, "
+                    "or calibrate on fewer or shorter sequences",
+                    format_bytes(plan_.peak_rss), format_bytes(how.max_ram)));
+  }
+
   Status compress_into(format::CheckpointWriter& writer) {
     const auto start = Clock::now();
     pass::PipelineInput input{&settings_.recipe, &registry_, &*resolved_, &plan_, &*decoder_, {}};
-    if (calibrated_) {
-      AUTOGLM_ASSIGN_OR_RETURN(auto documents, documents_of(calibration_text_, model_));
-      if (shares_text(settings_, calibration_text_, model_)) {
-        AUTOGLM_RETURN_IF_ERROR(hold_back(documents, writer.staging()));
-      }
-      AUTOGLM_ASSIGN_OR_RETURN(input.calibration, calibration_tokens(settings_, calibration_text_, documents, model_));
-      report_.calibration = eval::TextUse{calibration_text_, static_cast<int64_t>(input.calibration.size()),
-                                          settings_.calibration_length, settings_.seed};
-    }
+    AUTOGLM_ASSIGN_OR_RETURN(input.calibration, read_texts(writer));
     AUTOGLM_ASSIGN_OR_RETURN(const auto pipeline, pass::run_pipeline(input, writer, cancel_));
+    AUTOGLM_RETURN_IF_ERROR(writer.finish());
+    AUTOGLM_RETURN_IF_ERROR(refine(writer.staging(), input.calibration));
     seconds_ = seconds_since(start);
 
     report_.program = "autoglm " + version();
@@ -171,6 +223,7 @@ class Compression {
     report_.predicted = eval::Cost{plan_.peak_rss, plan_.bytes_after, plan_.seconds};
     report_.measured = eval::Cost{peak_rss_bytes(), pipeline.bytes_written, seconds_};
     for (const auto& [stage, seconds] : pipeline.seconds) report_.stages.push_back({stage, seconds});
+    if (refining_ > 0) report_.stages.push_back({"refining", refining_});
     for (const auto& t : pipeline.tensors) {
       report_.passes.push_back({t.name, t.method, t.scheme, t.mse, t.cosine, t.output_error, t.note});
     }
@@ -178,26 +231,57 @@ class Compression {
     return ok_status();
   }
 
-  // Takes a share of the documents away and puts it where the verification reads it.
-  Status hold_back(std::vector<std::string>& documents, const fs::path& staged) {
-    eval::HeldOut split = eval::hold_out(documents, kHeldOutShare, settings_.seed);
-    if (split.evaluation.empty()) {
-      if (settings_.evaluation.empty()) return ok_status();  // too short: the model writes its own text
-      return bad_input(
-          calibration_text_ +
-          ": too short to be split into text for calibration and other text for evaluation; give two files");
+  // Trains what costs no bytes in the files that were written.
+  Status refine(const fs::path& staged, const std::vector<eval::Tokens>& calibration) {
+    if (settings_.recipe.refine == 0) return ok_status();
+    const auto start = Clock::now();
+    AUTOGLM_ASSIGN_OR_RETURN(const auto written, model::Decoder::open(staged, decoder_->options()));
+    AUTOGLM_ASSIGN_OR_RETURN(const auto done,
+                             quant::refine(*decoder_, written, calibration, refine_options(), cancel_));
+    refining_ = seconds_since(start);
+    report_.refinement =
+        eval::Refinement{settings_.recipe.refine, done.steps, done.kl_before, done.kl_after, done.kept};
+    return ok_status();
+  }
+
+  quant::RefineOptions refine_options() const { return {.epochs = settings_.recipe.refine, .seed = settings_.seed}; }
+
+  // The sequences to calibrate on; text that is held back for the verification is put where that reads it.
+  Result<std::vector<eval::Tokens>> read_texts(const format::CheckpointWriter& writer) {
+    const auto chat = tokenizer::ChatTemplate::load(model_);  // plain text needs none; read_texts says when one lacks
+    AUTOGLM_ASSIGN_OR_RETURN(const auto split, api::read_texts(texts_, chat.ok() ? &*chat : nullptr, settings_.seed));
+    if (!split.evaluation.empty()) {
+      held_out_ = writer.staging() / "held_out.jsonl";
+      std::ofstream file(held_out_, std::ios::binary);
+      for (const std::string& text : split.evaluation) file << nlohmann::json{{"text", text}}.dump() << '\n';
+      if (!file.flush()) return resource_exhausted(fmt::format("{}: cannot be written", held_out_.string()));
     }
-    documents = std::move(split.calibration);
-    held_out_ = staged / "held_out.jsonl";
-    std::ofstream file(held_out_, std::ios::binary);
-    for (const std::string& text : split.evaluation) file << nlohmann::json{{"text", text}}.dump() << '\n';
-    if (file.flush()) return ok_status();
-    return resource_exhausted(fmt::format("{}: cannot be written", held_out_.string()));
+    const std::unique_ptr<tokenizer::Tokenizer> tokenizer = std::move(tokenizer_);
+    if (!calibrated_) return std::vector<eval::Tokens>();
+    auto sequences = eval::draw_sequences(
+        split.calibration, *tokenizer, {settings_.calibration_samples, settings_.calibration_length, settings_.seed});
+    if (!sequences.ok()) return sequences.status().with_context(texts_.calibration);
+    report_.calibration = eval::TextUse{texts_.calibration, static_cast<int64_t>(sequences->size()),
+                                        settings_.calibration_length, settings_.seed};
+    return sequences;
+  }
+
+  // Has the staged folder measured. What goes wrong does not undo the compression, but for cancellation.
+  Status verify(const format::CheckpointWriter& writer) {
+    if (settings_.verify == "none") return ok_status();
+    const Status status = measure(writer.staging());
+    std::error_code error;
+    if (!held_out_.empty() && !fs::remove(held_out_, error)) {
+      return internal_error(held_out_.string() + ": cannot be removed");
+    }
+    if (status.ok() || status.code() == StatusCode::kCancelled) return status;
+    return {status.code(),
+            fmt::format("not measured: {}; the artifact is kept, `autoglm eval {} --source {}` measures it",
+                        status.message(), writer.target().string(), model_.string())};
   }
 
   // Runs `autoglm eval` on the staged folder; it prints the measured part of the report.
-  Status verify(const fs::path& staged) {
-    if (settings_.verify == "none") return ok_status();
+  Status measure(const fs::path& staged) {
     std::vector<std::string> arguments = {"eval",
                                           staged.string(),
                                           "--source",
@@ -218,7 +302,7 @@ class Compression {
     const auto add = [&](bool wanted, std::vector<std::string> words) {
       if (wanted) arguments.insert(arguments.end(), words.begin(), words.end());
     };
-    const std::string text = held_out_.empty() ? settings_.evaluation : held_out_.string();
+    const std::string text = held_out_.empty() ? texts_.evaluation : held_out_.string();
     add(!text.empty(), {"--eval-dataset", text});
     add(settings_.max_ram > 0, {"--max-ram", std::to_string(settings_.max_ram)});
     add(settings_.max_loss >= 0, {"--max-loss", fmt::format("{}", settings_.max_loss)});
@@ -226,14 +310,12 @@ class Compression {
     const std::string program = options_.verifier.empty() ? "autoglm" : options_.verifier;
     AUTOGLM_ASSIGN_OR_RETURN(const auto child, api::run_child(program, arguments, cancel_));
     if (child.exit_code != 0 && child.exit_code != static_cast<int>(StatusCode::kContractBroken)) {
-      return internal_error(
-          fmt::format("the written files could not be measured ({}); --verify none skips it", child.error));
+      return failure_of(child);
     }
     AUTOGLM_ASSIGN_OR_RETURN(report_.evaluation, eval::evaluation_from_json(child.out));
     if (!held_out_.empty()) {
-      report_.evaluation->text.source = calibration_text_ + ", a part that calibration did not see";
-      std::error_code error;
-      if (!fs::remove(held_out_, error)) return internal_error(held_out_.string() + ": cannot be removed");
+      const std::string& whole = texts_.evaluation.empty() ? texts_.calibration : texts_.evaluation;
+      report_.evaluation->text.source = whole + ", a part that calibration did not see";
     }
     return ok_status();
   }
@@ -251,15 +333,18 @@ class Compression {
   int threads_ = 1;
   fs::path model_;
   pass::Registry registry_;
-  std::string calibration_text_;
   bool calibrated_ = false;  // some method needs calibration text
+  api::Texts texts_;
+  std::unique_ptr<tokenizer::Tokenizer> tokenizer_;  // until the text is read
   std::optional<model::Decoder> decoder_;
+  std::optional<format::StoredModel> described_;  // in its place, for a plan from config.json alone
   std::optional<pass::Resolved> resolved_;
   pass::Plan plan_;
   std::string output_;
   fs::path held_out_;  // in the staged folder, until it has been measured on; empty: none
 
-  double seconds_ = 0;  // compressing took
+  double seconds_ = 0;   // compressing took
+  double refining_ = 0;  // of it
   eval::Report report_;
 };
 

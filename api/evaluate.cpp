@@ -102,10 +102,12 @@ class Measurement {
   // Text that was named, else the folder's task file, else what the source model writes itself.
   Status choose_text() {
     const auto own_tasks = eval::find_tasks(reference_);
-    auto tokenizer = tokenizer::Tokenizer::load(reference_);
-    if (tokenizer.ok()) tokenizer_ = std::move(tokenizer).value();
-    if (options_.evaluation.empty() && (!own_tasks || !tokenizer_)) return sample_text();
-    if (!tokenizer_) return tokenizer.status();
+    if (options_.evaluation.empty() && !tokenizer::Tokenizer::find(reference_)) {
+      notes_.push_back("the source has no tokenizer: no text was read and no tasks were asked");
+      return sample_text();
+    }
+    AUTOGLM_ASSIGN_OR_RETURN(tokenizer_, tokenizer::Tokenizer::load(reference_));
+    if (options_.evaluation.empty() && !own_tasks) return sample_text();
     text_source_ = options_.evaluation.empty() ? own_tasks->string() : options_.evaluation;
     auto chat = tokenizer::ChatTemplate::load(reference_);
     AUTOGLM_ASSIGN_OR_RETURN(const auto documents, eval::read_documents(text_source_, chat.ok() ? &*chat : nullptr));

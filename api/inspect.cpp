@@ -124,21 +124,28 @@ std::string layers_text(const format::StoredModel& model) {
 
 Result<InspectOutcome> run(const std::string& name, bool all_tensors) {
   AUTOGLM_ASSIGN_OR_RETURN(const auto folder, api::find_model(name));
-  AUTOGLM_ASSIGN_OR_RETURN(const auto model, format::StoredModel::open(folder));
+  const bool has_weights = format::Checkpoint::is_in(folder);
+  AUTOGLM_ASSIGN_OR_RETURN(
+      const auto model, has_weights ? format::StoredModel::open(folder) : format::StoredModel::describe_config(folder));
   const eval::Sizes sizes = eval::measure_sizes(model, nullptr);
   const auto others = model.layout.others(model.checkpoint);
 
-  ordered_json json = {{"folder", folder.string()},     {"family", to_string(model.config.family)},
-                       {"storage", model.describe()},   {"config", config_json(model.config)},
-                       {"sizes", sizes_json(sizes)},    {"carried_over", others},
+  ordered_json json = {{"folder", folder.string()},
+                       {"family", to_string(model.config.family)},
+                       {"storage", model.describe()},
+                       {"has_weights", has_weights},
+                       {"config", config_json(model.config)},
+                       {"sizes", sizes_json(sizes)},
+                       {"carried_over", others},
                        {"modules", modules_json(model)}};
   if (model.quantization) json["quantization_config"] = model.quantization->to_json();
 
   std::string text =
-      fmt::format("{}: {}, {} layers, hidden {}, {} heads ({} key/value) of {}, vocabulary {}, stored as {}\n\n",
+      fmt::format("{}: {}, {} layers, hidden {}, {} heads ({} key/value) of {}, vocabulary {}, stored as {}{}\n\n",
                   folder.string(), to_string(model.config.family), model.config.num_hidden_layers,
                   model.config.hidden_size, model.config.num_attention_heads, model.config.num_key_value_heads,
-                  model.config.head_dim, model.config.vocab_size, model.describe());
+                  model.config.head_dim, model.config.vocab_size, model.describe(),
+                  has_weights ? "" : " (config.json alone; the folder has no weight files)");
   text += all_tensors ? modules_text(model) : layers_text(model);
   text += fmt::format("\n{}", parts_text(sizes));
   if (!others.empty() && !all_tensors) {

@@ -93,6 +93,7 @@ Status check(const Settings& s) {
     if (value >= low && value <= high) return ok_status();
     return invalid_argument(fmt::format("{} is {}; give {} to {}", option, value, low, high));
   };
+  AUTOGLM_RETURN_IF_ERROR(in_range("--refine", s.recipe.refine, 0, pass::kMaxEpochs));
   AUTOGLM_RETURN_IF_ERROR(in_range("--calibration-samples", s.calibration_samples, 1, kMaxSamples));
   AUTOGLM_RETURN_IF_ERROR(in_range("--calibration-length", s.calibration_length, 2, kMaxLength));
   AUTOGLM_RETURN_IF_ERROR(in_range("--max-shard", s.max_shard, kMinShard, INT64_MAX));
@@ -153,6 +154,7 @@ Result<Settings> settle(const CompressOptions& options) {
     s.recipe.scheme = *scheme;
   }
   if (!options.method.empty()) s.recipe.method = options.method;
+  if (options.refine >= 0) s.recipe.refine = options.refine;
   if (!options.embedding.empty()) {
     AUTOGLM_ASSIGN_OR_RETURN(s.recipe.embedding, scheme_of("--embedding", options.embedding));
   }

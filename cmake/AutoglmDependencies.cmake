@@ -11,7 +11,9 @@ pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET GLOBAL libutf8proc)
 if(AUTOGLM_TORCH)
   find_package(yaml-cpp REQUIRED)
   find_package(Torch REQUIRED)
+endif()
 
+if(AUTOGLM_TORCH AND NOT TARGET autoglm::torch)
   # One imported target in place of Torch's variables. Torch's own targets bring some of its folders as ordinary
   # include folders; SYSTEM keeps its warnings out of ours.
   add_library(autoglm::torch INTERFACE IMPORTED GLOBAL)
@@ -25,6 +27,4 @@ if(AUTOGLM_TORCH)
   separate_arguments(autoglm_torch_flags UNIX_COMMAND "${TORCH_CXX_FLAGS}")
   target_compile_options(autoglm::torch INTERFACE ${autoglm_torch_flags})
   target_link_options(autoglm::torch INTERFACE "-Wl,--no-as-needed")
-else()
-  set(CMAKE_DISABLE_FIND_PACKAGE_Torch ON)  # no room of this build may ask for it
 endif()

@@ -42,7 +42,7 @@ function(autoglm_room folder)
                                                  GTest::gmock GTest::gtest GTest::gtest_main)
     target_compile_definitions(${target}_test PRIVATE AUTOGLM_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
     # What they test is optimized; the tests themselves are a third of what there is to compile.
-    target_compile_options(${target}_test PRIVATE $<$<CONFIG:Release>:-O1>)
+    autoglm_compile_quickly(${target}_test)
     if(ROOM_TORCH)
       autoglm_use_torch(${target}_test PRIVATE)
     elseif("nlohmann_json::nlohmann_json" IN_LIST ROOM_PRIVATE_LINKS)
@@ -60,13 +60,25 @@ function(autoglm_precompile target pch headers)
     add_library(${pch} OBJECT "${PROJECT_BINARY_DIR}/${pch}.cpp")
     target_link_libraries(${pch} PRIVATE fmt::fmt nlohmann_json::nlohmann_json autoglm_flags ${ARGN})
     target_precompile_headers(${pch} PRIVATE <fmt/format.h> <nlohmann/json.hpp> ${headers})
+    if(NOT TARGET autoglm_pch)  # all of them, for clang-tidy
+      add_custom_target(autoglm_pch)
+    endif()
+    add_dependencies(autoglm_pch ${pch})
   endif()
   target_precompile_headers(${target} REUSE_FROM ${pch})
 endfunction()
 
-# For the programs: what reads their command lines.
+# For the programs, in which no time is spent: their files, of which each would compile the whole of CLI11 again, are
+# compiled as one, and quickly.
 function(autoglm_use_cli target)
   autoglm_precompile(${target} autoglm_cli_pch "<CLI/CLI.hpp>" CLI11::CLI11)
+  autoglm_compile_quickly(${target})
+  set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
+endfunction()
+
+# For targets in which no time is spent.
+function(autoglm_compile_quickly target)
+  target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
 endfunction()
 
 function(autoglm_use_torch target scope)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Line coverage per room, from the tests of a build of its own (build/coverage). The aim is 85 % outside apps/.
+# Line coverage per room, from the tests of a build of its own (build/coverage). Fails below 85 % in a room outside apps/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools/build.sh coverage
@@ -8,4 +8,4 @@ ctest --preset coverage || echo "some tests failed; what they ran still counts" 
 gcovr --root . --object-directory build/coverage --exclude-throw-branches --exclude '.*_test\.cpp' --exclude tests/ \
   --filter core/ --filter compress/ --filter runtime/ --filter api/ --filter apps/ --filter include/ \
   --gcov-ignore-parse-errors --json-summary build/coverage/coverage.json -j 2 build/coverage
-.venv/bin/python tools/coverage_table.py build/coverage/coverage.json
+.venv/bin/python tools/coverage_table.py build/coverage/coverage.json --check

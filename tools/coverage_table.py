@@ -1,4 +1,7 @@
-"""Prints gcovr's JSON summary as one line per room: coverage_table.py coverage.json"""
+"""Prints gcovr's JSON summary as one line per room: coverage_table.py coverage.json [--check]
+
+With --check the exit status is 1 where a room outside apps/ is below the aim.
+"""
 import collections
 import json
 import os
@@ -6,12 +9,28 @@ import sys
 
 AIM = 85
 
-rooms = collections.defaultdict(lambda: [0, 0])
-for file in json.load(open(sys.argv[1]))["files"]:
-    for room in (os.path.dirname(file["filename"]), "all"):
-        rooms[room][0] += file["line_covered"]
-        rooms[room][1] += file["line_total"]
-for room, (covered, total) in sorted(rooms.items(), key=lambda item: (item[0] == "all", item[0])):
-    percent = 100 * covered / max(total, 1)
-    below = "  below the aim" if percent < AIM and not room.startswith(("apps", "all")) else ""
-    print(f"{room:<20} {covered:>6} of {total:>6} lines  {percent:5.1f} %{below}")
+
+def lines_of_rooms(summary):
+    """{room: [covered, total]}, "all" among them."""
+    rooms = collections.defaultdict(lambda: [0, 0])
+    for file in summary["files"]:
+        for room in (os.path.dirname(file["filename"]), "all"):
+            rooms[room][0] += file["line_covered"]
+            rooms[room][1] += file["line_total"]
+    return rooms
+
+
+def main(file, *options):
+    below = []
+    rooms = lines_of_rooms(json.load(open(file)))
+    for room, (covered, total) in sorted(rooms.items(), key=lambda item: (item[0] == "all", item[0])):
+        percent = 100 * covered / max(total, 1)
+        if total > 0 and percent < AIM and room != "all" and room.split("/")[0] != "apps":
+            below.append(room)
+        remark = "  below the aim" if room in below else ""
+        print(f"{room:<20} {covered:>6} of {total:>6} lines  {percent:5.1f} %{remark}")
+    if below and "--check" in options:
+        sys.exit(f"below {AIM} %: {', '.join(below)}")
+
+
+main(*sys.argv[1:])

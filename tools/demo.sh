@@ -3,9 +3,15 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 model=models/glm-phone-demo
+# A copy with every 32nd task, so that all of them are asked in seconds and every column answers the same ones.
+source=build/demo/source
+rm -rf $source
+mkdir -p build/demo
+cp -r $model $source
+awk 'NR % 32 == 0' $model/tasks/eval.jsonl >$source/tasks/eval.jsonl
 compress() {  # NAME OPTION...
-  echo "autoglm compress $model ${*:2}" >&2
-  build/release/autoglm compress $model "${@:2}" -o "build/demo/$1" --overwrite --quiet >/dev/null
+  echo "autoglm compress $source ${*:2}" >&2
+  build/release/autoglm compress $source "${@:2}" --verify full -o "build/demo/$1" --overwrite --quiet >/dev/null
 }
 compress int8 --quantization int8
 compress int4 --quantization int4

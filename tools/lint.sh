@@ -13,7 +13,7 @@ failed=0
 section() { echo "== $*"; }
 verdict() { if [ "$1" = 0 ]; then echo "ok"; else echo "FAILED"; failed=1; fi; }
 
-mapfile -t sources < <(git ls-files '*.h' '*.cpp')
+mapfile -t sources < <(tools/sources.sh '*.h' '*.cpp')
 
 section "clang-format, ${#sources[@]} files"
 clang-format --dry-run -Werror "${sources[@]}"
@@ -36,17 +36,18 @@ verdict $?
 if [ $# -gt 0 ]; then
   files=("$@")
 elif [ -n "${ALL:-}" ]; then
-  mapfile -t files < <(git ls-files '*.cpp')
+  mapfile -t files < <(tools/sources.sh '*.cpp')
 else
   base=$(git merge-base HEAD '@{upstream}' 2>/dev/null || git rev-parse HEAD)
   [ "$base" != "$(git rev-parse HEAD)" ] || base=$(git rev-parse -q --verify HEAD~1 || echo HEAD)
-  mapfile -t files < <(git diff --name-only --diff-filter=d "$base" -- '*.cpp')
+  mapfile -t files < <(git diff --name-only --diff-filter=d "$base" -- '*.cpp'
+                       git ls-files --others --exclude-standard -- '*.cpp')
 fi
 section "clang-tidy, ${#files[@]} files"
 if [ ${#files[@]} -gt 0 ]; then
-  # A build folder of clang's own: its precompiled header is the one that clang-tidy can read.
+  # A build folder of clang's own: its precompiled headers are those that clang-tidy can read.
   [ -f build/tidy/build.ninja ] || cmake --preset tidy >/dev/null
-  cmake --build build/tidy --target autoglm_torch_pch >/dev/null
+  cmake --build build/tidy --target autoglm_pch >build/pch.txt || { cat build/pch.txt; failed=1; }
   printf '%s\0' "${files[@]}" | xargs -0 -P2 -n1 clang-tidy -p build/tidy --quiet 2>&1 |
     grep -vE '^[0-9]+ warnings? (generated|treated as errors?)|^Suppressed |^Use -header-filter' |
     awk '!seen[$0]++'  # a header's finding once, not once per file

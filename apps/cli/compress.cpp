@@ -15,7 +15,12 @@ void add_options(CLI::App& app, CompressOptions& options) {
          "-q,--quantization", options.quantization,
          "int2..int8, w8a8, fp16 or bf16; -gN sets the group size, -channel, -tensor, -asym: int4-g64-asym [int4]")
       ->group(recipe);
-  app.add_option("--method", options.method, "gptq or rtn [gptq with calibration text, else rtn]")->group(recipe);
+  app.add_option("--method", options.method, "gptq, gptaq or rtn [gptq with calibration text, else rtn]")
+      ->group(recipe);
+  app.add_option("--refine", options.refine,
+                 "passes over the calibration text that train scales, norms and biases against the source [0]")
+      ->check(CLI::NonNegativeNumber)
+      ->group(recipe);
   app.add_option("--override", options.overrides,
                  "REGEX=SCHEME[:METHOD] for modules whose name matches; SCHEME may be keep; repeatable, the first "
                  "match decides")
@@ -37,7 +42,7 @@ void add_options(CLI::App& app, CompressOptions& options) {
       ->group(calibration);
 
   const std::string verification = "Verification";
-  app.add_option("--verify", options.verify, "none, fast or full [fast: no longer than compressing took]")
+  app.add_option("--verify", options.verify, "none, fast or full [fast: as long as compressing took, at least 10 s]")
       ->group(verification);
   app.add_option("--eval-dataset", options.evaluation,
                  "text to measure on [MODEL/tasks/eval.jsonl, else a tenth of the calibration text, else text the "
@@ -47,7 +52,8 @@ void add_options(CLI::App& app, CompressOptions& options) {
       ->group(verification);
 
   const std::string bounds = "Bounds";
-  add_bytes(app, "--max-ram", options.max_ram, "refuse beforehand when the plan needs more, for example 4G")
+  add_bytes(app, "--max-ram", options.max_ram,
+            "refuse beforehand when the plan needs more, for example 4G [what the machine has]")
       ->group(bounds);
   add_bytes(app, "--max-shard", options.max_shard, "size of one weight file [5G]")->group(bounds);
   app.add_option("--threads", options.threads, "[all cores]")->group(bounds);
@@ -69,6 +75,7 @@ Command add_compress(CLI::App& root) {
     const auto outcome = compress(*options);
     if (!outcome.ok()) return fail(outcome.status());
     print(*output, outcome->report_json, outcome->summary);
+    if (!outcome->verification.ok()) return fail(outcome->verification);
     return outcome->contract.ok() ? 0 : fail(outcome->contract);
   };
   return command;

@@ -14,7 +14,7 @@ namespace {
 
 constexpr int64_t kWarmUp = 5;  // steps that are not counted
 
-struct Options {
+struct BenchOptions {
   ModelOptions model;
   std::vector<int64_t> batches = {1};
   int64_t prompt_tokens = 128, runs = 100, repeats = 3;
@@ -49,7 +49,8 @@ struct Measured {
 
 class Bench {
  public:
-  Bench(const Options& options, engine::Engine& engine) : options_(options), engine_(engine), random_(options.seed) {}
+  Bench(const BenchOptions& options, engine::Engine& engine)
+      : options_(options), engine_(engine), random_(options.seed) {}
 
   Result<Measured> run(int64_t batch) {
     Measured measured = {.batch = batch};
@@ -119,7 +120,7 @@ class Bench {
     return ok_status();
   }
 
-  const Options& options_;
+  const BenchOptions& options_;
   engine::Engine& engine_;
   std::mt19937_64 random_;
   std::vector<engine::RequestId> ids_;
@@ -131,7 +132,7 @@ nlohmann::ordered_json json_of(const Latency& latency) {
           {"p99", latency.p99},   {"min", latency.least},     {"max", latency.most}};
 }
 
-Status check(const Options& options) {
+Status check(const BenchOptions& options) {
   const auto positive = [](std::string_view name, int64_t value, int64_t most) {
     if (value >= 1 && value <= most) return ok_status();
     return invalid_argument(fmt::format("{} is {}, must be from 1 to {}", name, value, most));
@@ -142,7 +143,7 @@ Status check(const Options& options) {
   return positive("--repeats", options.repeats, 1000);
 }
 
-Status run(Options options, const cli::Output& output) {
+Status run(BenchOptions options, const cli::Output& output) {
   AUTOGLM_RETURN_IF_ERROR(check(options));
   const int64_t largest = *std::max_element(options.batches.begin(), options.batches.end());
   options.model.engine.max_sequences = largest;
@@ -192,7 +193,7 @@ Status run(Options options, const cli::Output& output) {
 Command add_bench(CLI::App& root) {
   Command command = cli::add_command(root, "bench", "Measure speed, latency and memory on random prompts",
                                      "autoglm-edge bench models/glm-phone-demo --batch 1,8 --json");
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<BenchOptions>();
   CLI::App& app = *command.app;
   add_model_options(app, options->model);
   app.add_option("--batch", options->batches, "sequences at once; several, as 1,8,16, are measured in turn")

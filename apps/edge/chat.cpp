@@ -9,7 +9,7 @@
 namespace autoglm::edge {
 namespace {
 
-struct Options {
+struct ChatOptions {
   ModelOptions model;
   AnswerOptions answer;
 };
@@ -17,7 +17,7 @@ struct Options {
 /// One conversation. What was said stays in the engine's cache, so that each turn runs only what is new.
 class Conversation {
  public:
-  Conversation(const Options& options, const Loaded& loaded, const tokenizer::ChatTemplate& chat)
+  Conversation(const ChatOptions& options, const Loaded& loaded, const tokenizer::ChatTemplate& chat)
       : options_(options), loaded_(loaded), chat_(chat) {
     reset();
   }
@@ -42,13 +42,13 @@ class Conversation {
   }
 
  private:
-  const Options& options_;
+  const ChatOptions& options_;
   const Loaded& loaded_;
   const tokenizer::ChatTemplate& chat_;
   nlohmann::ordered_json messages_;
 };
 
-Status run(const Options& options, bool as_json) {
+Status run(const ChatOptions& options, bool as_json) {
   AUTOGLM_ASSIGN_OR_RETURN(const Loaded loaded, load(options.model));
   AUTOGLM_ASSIGN_OR_RETURN(const auto chat, tokenizer::ChatTemplate::load(options.model.model));
   AUTOGLM_RETURN_IF_ERROR(request_of(options.answer, {}).status());
@@ -90,7 +90,7 @@ Status run(const Options& options, bool as_json) {
 Command add_chat(CLI::App& root) {
   Command command = cli::add_command(root, "chat", "Talk with a model, line by line",
                                      "autoglm-edge chat models/glm-phone-demo --temperature 0.7");
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ChatOptions>();
   add_model_options(*command.app, options->model);
   add_answer_options(*command.app, options->answer);
   command.run = [options, output = command.output] {

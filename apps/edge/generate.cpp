@@ -8,14 +8,14 @@
 namespace autoglm::edge {
 namespace {
 
-struct Options {
+struct GenerateOptions {
   ModelOptions model;
   AnswerOptions answer;
   std::string prompt;
   bool raw = false;
 };
 
-Result<std::string> render(const Options& options) {
+Result<std::string> render(const GenerateOptions& options) {
   if (options.raw) return options.prompt;
   AUTOGLM_ASSIGN_OR_RETURN(const auto chat, tokenizer::ChatTemplate::load(options.model.model));
   nlohmann::ordered_json messages = nlohmann::ordered_json::array();
@@ -24,7 +24,7 @@ Result<std::string> render(const Options& options) {
   return chat.render({{"messages", messages}, {"add_generation_prompt", true}});
 }
 
-Status run(const Options& options, bool as_json) {
+Status run(const GenerateOptions& options, bool as_json) {
   if (options.prompt.empty()) return invalid_argument("the prompt is empty; give --prompt or standard input");
   AUTOGLM_ASSIGN_OR_RETURN(const Loaded loaded, load(options.model));
   AUTOGLM_ASSIGN_OR_RETURN(const std::string text, render(options));
@@ -58,7 +58,7 @@ Command add_generate(CLI::App& root) {
   Command command =
       cli::add_command(root, "generate", "Continue a prompt",
                        "autoglm-edge generate models/glm-phone-demo --prompt \"App: Clock\n- Save\nTask: tap Save\"");
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<GenerateOptions>();
   CLI::App& app = *command.app;
   add_model_options(app, options->model);
   app.add_option("-p,--prompt", options->prompt, "what to say; read from standard input when absent");

@@ -3,6 +3,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <string>
 
 #include "compress/calibrate/statistics.h"
 #include "compress/model/block.h"
@@ -23,6 +24,10 @@ class Collector {
 
   model::InputTap tap();
 
+  /// Watches the source on the same batch; to be run before `tap` sees that batch. What both see of one linear, of one
+  /// shape, is paired for Needs::drift; routed experts, whose tokens differ, are not.
+  model::InputTap source_tap();
+
   /// kBadInput: NaN or infinity, with the name of the module. A linear that saw no token (an expert) is absent.
   Result<StatisticsByLinear> finish();
 
@@ -36,6 +41,7 @@ class Collector {
   int64_t expected_tokens_;
   std::function<bool(const model::Linear&)> wanted_;
   std::map<const model::Linear*, Shared> inputs_;  // by the first linear of those that share
+  std::map<std::string, at::Tensor> source_;       // inputs of the batch at hand, by the first linear's name
 };
 
 }  // namespace autoglm::calibrate

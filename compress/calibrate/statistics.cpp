@@ -16,13 +16,18 @@ bool all_finite(const at::Tensor& tensor) { return !tensor.defined() || at::isfi
 }  // namespace
 
 Needs Needs::operator|(const Needs& other) const {
-  return {hessian || other.hessian, moments || other.moments, std::max(sample_tokens, other.sample_tokens)};
+  return {hessian || other.hessian, drift || other.drift, moments || other.moments,
+          std::max(sample_tokens, other.sample_tokens)};
 }
 
-void StatisticsBuilder::add(const at::Tensor& input) {
+void StatisticsBuilder::add(const at::Tensor& input, const at::Tensor& source) {
   const at::Tensor x = input.to(at::kFloat);
   if (x.size(0) == 0) return;
   if (needs_.hessian) add_hessian(x);
+  if (needs_.drift && source.defined()) {
+    if (!sums_.drift.defined()) sums_.drift = at::zeros({x.size(1), x.size(1)}, x.options());
+    sums_.drift.addmm_((source.to(at::kFloat) - x).t(), x);
+  }
   if (needs_.moments) {
     const at::Tensor absmax = x.abs().amax(0), mean = x.sum(0), square = x.square().sum(0);
     if (sums_.absmax.defined()) {
@@ -76,15 +81,18 @@ Result<InputStatistics> StatisticsBuilder::finish(std::string_view where) {
     }
     if (!needs_.moments) sums_.mean_square = sums_.hessian.diagonal().div(2.0);
   }
+  if (sums_.drift.defined()) sums_.drift.mul_(2.0 / n);
   if (needs_.moments) {
     sums_.mean.div_(n);
     sums_.mean_square.div_(n);
   }
   if (needs_.sample_tokens > 0 && sampled_ > 0) sums_.sample = sums_.sample.slice(0, 0, sampled_);
   // A NaN or infinity in any token shows in the diagonal, the sums or (alone) the sample.
-  if (!all_finite(sums_.mean_square) || !all_finite(sums_.absmax) || !all_finite(sums_.sample)) {
+  const bool has_drift = sums_.drift.defined();
+  if ((has_drift && !all_finite(sums_.drift.sum())) || !all_finite(sums_.mean_square) || !all_finite(sums_.absmax) ||
+      !all_finite(sums_.sample)) {
     return bad_input(fmt::format(
-        "calibration gave NaN or infinity in the input of {}: the source overflows there; try --dtype fp32", where));
+        "calibration gave NaN or infinity in the input of {}: the source overflows there; try --compute fp32", where));
   }
   return std::move(sums_);
 }
@@ -92,6 +100,7 @@ Result<InputStatistics> StatisticsBuilder::finish(std::string_view where) {
 int64_t statistics_bytes(const Needs& needs, int64_t width) {
   int64_t floats = needs.sample_tokens * width;
   if (needs.hessian) floats += width * width;
+  if (needs.drift) floats += width * width;
   if (needs.moments) floats += 3 * width;
   return floats * static_cast<int64_t>(sizeof(float));
 }

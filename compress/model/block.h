@@ -69,6 +69,10 @@ struct ForwardOptions {
   const CancelToken* cancel = nullptr;      ///< looked at between sub-layers: cancelled, an undefined tensor returns
 };
 
+/// x / rms(x) * weight over the last dimension; the statistics in float32, as Hugging Face computes it (Zhang and
+/// Sennrich 2019, eq. 4).
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
+
 /// hidden [batch, tokens, hidden] -> the same shape, causal. `rotary` must reach the last position. Pure where there is
 /// no cache; differentiable (it sets no grad mode: callers who want none hold an at::NoGradGuard). Throws c10::Error,
 /// so callers run inside tensor::guarded.

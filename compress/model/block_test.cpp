@@ -132,7 +132,8 @@ TEST_P(BlockTest, PaddingChangesNothing) {
   for (const int64_t left : {0, 3}) {
     const int64_t right = 3 - left;
     // Batched with a row of full length; the padding holds large values that must not leak.
-    const at::Tensor padded = at::cat({at::full({1, left, 128}, 50.0), one, at::full({1, right, 128}, -50.0)}, 1);
+    const int64_t width = one.size(2);
+    const at::Tensor padded = at::cat({at::full({1, left, width}, 50.0), one, at::full({1, right, width}, -50.0)}, 1);
     const at::Tensor batch = at::cat({padded, scene.hidden.narrow(0, 0, 1).narrow(1, 0, 12)});
     ForwardOptions options;
     options.key_padding = at::ones({2, 12}, at::kBool);

@@ -177,7 +177,7 @@ Result<at::Tensor> Decoder::logits(const at::Tensor& hidden) const {
   return tensor::guarded([&]() -> Result<at::Tensor> {
     const at::NoGradGuard no_grad;
     const ModuleSpec& module = stored_->head();
-    at::Tensor x = rms_norm(hidden, final_norm_, config().rms_norm_eps);
+    at::Tensor x = rms_norm(hidden.to(options_.device), final_norm_, config().rms_norm_eps);
     const format::QuantScheme* scheme = stored_->scheme_of(module);
     const bool quantizes = scheme != nullptr && module.role == Role::kHead && scheme->input_activations;
     if (quantizes) x = fake_quantize(x, *scheme->input_activations);

@@ -18,41 +18,42 @@ std::vector<int32_t> row_of(const at::Tensor& ids, int64_t row, int64_t length) 
   return tokens;
 }
 
-class GeneratorTest : public testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Tiny, GeneratorTest, testing::ValuesIn(kTinyFamilies),
-                         [](const auto& info) { return info.param; });
+class GeneratorTest : public SettingTest {};
+INSTANTIATE_TEST_SUITE_P(Tiny, GeneratorTest, SettingTest::cases(), SettingTest::name);
 
 TEST_P(GeneratorTest, StepsGiveTheLogitsOfTheFullPass) {
-  Generator generator = Generator::create(open_decoder(tiny_folder(GetParam()))).value();
-  const at::Tensor ids = golden(GetParam(), "input_ids"), logits = golden(GetParam(), "logits");
+  Generator generator = Generator::create(open()).value();
+  const at::Tensor ids = golden(family(), "input_ids"), logits = golden(family(), "logits");
   at::Tensor next = generator.prefill({row_of(ids, 0, 7), row_of(ids, 1, 7)}).value();
   for (int64_t at = 6; at < 23; ++at) {
-    EXPECT_LT(relative_error(next, logits.select(1, at)), 1e-5) << at;
+    compare(next, logits.select(1, at));
     const std::vector<int32_t> tokens = {ids[0][at + 1].item<int32_t>(), ids[1][at + 1].item<int32_t>()};
     next = generator.step(tokens).value();
   }
-  EXPECT_LT(relative_error(next, logits.select(1, 23)), 1e-5);
+  compare(next, logits.select(1, 23));
+  EXPECT_LT(error(), bound());
 }
 
 TEST_P(GeneratorTest, PromptsOfDifferentLengthsDoNotDisturbOneAnother) {
-  Generator generator = Generator::create(open_decoder(tiny_folder(GetParam()))).value();
-  const at::Tensor ids = golden(GetParam(), "input_ids"), logits = golden(GetParam(), "logits");
+  Generator generator = Generator::create(open()).value();
+  const at::Tensor ids = golden(family(), "input_ids"), logits = golden(family(), "logits");
   const std::vector<int64_t> lengths = {11, 4};
   at::Tensor next = generator.prefill({row_of(ids, 0, lengths[0]), row_of(ids, 1, lengths[1])}).value();
   for (int64_t done = 0; done < 10; ++done) {
     std::vector<int32_t> tokens;
     for (int64_t row = 0; row < 2; ++row) {
       const int64_t at = lengths[static_cast<size_t>(row)] - 1 + done;
-      EXPECT_LT(relative_error(next[row], logits[row][at]), 1e-5) << row << " " << at;
+      compare(next[row], logits[row][at]);
       tokens.push_back(ids[row][at + 1].item<int32_t>());
     }
     next = generator.step(tokens).value();
   }
   // The shorter one goes on alone.
   ASSERT_TRUE(generator.keep(std::vector<int64_t>{1}).ok());
-  EXPECT_LT(relative_error(next[1], logits[1][13]), 1e-5);
+  compare(next[1], logits[1][13]);
   next = generator.step(std::vector<int32_t>{ids[1][14].item<int32_t>()}).value();
-  EXPECT_LT(relative_error(next[0], logits[1][14]), 1e-5);
+  compare(next[0], logits[1][14]);
+  EXPECT_LT(error(), bound());
 }
 
 TEST(Generator, CacheGrowsBeyondItsFirstCapacity) {

@@ -8,10 +8,6 @@
 
 namespace autoglm::model {
 
-/// x / rms(x) * weight over the last dimension; the statistics in float32, as Hugging Face computes it (Zhang and
-/// Sennrich 2019, eq. 4).
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
-
 /// x [batch, tokens, hidden] -> [batch, tokens, hidden].
 at::Tensor attention(const format::ModelConfig& config, const Block& block, const Rotary& rotary, const at::Tensor& x,
                      const ForwardOptions& options);

@@ -1,6 +1,7 @@
 #include "compress/model/linear.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 namespace autoglm::model {
 
@@ -11,6 +12,10 @@ at::Tensor Linear::operator()(const at::Tensor& x) const {
 
 at::Tensor fake_quantize(const at::Tensor& x, const format::QuantArgs& args) {
   if (x.numel() == 0) return x;
+  if (at::GradMode::is_enabled() && x.requires_grad()) {  // rounding has no slope: its gradient passes straight through
+    const at::Tensor values = x.detach();
+    return x + (fake_quantize(values, args) - values);
+  }
   const bool per_token = args.strategy == format::Strategy::kToken;
   TORCH_CHECK(args.dynamic && (per_token || args.strategy == format::Strategy::kTensor),
               "activations can be quantized dynamically per token or per tensor only");

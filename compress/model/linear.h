@@ -23,7 +23,7 @@ struct Linear {
 /// each token (Strategy::kToken) or of the whole tensor (kTensor), round, and back, in the dtype of x; as
 /// compressed-tensors computes it (quantization/utils/helpers.py, calculate_qparams; lifecycle/forward_helpers.py,
 /// _quantize_dequantize). One difference: a token is a row here whatever the rank of x, while compressed-tensors takes
-/// one scale for a whole two-dimensional x.
+/// one scale for a whole two-dimensional x. Where x needs a gradient, it is that of x (straight-through).
 at::Tensor fake_quantize(const at::Tensor& x, const format::QuantArgs& args);
 
 }  // namespace autoglm::model

@@ -16,11 +16,14 @@
 
 #include "compress/model/generator.h"
 #include "compress/tensor/bridge.h"
+#include "core/base/memory.h"
 
 namespace autoglm::model {
 namespace {
 
 using eval::Tokens;
+
+constexpr int64_t kTokensTogether = 16'384;  // that a caller may score after the head was kept
 
 /// Sequences of one length, which run through a block without padding.
 struct Group {
@@ -71,10 +74,21 @@ class TorchScorer : public eval::Scorer {
 
   int64_t vocab_size() const override { return decoder_.config().vocab_size; }
 
+  Status can_score(int64_t tokens) const override {
+    const int64_t needed = scoring_bytes(tokens), allowed = std::max(options_.max_bytes, options_.least_bytes);
+    if (options_.max_bytes == 0 || generator_ || needed <= allowed) return ok_status();
+    return resource_exhausted(fmt::format("one block and the states of {} tokens need {} of memory, and {} are left",
+                                          tokens, format_bytes(needed), format_bytes(allowed)));
+  }
+
   Result<std::unique_ptr<eval::ScoredBatch>> score(const std::vector<Tokens>& sequences, CancelToken& cancel) override {
     return tensor::guarded([&]() -> Result<std::unique_ptr<eval::ScoredBatch>> {
       const at::NoGradGuard no_grad;
-      if (options_.max_bytes == 0 || decoder_.block_bytes() + decoder_.head_bytes() <= options_.max_bytes) {
+      int64_t tokens = 0;
+      for (const Tokens& sequence : sequences) tokens += static_cast<int64_t>(sequence.size());
+      AUTOGLM_RETURN_IF_ERROR(can_score(tokens));
+      const int64_t with_head = scoring_bytes(std::max(tokens, kTokensTogether)) + decoder_.head_bytes();
+      if (options_.max_bytes == 0 || with_head <= options_.max_bytes) {
         AUTOGLM_RETURN_IF_ERROR(decoder_.keep_head());
       }
       AUTOGLM_ASSIGN_OR_RETURN(std::vector<Group> groups, embed(sequences, cancel));
@@ -129,6 +143,11 @@ class TorchScorer : public eval::Scorer {
   }
 
  private:
+  int64_t scoring_bytes(int64_t tokens) const {
+    const auto width = static_cast<int64_t>(c10::elementSize(decoder_.options().compute));
+    return decoder_.block_bytes() + tokens * decoder_.config().hidden_size * width;
+  }
+
   Result<std::vector<Group>> embed(const std::vector<Tokens>& sequences, CancelToken& cancel) const {
     std::map<int64_t, Group> by_length;
     for (size_t i = 0; i < sequences.size(); ++i) {

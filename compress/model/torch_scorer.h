@@ -9,11 +9,12 @@
 namespace autoglm::model {
 
 struct TorchScorerOptions {
-  /// Bytes that weights may take; 0: no limit. Scoring never needs more than one block and adapts below that;
-  /// generation and latency need all of them.
+  /// Bytes that weights may take; 0: no limit. Scoring needs one block and a hidden state per token, and keeps the head
+  /// where there is room for it; generation and latency need all weights.
   int64_t max_bytes = 0;
-  int64_t tokens_at_once = 1024;  ///< run through a block together (at least one sequence): bounds activations
-  int64_t prompts_at_once = 32;   ///< generated together
+  int64_t least_bytes = 64'000'000;  ///< that scoring may take all the same: little beside the activations
+  int64_t tokens_at_once = 1024;     ///< run through a block together (at least one sequence): bounds activations
+  int64_t prompts_at_once = 32;      ///< generated together
 };
 
 /// `score` streams the blocks once over all sequences: one block in memory, and one hidden state per token in the

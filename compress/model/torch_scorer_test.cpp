@@ -32,21 +32,22 @@ TEST_P(ScorerTest, LogitsAreThoseOfHuggingFaceHoweverTheyAreAskedFor) {
   const std::vector<int64_t> lengths = {24, 9, 24, 9, 24, 1, 17};
   const auto sequences = golden_prompts(GetParam(), lengths);
   const at::Tensor logits = golden(GetParam(), "logits");
+  const int64_t vocab = logits.size(2);
   CancelToken cancel;
   // Batches of two sequences with the head streamed; all at once with the head kept.
   for (const TorchScorerOptions& options :
        {TorchScorerOptions{.max_bytes = 1, .tokens_at_once = 50}, TorchScorerOptions{}}) {
     const auto scorer = make_torch_scorer(decoder, options);
-    EXPECT_EQ(scorer->vocab_size(), 320);
+    EXPECT_EQ(scorer->vocab_size(), vocab);
     const auto batch = scorer->score(sequences, cancel).value();
     for (size_t i = 0; i < lengths.size(); ++i) {
       for (const int64_t step : {lengths[i], int64_t{5}}) {
         for (int64_t first = 0; first < lengths[i]; first += step) {
           const int64_t count = std::min(step, lengths[i] - first);
-          const at::Tensor out = at::empty({count, 320});
+          const at::Tensor out = at::empty({count, vocab});
           ASSERT_TRUE(batch
                           ->logits(static_cast<int64_t>(i), first, count,
-                                   {out.data_ptr<float>(), static_cast<size_t>(count * 320)})
+                                   {out.data_ptr<float>(), static_cast<size_t>(count * vocab)})
                           .ok());
           EXPECT_LT(relative_error(out, logits[static_cast<int64_t>(i % 2)].narrow(0, first, count)), 1e-5)
               << i << " " << first;
@@ -117,6 +118,20 @@ TEST(TorchScorer, RefusesInOneLine) {
   EXPECT_EQ(batch->logits(1, 0, 1, out).code(), StatusCode::kInvalidArgument);
   cancel.cancel();
   EXPECT_EQ(scorer->score({{1, 2}}, cancel).status().code(), StatusCode::kCancelled);
+}
+
+TEST(TorchScorer, LoadsNoBlockThatExceedsTheLimit) {
+  const Decoder decoder = open_decoder(tiny_folder("glm4_moe"));
+  const int64_t states = 24 * decoder.config().hidden_size * static_cast<int64_t>(sizeof(float));
+  const int64_t needed = decoder.block_bytes() + states;
+  const auto sequences = golden_prompts("glm4_moe", {24});
+  CancelToken cancel;
+  const auto small = make_torch_scorer(decoder, {.max_bytes = needed - 1, .least_bytes = 0});
+  EXPECT_EQ(small->score(sequences, cancel).status().code(), StatusCode::kResourceExhausted);
+  EXPECT_TRUE(small->can_score(23).ok());
+  EXPECT_THAT(small->can_score(24).message(), testing::StartsWith("one block and the states of 24 tokens need "));
+  EXPECT_TRUE(make_torch_scorer(decoder, {.max_bytes = needed, .least_bytes = 0})->score(sequences, cancel).ok());
+  EXPECT_TRUE(make_torch_scorer(decoder, {.max_bytes = 1})->score(sequences, cancel).ok());
 }
 
 TEST(TorchScorer, StopsSoonAfterItWasCancelled) {

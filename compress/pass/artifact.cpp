@@ -119,16 +119,7 @@ Status Artifact::write(const Decision& decision, Target& target) {
 }
 
 Status Artifact::copy_rows(const std::string& from, const std::string& to, int64_t first, int64_t count) {
-  const format::TensorInfo& info = *source_.find(from);
-  if (info.shape.empty() || count == info.shape[0]) return writer_.add(to, source_, from);
-  AUTOGLM_ASSIGN_OR_RETURN(const auto bytes, source_.bytes(from));
-  format::Shape shape = info.shape;
-  shape[0] = count;
-  const auto row = static_cast<size_t>(info.nbytes / info.shape[0]);
-  const Status status = writer_.add(to, info.dtype, shape,
-                                    bytes.subspan(static_cast<size_t>(first) * row, static_cast<size_t>(count) * row));
-  source_.release(from);
-  return status;
+  return writer_.add(to, source_, from, {.first_row = first, .rows = count, .finite = true});
 }
 
 Status Artifact::copy_weight(const Decision& decision) {

@@ -50,11 +50,11 @@ class Artifact {
 
   /// The compressed weight of `target`; its result is freed.
   Status write(const Decision& decision, Target& target);
-  /// The weight as it is: all of it, or the rows that the decision takes.
+  /// The weight as it is: all of it, or the rows that the decision takes. kBadInput: a value is NaN or infinite.
   Status copy_weight(const Decision& decision);
   /// The bias, where there is one, in the float type of a whole-model cast.
   Status write_bias(const Decision& decision, CancelToken& cancel);
-  /// Any other tensor, under its own name.
+  /// Any other tensor, under its own name, whatever its values.
   Status copy(const std::string& name);
 
  private:

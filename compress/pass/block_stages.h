@@ -2,6 +2,7 @@
 /// BlockStages: one block run stage by stage over all calibration states. Private to the room.
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "compress/calibrate/collector.h"
@@ -18,18 +19,25 @@ namespace autoglm::pass {
 /// The calibration states of a whole run. `states` holds the block's input until the attention half is done, then its
 /// middle (input + attention), then its output.
 ///
+/// Where a method compares with the source (Needs::drift), the source's own states are carried beside them, and its
+/// block, as loaded, is run on each batch before the compressed one.
+///
 /// A stage is collected from the start of its half, so that nothing but the states is kept between stages: the inputs
 /// of down alone would take three to four times their memory. QKV with attention, and gate/up, run twice for it.
 class BlockStages {
  public:
-  /// Embeds the calibration tokens by `embed` (ids [batch, length] -> [batch, length, hidden]).
+  /// Embeds the calibration tokens by `embed` (ids [batch, length] -> [batch, length, hidden]); the source's own, where
+  /// `memory` wants them, by the decoder.
   static Result<BlockStages> create(const model::Decoder& decoder, const std::vector<eval::Tokens>& calibration,
                                     const MemoryUse& memory, const std::filesystem::path& scratch,
                                     const std::function<Result<at::Tensor>(const at::Tensor&)>& embed,
                                     CancelToken& cancel);
 
-  /// Runs the block up to `stage`, showing its inputs to `tap`, with the weights as they are now.
-  Status collect(const model::Block& block, format::Stage stage, const model::InputTap& tap, CancelToken& cancel);
+  /// To be called with every block as it was loaded, before any of its weights change.
+  void begin(const model::Block& block);
+
+  /// Runs the block up to `stage`, showing its inputs to `collector`, with the weights as they are now.
+  Status collect(const model::Block& block, format::Stage stage, calibrate::Collector& collector, CancelToken& cancel);
 
   /// Carries the states over the attention half (before stage gate/up) and over the MLP half (before the next block).
   Status finish_attention(const model::Block& block, CancelToken& cancel);
@@ -40,12 +48,19 @@ class BlockStages {
   int64_t tokens() const { return tokens_; }
 
  private:
-  /// Runs `body` on the states of each batch; what it returns, where defined, replaces them.
-  Status for_each_batch(CancelToken& cancel, const std::function<at::Tensor(const at::Tensor& states)>& body);
+  using Run = std::function<at::Tensor(const model::Block& block, const at::Tensor& states)>;
+
+  /// Runs `source` (where there is one, with its block and states) and then `run` on each batch; what they return,
+  /// where defined, replaces the states.
+  Status for_each_batch(const model::Block& block, CancelToken& cancel, const Run& run, const Run& source);
+  Status run_batch(const model::Block& block, calibrate::HiddenStates& states, const calibrate::Batch& batch,
+                   const Run& run, CancelToken& cancel) const;
 
   const model::Decoder* decoder_ = nullptr;
   std::vector<calibrate::Batch> batches_;
   calibrate::HiddenStates states_;
+  std::optional<calibrate::HiddenStates> source_states_;
+  model::Block source_block_;
   model::Rotary rotary_;
   int64_t tokens_ = 0;
 };

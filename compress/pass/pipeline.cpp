@@ -166,6 +166,7 @@ class Pipeline {
     {
       const StageClock::Scope timed(clock_, "loading");
       AUTOGLM_ASSIGN_OR_RETURN(block, decoder_.load_block(layer, &cancel_));
+      stages_.begin(block);
     }
     for (const Stage stage : format::kStages) {
       AUTOGLM_RETURN_IF_ERROR(run_stage(block, stage, decisions));
@@ -266,7 +267,7 @@ class Pipeline {
     const StageClock::Scope timed(clock_, "calibration");
     calibrate::Collector collector(stage, needs, stages_.tokens(),
                                    [&](const model::Linear& linear) { return wanted.contains(&linear); });
-    AUTOGLM_RETURN_IF_ERROR(stages_.collect(block, stage, collector.tap(), cancel_));
+    AUTOGLM_RETURN_IF_ERROR(stages_.collect(block, stage, collector, cancel_));
     return collector.finish();
   }
 

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <map>
-#include <regex>
 
 #include "core/base/memory.h"
 #include "core/base/progress.h"
@@ -78,14 +77,21 @@ class MemoryModel {
       : resolved_(resolved), methods_(methods), checkpoint_(checkpoint), options_(options) {
     for (const Decision& decision : resolved.decisions) {
       if (decision.module.layer >= 0) blocks_[decision.module.layer].push_back(&decision);
-      if (methods.needs(decision).any()) calibrated_ = true;
+      const calibrate::Needs needs = methods.needs(decision);
+      if (needs.any()) calibrated_ = true;
+      if (needs.drift && decision.module.layer >= 0) compares_with_source_ = true;
     }
   }
 
   bool calibrated() const { return calibrated_; }
+  bool compares_with_source() const { return compares_with_source_; }
   int64_t tokens() const { return options_.sequences * options_.length; }
   int64_t element() const { return static_cast<int64_t>(c10::elementSize(options_.compute)); }
   int64_t hidden_state_bytes() const { return tokens() * resolved_.config.hidden_size * element(); }
+  /// Of the states that a run carries, of the compressed model and (where wanted) of the source.
+  int64_t held_state_bytes(const MemoryUse& use) const {
+    return use.copies() * std::min(use.state_bytes, hidden_state_bytes());
+  }
   int64_t shortest_batch() const { return std::max<int64_t>(1, options_.length); }
 
   /// Statistics of one input of the largest kind: what cannot be split further.
@@ -147,7 +153,8 @@ class MemoryModel {
     const int64_t activations = use.batch_tokens * element() * (4 * config.hidden_size + std::max(4 * mlp, 3 * heads));
     const int64_t statistics = std::min(use.statistics_bytes, stage_statistics());
     // While a pass works, no batch is run; while statistics are collected, nothing is rounded yet.
-    Parts parts = {{"one block", block_bytes}, {"hidden states", std::min(use.state_bytes, hidden_state_bytes())}};
+    Parts parts = {{"one block", block_bytes}, {"hidden states", held_state_bytes(use)}};
+    if (use.source_states) parts.push_back({"the same block of the source", block_bytes});
     parts.push_back({"calibration statistics", statistics});
     if (results + working + packed > activations) {
       parts.push_back({"rounded weights", results + packed});
@@ -161,7 +168,7 @@ class MemoryModel {
   Parts head_phase(const MemoryUse& use) const {
     for (const Decision& decision : resolved_.decisions) {
       if (decision.module.role != Role::kHead || !methods_.needs(decision).any()) continue;
-      return {{"hidden states", std::min(use.state_bytes, hidden_state_bytes())},
+      return {{"hidden states", held_state_bytes(use)},
               {"calibration statistics", calibrate::statistics_bytes(methods_.needs(decision), last(decision))},
               {"the head, rounded", result_bytes(decision)},
               {"the same, packed for the file", written_bytes(decision, checkpoint_)},
@@ -199,7 +206,7 @@ class MemoryModel {
   const format::Checkpoint* checkpoint_;
   const PlanOptions& options_;
   std::map<int64_t, std::vector<const Decision*>> blocks_;
-  bool calibrated_ = false;
+  bool calibrated_ = false, compares_with_source_ = false;
 };
 
 /// Gives up comfort in steps, cheapest first, until the peak fits.
@@ -210,15 +217,16 @@ MemoryUse fit_memory(const MemoryModel& model, int64_t available, std::vector<st
   const int64_t largest = model.largest_statistics();
   use.batch_tokens = std::max(kBatchTokens, model.shortest_batch());
   use.state_bytes = model.hidden_state_bytes();
+  use.source_states = model.compares_with_source();
   use.statistics_bytes = std::max(largest, std::min(model.stage_statistics(), kExpertStatistics));
   const auto fits = [&] { return available <= 0 || total(model.peak(use)) <= available; };
   if (!fits()) use.batch_tokens = std::min(use.batch_tokens, model.shortest_batch());
   if (!fits()) use.statistics_bytes = largest;
   if (!fits()) {
-    const int64_t over = total(model.peak(use)) - available;
+    const int64_t over = (total(model.peak(use)) - available + use.copies() - 1) / use.copies();
     use.state_bytes = std::max<int64_t>(0, use.state_bytes - over);
-    notes.push_back(
-        fmt::format("{} of calibration states go to disk", format_bytes(model.hidden_state_bytes() - use.state_bytes)));
+    notes.push_back(fmt::format("{} of calibration states go to disk",
+                                format_bytes(use.copies() * (model.hidden_state_bytes() - use.state_bytes))));
   }
   return use;
 }
@@ -237,15 +245,30 @@ double estimate_seconds(const Resolved& resolved, const Methods& methods, const 
                                                            static_cast<double>(resolved.config.n_routed_experts);
     const auto stage = format::stage_of(decision.module.role);
     const double passes = stage == Stage::kQkv || stage == Stage::kGateUp ? 2 : 1;  // collecting what follows, going on
-    flops += 2 * tokens * routed * passes * static_cast<double>(rows * cols);
+    flops += 2 * tokens * routed * passes * static_cast<double>(rows * cols * plan.memory.copies());
     // Linears of one stage share a Hessian: count it for the one whose rows it is read with first.
     const Role role = decision.module.role;
     const bool first =
         role != Role::kK && role != Role::kV && role != Role::kUp && role != Role::kExpertUp && role != Role::kSharedUp;
-    if (first && methods.needs(decision).hessian) flops += tokens * routed * static_cast<double>(cols * cols);
+    const calibrate::Needs needs = methods.needs(decision);
+    if (first && needs.hessian) flops += tokens * routed * static_cast<double>(cols * cols);
+    if (first && needs.drift) flops += 2 * tokens * static_cast<double>(cols * cols);
   }
   const double disk = static_cast<double>(plan.bytes_before + plan.bytes_after) / kDiskBytesPerSecond;
   return flops / (kFlopsPerThread * std::max(1, options.threads)) + disk;
+}
+
+/// "model.layers.3.mlp" -> "model.layers.*.mlp".
+std::string without_numbers(std::string_view name) {
+  std::string out;
+  for (size_t i = 0; i < name.size(); ++i) {
+    const auto is_digit = [&](size_t at) { return at < name.size() && name[at] >= '0' && name[at] <= '9'; };
+    out += name[i];
+    if (name[i] != '.' || !is_digit(i + 1)) continue;
+    out += '*';
+    while (is_digit(i + 1)) ++i;
+  }
+  return out;
 }
 
 int64_t count_shards(const Resolved& resolved, const format::Checkpoint* checkpoint, int64_t limit) {
@@ -327,7 +350,9 @@ Result<Plan> make_plan(const Recipe& recipe, const Registry& registry, const Res
   for (const Part& part : model.peak(plan.memory)) plan.memory_parts.emplace_back(part.name, part.bytes);
   for (const auto& [name, bytes] : plan.memory_parts) plan.peak_rss += bytes;
   const int64_t spilled =
-      plan.memory.streaming ? 0 : std::max<int64_t>(0, model.hidden_state_bytes() - plan.memory.state_bytes);
+      plan.memory.streaming
+          ? 0
+          : plan.memory.copies() * std::max<int64_t>(0, model.hidden_state_bytes() - plan.memory.state_bytes);
   plan.disk_bytes = plan.bytes_after + spilled;
   plan.seconds = estimate_seconds(resolved, methods, model, plan, options);
   plan.notes.push_back(fmt::format(
@@ -370,11 +395,10 @@ nlohmann::ordered_json Plan::to_json() const {
 
 std::string Plan::to_text() const {
   // Modules that differ in their layer and expert alone are one line.
-  static const std::regex kNumbers("\\.\\d+");
   std::vector<std::pair<std::string, PlannedModule>> kinds;
   std::map<std::string, size_t> places, counts;
   for (const PlannedModule& module : modules) {
-    const std::string kind = std::regex_replace(module.name, kNumbers, ".*");
+    const std::string kind = without_numbers(module.name);
     const std::string key = fmt::format("{} {} {}", kind, module.scheme, module.method);
     const auto [place, inserted] = places.try_emplace(key, kinds.size());
     if (inserted) kinds.emplace_back(kind, PlannedModule{kind, module.scheme, module.method, 0, 0, 0});

@@ -91,8 +91,8 @@ Result<Override> Recipe::parse_override(std::string_view text) {
 }
 
 Result<Recipe> Recipe::from_json(const json& object) {
-  AUTOGLM_RETURN_IF_ERROR(
-      check_members(object, "recipe", {"scheme", "method", "embedding", "head", "overrides", "ignore", "methods"}));
+  AUTOGLM_RETURN_IF_ERROR(check_members(
+      object, "recipe", {"scheme", "method", "embedding", "head", "overrides", "ignore", "refine", "methods"}));
   Recipe recipe;
   std::optional<Scheme> scheme = recipe.scheme;
   AUTOGLM_RETURN_IF_ERROR(read_scheme(object, "recipe", "scheme", scheme));
@@ -121,6 +121,13 @@ Result<Recipe> Recipe::from_json(const json& object) {
       if (const Status status = check_pattern(recipe.ignore.back()); !status.ok()) return status.with_context(where);
     }
   }
+  if (object.contains("refine")) {
+    const json& given = object["refine"];
+    if (!given.is_number_integer() || given < 0 || given > kMaxEpochs) {
+      return invalid_argument(fmt::format("recipe: 'refine' must be a whole number from 0 to {}", kMaxEpochs));
+    }
+    recipe.refine = given.get<int64_t>();
+  }
   if (object.contains("methods")) {
     if (!object["methods"].is_object()) return invalid_argument("recipe: 'methods' must be an object");
     recipe.methods = object["methods"];
@@ -139,6 +146,7 @@ nlohmann::ordered_json Recipe::to_json() const {
     out["overrides"].push_back({{"match", item.pattern}, {"scheme", print(item.scheme)}, {"method", item.method}});
   }
   out["ignore"] = ignore;
+  out["refine"] = refine;
   out["methods"] = methods;
   return out;
 }

@@ -11,6 +11,7 @@
 
 #include "compress/pass/registry.h"
 #include "compress/quant/cast.h"
+#include "compress/quant/gptaq.h"
 #include "compress/quant/grid.h"
 #include "compress/quant/rtn.h"
 #include "compress/quant/simd.h"
@@ -93,8 +94,9 @@ struct ColumnGrids {
 /// The rows of one piece being rounded.
 class Rounder {
  public:
-  Rounder(pass::Target& target, const HessianFactor& factor, const at::Tensor& importance, format::QuantizedWeight& out)
-      : scheme_(target.scheme), factor_(factor), importance_(importance), out_(out) {
+  Rounder(pass::Target& target, const HessianFactor& factor, const at::Tensor& importance, const at::Tensor& correction,
+          format::QuantizedWeight& out)
+      : scheme_(target.scheme), factor_(factor), importance_(importance), correction_(correction), out_(out) {
     const bool grouped = out.args.strategy == format::Strategy::kGroup;
     width_ = grouped ? out.args.group_size : out.cols;
     // In their own order, groups are fitted when their first column is reached, so that a block holds whole groups.
@@ -108,12 +110,12 @@ class Rounder {
   Status run(int64_t first_row, const at::Tensor& rows, CancelToken& cancel) {
     at::Tensor errors =
         factor_.order.empty() ? rows.clone() : rows.index_select(1, at::tensor(factor_.order, at::kLong));
+    const at::Tensor start = correction_.defined() ? at::mm(errors, correction_) : at::zeros_like(errors);
     for (int64_t first = 0; first < out_.cols; first += block_) {
       AUTOGLM_RETURN_IF_ERROR(cancel.check());
       const int64_t count = std::min(block_, out_.cols - first);
-      at::Tensor carried =
-          first == 0 ? at::zeros({rows.size(0), count})
-                     : at::mm(errors.slice(1, 0, first), factor_.r.slice(0, 0, first).slice(1, first, first + count));
+      at::Tensor carried = at::addmm(start.slice(1, first, first + count), errors.slice(1, 0, first),
+                                     factor_.r.slice(0, 0, first).slice(1, first, first + count));
       round_block(first_row, errors, carried, columns_of(factor_.r, first, count));
     }
     return ok_status();
@@ -165,6 +167,7 @@ class Rounder {
   const pass::Scheme& scheme_;
   const HessianFactor& factor_;
   const at::Tensor& importance_;
+  const at::Tensor& correction_;
   format::QuantizedWeight& out_;
   int64_t width_ = 0, block_ = 0;
   bool refits_ = false;
@@ -172,10 +175,10 @@ class Rounder {
 
 class Gptq : public pass::Pass {
  public:
-  explicit Gptq(const GptqOptions& options) : options_(options) {}
+  Gptq(std::string_view name, const GptqOptions& options) : name_(name), options_(options) {}
 
-  std::string_view name() const override { return "gptq"; }
-  calibrate::Needs needs() const override { return {.hessian = true}; }
+  std::string_view name() const override { return name_; }
+  calibrate::Needs needs() const override { return {.hessian = true, .drift = options_.drift > 0}; }
 
   Status run(std::vector<pass::Target*>& stage, CancelToken& cancel) override {
     std::map<calibrate::InputStatistics*, std::vector<pass::Target*>> by_input;
@@ -197,22 +200,26 @@ class Gptq : public pass::Pass {
   int64_t working_bytes(int64_t rows, int64_t cols) const override {
     const int64_t piece = pass::piece_bytes(rows, cols, kPieceBytes);
     const int64_t panel = cols * 1024 * static_cast<int64_t>(sizeof(float));  // of the factorization
-    return std::max(2 * piece, 2 * panel);
+    const int64_t correction = options_.drift > 0 ? 3 * cols * cols * static_cast<int64_t>(sizeof(float)) : 0;
+    return std::max(3 * piece, 2 * panel) + correction;
   }
 
   double flops(int64_t rows, int64_t cols) const override {
     const auto r = static_cast<double>(rows), c = static_cast<double>(cols);
-    return c * c * c / 3 + r * c * c + 240 * r * c;
+    return c * c * c / 3 + r * c * c + 240 * r * c + (options_.drift > 0 ? c * c * c + 2 * r * c * c : 0);
   }
 
  private:
   Status run_shared(calibrate::InputStatistics* input, std::vector<pass::Target*>& sharing, CancelToken& cancel) {
     HessianFactor factor;
-    at::Tensor importance;
+    at::Tensor importance, correction;
     if (input != nullptr && input->tokens > 0) {
       if (options_.weighted_search) importance = input->mean_square.cpu();
       AUTOGLM_ASSIGN_OR_RETURN(
           factor, factorize(std::move(input->hessian).cpu(), options_.damping, options_.act_order, cancel));
+      if (options_.drift > 0 && input->drift.defined()) {
+        correction = drift_correction(factor, std::move(input->drift).cpu(), options_.drift);
+      }
     }
     for (pass::Target* target : sharing) {
       if (target->scheme.cast) {
@@ -221,7 +228,7 @@ class Gptq : public pass::Pass {
         AUTOGLM_RETURN_IF_ERROR(round_to_nearest(*target, cancel));
         target->note = "no calibration token reached it: rounded to nearest";
       } else {
-        AUTOGLM_RETURN_IF_ERROR(gptq(*target, factor, importance, cancel));
+        AUTOGLM_RETURN_IF_ERROR(gptq(*target, factor, importance, correction, cancel));
         if (factor.damping > options_.damping) target->note = fmt::format("damping raised to {:g}", factor.damping);
         if (factor.dead > 0) {
           target->note += fmt::format("{}{} input channels never used", target->note.empty() ? "" : "; ", factor.dead);
@@ -231,14 +238,16 @@ class Gptq : public pass::Pass {
     return ok_status();
   }
 
+  std::string_view name_;
   GptqOptions options_;
 };
 
 }  // namespace
 
-Status gptq(pass::Target& target, const HessianFactor& factor, const at::Tensor& importance, CancelToken& cancel) {
+Status gptq(pass::Target& target, const HessianFactor& factor, const at::Tensor& importance,
+            const at::Tensor& correction, CancelToken& cancel) {
   format::QuantizedWeight out = make_result(target);
-  Rounder rounder(target, factor, importance, out);
+  Rounder rounder(target, factor, importance, correction, out);
   const bool one_grid = out.args.strategy == format::Strategy::kTensor;
   if (one_grid) AUTOGLM_RETURN_IF_ERROR(fit_tensor(target, importance, cancel, out));
   AUTOGLM_RETURN_IF_ERROR(pass::for_each_piece(
@@ -254,14 +263,26 @@ Status gptq(pass::Target& target, const HessianFactor& factor, const at::Tensor&
   return ok_status();
 }
 
-Result<std::unique_ptr<pass::Pass>> make_gptq(const nlohmann::json& options) {
+Result<GptqOptions> read_gptq_options(std::string_view name, const nlohmann::json& options,
+                                      const std::vector<std::string>& more) {
   GptqOptions read;
-  AUTOGLM_RETURN_IF_ERROR(pass::check_options("gptq", options, {"damping", "act_order", "weighted_search"}));
-  AUTOGLM_RETURN_IF_ERROR(pass::read_option("gptq", options, "damping", read.damping));
-  AUTOGLM_RETURN_IF_ERROR(pass::read_option("gptq", options, "act_order", read.act_order));
-  AUTOGLM_RETURN_IF_ERROR(pass::read_option("gptq", options, "weighted_search", read.weighted_search));
-  if (!(read.damping > 0 && read.damping <= 1)) return invalid_argument("method 'gptq': damping must be in (0, 1]");
-  return std::unique_ptr<pass::Pass>(std::make_unique<Gptq>(read));
+  std::vector<std::string> known = {"damping", "act_order", "weighted_search"};
+  known.insert(known.end(), more.begin(), more.end());
+  AUTOGLM_RETURN_IF_ERROR(pass::check_options(name, options, known));
+  AUTOGLM_RETURN_IF_ERROR(pass::read_option(name, options, "damping", read.damping));
+  AUTOGLM_RETURN_IF_ERROR(pass::read_option(name, options, "act_order", read.act_order));
+  AUTOGLM_RETURN_IF_ERROR(pass::read_option(name, options, "weighted_search", read.weighted_search));
+  if (read.damping > 0 && read.damping <= 1) return read;
+  return invalid_argument(fmt::format("method '{}': damping must be in (0, 1]", name));
+}
+
+std::unique_ptr<pass::Pass> make_gptq_pass(std::string_view name, const GptqOptions& options) {
+  return std::make_unique<Gptq>(name, options);
+}
+
+Result<std::unique_ptr<pass::Pass>> make_gptq(const nlohmann::json& options) {
+  AUTOGLM_ASSIGN_OR_RETURN(const GptqOptions read, read_gptq_options("gptq", options, {}));
+  return make_gptq_pass("gptq", read);
 }
 
 }  // namespace autoglm::quant

@@ -62,7 +62,7 @@ TEST_P(AgainstReference, GivesThePapersResult) {
   const at::Tensor h = statistics.hessian.clone();
   HessianFactor factor = factorize(statistics.hessian, 0.01, act_order, cancel()).value();
   pass::Target target = target_of(weight, word);
-  ASSERT_TRUE(gptq(target, factor, {}, cancel()).ok());
+  ASSERT_TRUE(gptq(target, factor, {}, {}, cancel()).ok());
 
   std::vector<int64_t> order = factor.order;
   if (order.empty()) {

@@ -4,7 +4,7 @@
 
 namespace autoglm::quant {
 
-/// Adds "rtn" and "gptq".
+/// Adds "rtn", "gptq" and "gptaq".
 void register_quantizers(pass::Registry& registry);
 
 }  // namespace autoglm::quant

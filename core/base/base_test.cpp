@@ -1,7 +1,13 @@
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <csignal>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "core/base/cancel.h"
@@ -81,6 +87,53 @@ TEST(Progress, StaysSilentForShortWork) {
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
 }
 
+using namespace std::chrono_literals;
+
+/// What a Progress over `total` units prints when `reports` come at those times after its start.
+std::string printed(bool terminal, int64_t total,
+                    const std::vector<std::pair<std::chrono::milliseconds, int64_t>>& reports) {
+  static ProgressOutput::Clock::time_point now;
+  char* text = nullptr;
+  size_t size = 0;
+  std::FILE* stream = open_memstream(&text, &size);
+  {
+    const ProgressOutput output{.stream = stream, .terminal = terminal, .now = [] { return now; }};
+    const auto start = now;
+    Progress progress("working", total, output);
+    for (const auto& [after, done] : reports) {
+      now = start + after;
+      progress.update(done, done == 0 ? "" : fmt::format("part {}", done));
+    }
+  }
+  std::fclose(stream);
+  std::string result(text, size);
+  std::free(text);
+  return result;
+}
+
+TEST(Progress, PrintsPlainLinesOffATerminal) {
+  EXPECT_EQ(printed(false, 10, {{1900ms, 1}, {4s, 2}, {5s, 2}, {9900ms, 4}, {10s, 5}, {15s, 9}, {15100ms, 10}}),
+            "working: 2/10 part 2, 20 s left\n"
+            "working: 5/10 part 5, 10 s left\n"
+            "working: 9/10 part 9, 2 s left\n"
+            "working: 10/10 part 10, took 15 s\n");
+  EXPECT_EQ(printed(false, 10, {{6s, 0}}), "working: 0/10\n");  // nothing done: no guess of the time left
+  EXPECT_EQ(printed(false, 10, {{1s, 5}, {1900ms, 10}}), "");
+}
+
+TEST(Progress, RewritesOneLineOnATerminal) {
+  EXPECT_EQ(printed(true, 1000, {{2s, 1}, {2100ms, 2}, {2200ms, 500}, {4s, 1000}}),
+            "\r\x1b[Kworking: 1/1000 part 1, 33 min 18 s left"
+            "\r\x1b[Kworking: 500/1000 part 500, 2 s left"
+            "\r\x1b[Kworking: 1000/1000 part 1000, took 4 s\n");
+}
+
+TEST(Progress, PrintsNothingOnceDisabled) {
+  Progress::set_enabled(false);
+  EXPECT_EQ(printed(false, 10, {{6s, 1}}), "");
+  Progress::set_enabled(true);
+}
+
 TEST(Cancel, SignalCancelsTheGlobalToken) {
   EXPECT_EXIT(
       {
@@ -100,6 +153,19 @@ TEST(Suggest, FindsTheMeantWord) {
   EXPECT_EQ(unknown_word("method", "gtpq", known),
             "unknown method 'gtpq'; did you mean 'gptq'? Known: gptq, rtn, int4, int8");
   EXPECT_EQ(unknown_word("method", "adamw", known), "unknown method 'adamw'. Known: gptq, rtn, int4, int8");
+}
+
+// In a process of its own, which never sets logging up.
+TEST(LogDeathTest, WarnsOnStderrWithoutSetup) {
+  EXPECT_EXIT(
+      {
+        testing::internal::CaptureStdout();
+        std::vector<std::thread> threads;
+        for (int i = 0; i < 4; ++i) threads.emplace_back([] { warn("nobody set me up"); });
+        for (std::thread& thread : threads) thread.join();
+        std::exit(testing::internal::GetCapturedStdout().empty() ? 0 : 1);
+      },
+      testing::ExitedWithCode(0), "^warning: nobody set me up\n$");
 }
 
 TEST(Log, RemembersEachWarningOnce) {

@@ -12,6 +12,11 @@ void on_signal(int) {
   CancelToken::global().cancel();
 }
 
+bool is_ignored(int signal) {
+  struct sigaction action = {};
+  return sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
+}
+
 }  // namespace
 
 CancelToken& CancelToken::global() {
@@ -27,6 +32,8 @@ void install_signal_handlers() {
   action.sa_flags = SA_RESTART;
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  if (!is_ignored(SIGHUP)) sigaction(SIGHUP, &action, nullptr);  // nohup ignores it
+  std::signal(SIGXFSZ, SIG_IGN);                                 // the write that is too large says so
 }
 
 }  // namespace autoglm

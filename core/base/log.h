@@ -1,8 +1,6 @@
 #pragma once
-/// Logging to stderr through spdlog. Libraries log sparingly: facts a person would want while waiting, and warnings.
+/// Logging to stderr. Libraries log warnings alone.
 /// Results go to stdout and are printed by the programs alone.
-#include <spdlog/spdlog.h>
-
 #include <string>
 #include <vector>
 
@@ -10,7 +8,8 @@ namespace autoglm {
 
 enum class Verbosity { kQuiet, kNormal, kVerbose };
 
-/// Sets up the process's logger: `warning: …` lines without timestamps, at the given verbosity (quiet: errors only).
+/// Sets up the logger: `warning: …` lines without timestamps, at the given verbosity (quiet: errors only). Without this
+/// call it is kNormal. spdlog's default logger, which belongs to the program, is not touched. Thread-safe.
 void setup_logging(Verbosity verbosity);
 
 /// Logs a warning once and remembers it, so that a report can list what was said. Thread-safe.

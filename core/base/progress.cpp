@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <cstdio>
 
 namespace autoglm {
 namespace {
@@ -14,21 +13,22 @@ constexpr double kSilentSeconds = 2.0;  // shorter work needs no progress
 constexpr double kTerminalIntervalSeconds = 0.2;
 constexpr double kPlainIntervalSeconds = 5.0;  // log files should stay short
 
-bool on_terminal() {
-  static const bool terminal = isatty(STDERR_FILENO) == 1;
-  return terminal;
-}
-
 double seconds_between(std::chrono::steady_clock::time_point a, std::chrono::steady_clock::time_point b) {
   return std::chrono::duration<double>(b - a).count();
 }
 
 }  // namespace
 
-Progress::Progress(std::string what, int64_t total) : what_(std::move(what)), total_(total) {}
+ProgressOutput ProgressOutput::standard() {
+  static const bool terminal = isatty(STDERR_FILENO) == 1;
+  return {.stream = stderr, .terminal = terminal, .now = &Clock::now};
+}
+
+Progress::Progress(std::string what, int64_t total, const ProgressOutput& output)
+    : what_(std::move(what)), total_(total), output_(output) {}
 
 Progress::~Progress() {
-  if (line_open_) std::fputc('\n', stderr);
+  if (line_open_) std::fputc('\n', output_.stream);
 }
 
 void Progress::set_enabled(bool on) { enabled = on; }
@@ -36,10 +36,10 @@ bool Progress::is_enabled() { return enabled; }
 
 void Progress::update(int64_t done, const std::string& detail) {
   if (!enabled) return;
-  const auto now = Clock::now();
+  const auto now = output_.now();
   const double elapsed = seconds_between(start_, now);
   if (elapsed < kSilentSeconds) return;
-  const double interval = on_terminal() ? kTerminalIntervalSeconds : kPlainIntervalSeconds;
+  const double interval = output_.terminal ? kTerminalIntervalSeconds : kPlainIntervalSeconds;
   if (seconds_between(last_print_, now) < interval && done < total_) return;
   last_print_ = now;
 
@@ -55,12 +55,12 @@ void Progress::update(int64_t done, const std::string& detail) {
 }
 
 void Progress::print(const std::string& line) {
-  if (on_terminal()) {
-    std::fprintf(stderr, "\r\033[K%s", line.c_str());
-    std::fflush(stderr);
+  if (output_.terminal) {
+    std::fprintf(output_.stream, "\r\033[K%s", line.c_str());
+    std::fflush(output_.stream);
     line_open_ = true;
   } else {
-    std::fprintf(stderr, "%s\n", line.c_str());
+    std::fprintf(output_.stream, "%s\n", line.c_str());
   }
 }
 

@@ -2,9 +2,20 @@
 /// Progress of anything that may take over two seconds, with the time left.
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
 #include <string>
 
 namespace autoglm {
+
+/// Where progress goes and what time it is: stderr and the steady clock, save in tests.
+struct ProgressOutput {
+  using Clock = std::chrono::steady_clock;
+  std::FILE* stream;
+  bool terminal;  ///< whether `stream` is one
+  Clock::time_point (*now)();
+
+  static ProgressOutput standard();
+};
 
 /// Reports to stderr: one rewritten line on a terminal, a plain line every few seconds elsewhere, nothing for work that
 /// ends within two seconds, nothing at all once `set_enabled(false)` was called (--quiet, --json to a terminal).
@@ -12,7 +23,7 @@ namespace autoglm {
 class Progress {
  public:
   /// `what` names the work ("quantizing"); `total` is in any unit of work (blocks, bytes, tokens).
-  Progress(std::string what, int64_t total);
+  Progress(std::string what, int64_t total, const ProgressOutput& output = ProgressOutput::standard());
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
@@ -24,13 +35,13 @@ class Progress {
   static bool is_enabled();
 
  private:
-  using Clock = std::chrono::steady_clock;
   void print(const std::string& line);
 
   std::string what_;
   int64_t total_;
-  Clock::time_point start_ = Clock::now();
-  Clock::time_point last_print_ = start_;
+  ProgressOutput output_;
+  ProgressOutput::Clock::time_point start_ = output_.now();
+  ProgressOutput::Clock::time_point last_print_ = start_;
   bool line_open_ = false;
 };
 

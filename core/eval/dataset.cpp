@@ -149,13 +149,14 @@ Status read_jsonl(const fs::path& path, const tokenizer::ChatTemplate* chat, int
       });
 }
 
-Result<std::vector<fs::path>> text_files(const fs::path& folder) {
+bool is_text_name(const fs::path& file) { return file.extension() == ".txt" || file.extension() == ".jsonl"; }
+
+Result<std::vector<fs::path>> files_of_folder(const fs::path& folder) {
   std::vector<fs::path> files;
   std::error_code error;
   for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-    const auto extension = it->path().extension();
     std::error_code ignored;
-    if ((extension == ".txt" || extension == ".jsonl") && it->is_regular_file(ignored)) files.push_back(it->path());
+    if (is_text_name(it->path()) && it->is_regular_file(ignored)) files.push_back(it->path());
   }
   if (error) return bad_input(fmt::format("{}: {}", format::display_path(folder), error.message()));
   if (files.empty()) return bad_input(format::display_path(folder) + ": the folder holds no .txt or .jsonl file");
@@ -165,8 +166,7 @@ Result<std::vector<fs::path>> text_files(const fs::path& folder) {
 
 }  // namespace
 
-Result<std::vector<std::string>> read_documents(const fs::path& path, const tokenizer::ChatTemplate* chat,
-                                                int64_t max_file_bytes) {
+Result<std::vector<fs::path>> text_files(const fs::path& path) {
   std::error_code error;
   const auto type = fs::status(path, error).type();
   if (type == fs::file_type::not_found) {
@@ -174,22 +174,30 @@ Result<std::vector<std::string>> read_documents(const fs::path& path, const toke
                      ": no such file or folder; text is read from .txt, .jsonl or a folder "
                      "of those");
   }
-  std::vector<fs::path> files{path};
-  if (type == fs::file_type::directory) {
-    AUTOGLM_ASSIGN_OR_RETURN(files, text_files(path));
-  }
+  if (type == fs::file_type::directory) return files_of_folder(path);
+  if (is_text_name(path)) return std::vector<fs::path>{path};
+  return bad_input(fmt::format("{}: text is read from .txt, .jsonl or a folder of those, not from '{}'",
+                               format::display_path(path), path.extension().string()));
+}
+
+Result<std::vector<std::string>> read_files(const std::vector<fs::path>& files, const tokenizer::ChatTemplate* chat,
+                                            int64_t max_file_bytes) {
   std::vector<std::string> documents;
   for (const fs::path& file : files) {
     if (file.extension() == ".txt") {
       AUTOGLM_ASSIGN_OR_RETURN(std::string text, read_txt(file, max_file_bytes));
       if (has_text(text)) documents.push_back(std::move(text));
-    } else if (file.extension() == ".jsonl") {
-      AUTOGLM_RETURN_IF_ERROR(read_jsonl(file, chat, max_file_bytes, documents));
     } else {
-      return bad_input(fmt::format("{}: text is read from .txt, .jsonl or a folder of those, not from '{}'",
-                                   format::display_path(file), file.extension().string()));
+      AUTOGLM_RETURN_IF_ERROR(read_jsonl(file, chat, max_file_bytes, documents));
     }
   }
+  return documents;
+}
+
+Result<std::vector<std::string>> read_documents(const fs::path& path, const tokenizer::ChatTemplate* chat,
+                                                int64_t max_file_bytes) {
+  AUTOGLM_ASSIGN_OR_RETURN(const std::vector<fs::path> files, text_files(path));
+  AUTOGLM_ASSIGN_OR_RETURN(std::vector<std::string> documents, read_files(files, chat, max_file_bytes));
   if (documents.empty()) return bad_input(format::display_path(path) + ": there is no text in it");
   return documents;
 }

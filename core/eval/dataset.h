@@ -17,14 +17,22 @@ namespace autoglm::eval {
 /// `.jsonl`) are taken, and a warning says so.
 inline constexpr int64_t kMaxTextBytes = 64 << 20;
 
+/// The files that text named `path` is read from: itself, or the .txt and .jsonl files of a folder in name order,
+/// subfolders left out. kBadInput: not there, a folder without any, a file of another kind.
+Result<std::vector<std::filesystem::path>> text_files(const std::filesystem::path& path);
+
 /// Documents in file order. `.txt`: the whole file is one document (a blank-line separated file of 10 MB is still one);
 /// `.jsonl`: one per line, member `text`, or `messages` rendered by the chat template, or a task line (system, user,
-/// think, answer) rendered as the model answers it; a folder: its .txt and .jsonl files in name order, subfolders left
-/// out. Documents are not empty, and plain text ends with a newline. Invalid UTF-8 becomes U+FFFD, a byte order mark is
-/// dropped, blank lines of a .jsonl are skipped.
-/// `chat` may be null where no line needs it. kBadInput names file and line.
+/// think, answer) rendered as the model answers it; a folder: its text_files. Documents are not empty, and plain text
+/// ends with a newline. Invalid UTF-8 becomes U+FFFD, a byte order mark is dropped, blank lines of a .jsonl are
+/// skipped. `chat` may be null where no line needs it. kBadInput names file and line.
 Result<std::vector<std::string>> read_documents(const std::filesystem::path& path, const tokenizer::ChatTemplate* chat,
                                                 int64_t max_file_bytes = kMaxTextBytes);
+
+/// The same of files that `text_files` gave; there may be no text in them.
+Result<std::vector<std::string>> read_files(const std::vector<std::filesystem::path>& files,
+                                            const tokenizer::ChatTemplate* chat,
+                                            int64_t max_file_bytes = kMaxTextBytes);
 
 struct HeldOut {
   std::vector<std::string> calibration, evaluation;

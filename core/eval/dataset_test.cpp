@@ -50,6 +50,10 @@ TEST(ReadDocuments, TakesAFolderInTheOrderOfNames) {
   folder.write("c.csv", "ignored");
   folder.write("d/e.txt", "ignored too");
   EXPECT_THAT(*read_documents(folder.path(), nullptr), ElementsAre("first\n", "second\n"));
+  EXPECT_THAT(*text_files(folder.path()), ElementsAre(folder.path() / "a.jsonl", folder.path() / "b.txt"));
+  EXPECT_THAT(*text_files(folder.path() / "b.txt"), ElementsAre(folder.path() / "b.txt"));
+  const auto empty = folder.write("empty.txt", "");
+  EXPECT_THAT(*read_files({empty}, nullptr), ElementsAre());
 }
 
 TEST(ReadDocuments, RendersConversationsAndTasks) {

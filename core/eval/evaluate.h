@@ -1,9 +1,10 @@
 #pragma once
 /// evaluate(): everything that is measured of a written model, within the time that is allowed.
 ///
-/// `fast` measures its own speed on a small first piece of each kind of work and chooses counts that fit: numbers of
-/// sequences and tasks are powers of two, unless all fit, so that they seldom differ between runs, and fewer are the
-/// beginning of more. `full` takes everything up to the bounds below. What was shortened or left out is in `notes`.
+/// `fast` measures its own speed on a small first piece of each kind of work, and again on every further one, until the
+/// time is used: numbers of sequences and tasks have three significant bits, unless all fit, so that they seldom differ
+/// between runs, and fewer are the beginning of more. `full` takes everything up to the bounds below. What was
+/// shortened or left out is in `notes`.
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -30,6 +31,7 @@ inline constexpr int64_t kFullTokens = 262'144;  ///< of held-out text, with `fu
 inline constexpr int64_t kFullTasks = 4'000;     ///< with `full`
 inline constexpr int64_t kProbeTokens = 32;      ///< the least text `fast` compares on
 inline constexpr int64_t kFirstTasks = 8;        ///< the fewest tasks `fast` asks, where there are as many
+inline constexpr int64_t kContractTasks = 128;   ///< the fewest asked, whatever the time, for a bound on the loss
 inline constexpr int64_t kLatencyContext = 32;   ///< tokens before the timed steps
 inline constexpr int64_t kLatencySteps = 100;
 inline constexpr int64_t kFirstLatencySteps = 3;  ///< the fewest steps `fast` times
@@ -46,7 +48,7 @@ struct EvaluateInputs {
 
 struct EvaluateOptions {
   VerifyLevel level = VerifyLevel::kFast;
-  double seconds = 60;             ///< that `fast` may take
+  double seconds = 60;             ///< that `fast` may take, its least text and kContractTasks apart
   uint64_t seed = 0;               ///< which tasks are asked
   std::optional<double> max_loss;  ///< fills `contract`
   std::function<double()> now;     ///< seconds of a clock; empty: the machine's steady clock
@@ -54,7 +56,8 @@ struct EvaluateOptions {
 
 /// Measures `compressed`, against `source` unless it is null. Of the result's `text` it fills `sequences` and `length`;
 /// the rest of `text`, and `conditions`, are the caller's. Where a scorer cannot hold its model in memory
-/// (kResourceExhausted), tasks and latency are left out with a note; every other error is returned.
+/// (kResourceExhausted), tasks and latency are left out with a note, and text where it cannot hold what scoring needs;
+/// every other error is returned. kResourceExhausted: so little was measured that `max_loss` cannot be judged.
 Result<Evaluation> evaluate(Scorer* source, Scorer& compressed, const EvaluateInputs& inputs,
                             const EvaluateOptions& options, CancelToken& cancel);
 

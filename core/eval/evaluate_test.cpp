@@ -123,14 +123,124 @@ TEST(Evaluate, FastStaysWithinItsTimeAtAnySpeed) {
   }
 }
 
-TEST(Evaluate, FastUsesAGoodPartOfItsTime) {
+TEST(Evaluate, FastUsesMostOfItsTimeWhereThereIsWork) {
+  for (const double per_token : {1e-3, 3e-3}) {
+    for (const double seconds : {3.0, 10.0, 20.0, 60.0}) {
+      for (const bool with_tasks : {false, true}) {
+        Bench bench;
+        bench.set_speed(0, per_token);
+        bench.options.seconds = seconds;
+        if (!with_tasks) bench.inputs.tasks.clear();
+        const Evaluation e = bench.run();
+        const bool all = e.text.sequences == 50 && (!with_tasks || e.tasks->count == 1000);
+        EXPECT_TRUE(all || e.seconds >= 0.6 * seconds) << per_token << " " << seconds << " took " << e.seconds;
+        EXPECT_LE(e.seconds, seconds);
+      }
+    }
+  }
+}
+
+TEST(Evaluate, CountsHaveThreeSignificantBits) {
   Bench bench;
   bench.set_speed(0, 1e-3);
   bench.options.seconds = 10;
   const Evaluation e = bench.run();
-  EXPECT_GT(e.seconds, 3);
-  EXPECT_EQ(e.text.sequences, 16);  // 10 s * 4/9 * 0.8 hold 27 sequences of 2 * 0.064 s; a power of two of them
-  EXPECT_THAT(e.notes, Contains("text: 16 of 50 sequences, to stay within the time"));
+  EXPECT_EQ(e.text.sequences, 32);
+  EXPECT_EQ(e.tasks->count, 80);
+  EXPECT_THAT(e.notes, Contains("text: 32 of 50 sequences, to stay within the time"));
+}
+
+TEST(Evaluate, ASlowFirstCallDoesNotSetThePace) {
+  Bench bench;
+  bench.set_speed(0, 1e-4);
+  bench.options.seconds = 20;
+  bench.source.pace = bench.compressed.pace = [](int64_t call) { return call == 0 ? 300.0 : 1.0; };  // a second
+  const Evaluation e = bench.run();
+  EXPECT_EQ(e.text.sequences, 50);
+  EXPECT_EQ(e.tasks->count, 1000);
+  EXPECT_EQ(e.latency->steps, 100);
+  EXPECT_THAT(e.notes, IsEmpty());
+}
+
+TEST(Evaluate, TheTimeIsUsedWhereThePaceDiffersFromTheProbes) {
+  for (const double later : {0.1, 0.5, 3.0}) {
+    for (const int64_t from : {2, 4, 12, 40}) {
+      Bench bench;
+      bench.set_speed(0, 2e-3);
+      bench.options.seconds = 20;
+      bench.source.pace = bench.compressed.pace = [=](int64_t call) { return call < from ? 1.0 : later; };
+      const Evaluation e = bench.run();
+      const bool all = e.text.sequences == 50 && e.tasks && e.tasks->count == 1000;
+      EXPECT_TRUE(all || e.seconds >= 0.6 * 20) << later << " from " << from << " took " << e.seconds;
+      EXPECT_LE(e.seconds, 20) << later << " from " << from;
+    }
+  }
+}
+
+/// With tasks that the source does right, and a bound on the loss.
+struct JudgedBench : Bench {
+  JudgedBench() {
+    options.max_loss = 0.03;
+    for (size_t i = 0; i < inputs.tasks.size(); ++i) {
+      Task& task = inputs.tasks[i];
+      task.prompt = std::string(1, static_cast<char>('a' + i % 26));
+      task.answer = answer_tasks(source, tokenizer, {task}, 20, {}, cancel)->front();
+    }
+  }
+};
+
+TEST(Evaluate, ABoundOnTheLossIsJudgedByTasksAtAnySpeed) {
+  for (const double per_token : {1e-6, 1e-3, 1e-1}) {
+    JudgedBench bench;
+    bench.set_speed(0, per_token);
+    bench.options.seconds = 5;
+    const Evaluation e = bench.run();
+    ASSERT_TRUE(e.tasks.has_value()) << per_token;
+    EXPECT_GE(e.tasks->count, kContractTasks);
+    EXPECT_EQ(e.contract->measure, "task accuracy");
+  }
+}
+
+TEST(Evaluate, FewerTasksThanABoundWantsAreAllAsked) {
+  JudgedBench bench;
+  bench.set_speed(0, 1e-1);
+  bench.options.seconds = 5;
+  bench.inputs.tasks.resize(20);
+  EXPECT_EQ(bench.run().tasks->count, 20);
+}
+
+TEST(Evaluate, ScoresFewerSequencesTogetherWhereMemoryIsShort) {
+  Bench bench;
+  bench.options.level = VerifyLevel::kFull;
+  bench.source.most_tokens = 200;  // three sequences
+  EXPECT_EQ(bench.run().text.sequences, 50);
+  EXPECT_EQ(bench.source.calls, 25);  // 16,384 tokens halved to 128 hold two
+}
+
+TEST(Evaluate, LeavesTextOutWhereMemoryHoldsNoBlock) {
+  for (const VerifyLevel level : {VerifyLevel::kFast, VerifyLevel::kFull}) {
+    Bench bench;
+    bench.options.level = level;
+    bench.compressed.most_tokens = 63;
+    bench.compressed.fits_in_memory = bench.source.fits_in_memory = false;
+    const auto demo = format::StoredModel::open(std::string(AUTOGLM_SOURCE_DIR) + "/models/glm-phone-demo");
+    bench.inputs.compressed_files = bench.inputs.source_files = &*demo;
+    const Evaluation e = bench.run();
+    EXPECT_FALSE(e.divergence || e.tasks || e.latency);
+    EXPECT_TRUE(e.weights.has_value());
+    EXPECT_EQ(e.text.sequences, 0);
+    EXPECT_THAT(e.notes, Contains("text: not measured: a block needs 9 GB in memory, 4 GB are allowed"));
+
+    bench.options.max_loss = 0.03;
+    const Status status = evaluate(&bench.source, bench.compressed, bench.inputs, bench.options, bench.cancel).status();
+    EXPECT_EQ(status.code(), StatusCode::kResourceExhausted);
+    EXPECT_THAT(status.message(), HasSubstr("the loss cannot be measured: a block needs 9 GB"));
+  }
+}
+
+TEST(Evaluate, SaysWhatMemoryItTook) {
+  Bench bench;
+  EXPECT_GT(bench.run().peak_rss_bytes, 1'000'000);
 }
 
 TEST(Evaluate, FewerSequencesAreTheBeginningOfMore) {
@@ -151,9 +261,9 @@ TEST(Evaluate, TakesTheBeginningOfASequenceWhenAWholeOneIsTooLong) {
   bench.options.seconds = 2;
   const Evaluation e = bench.run();
   EXPECT_EQ(e.text.sequences, 1);
-  EXPECT_EQ(e.text.length, 512);
+  EXPECT_EQ(e.text.length, 640);
   EXPECT_LE(e.seconds, 2);
-  EXPECT_THAT(e.notes, Contains("text: only the first 512 tokens of one sequence, to stay within the time"));
+  EXPECT_THAT(e.notes, Contains("text: only the first 640 tokens of one sequence, to stay within the time"));
 }
 
 TEST(Evaluate, WorksWithoutASource) {

@@ -1,6 +1,8 @@
 #pragma once
 /// A tiny deterministic bigram model for the tests of this room: the logits after a token are a row of a table.
 #include <algorithm>
+#include <functional>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -15,10 +17,15 @@ class FakeScorer : public Scorer {
 
   int64_t vocab_size() const override { return static_cast<int64_t>(table_.size()); }
 
+  Status can_score(int64_t tokens) const override {
+    return tokens <= most_tokens ? ok_status() : resource_exhausted("a block needs 9 GB in memory, 4 GB are allowed");
+  }
+
   Result<std::unique_ptr<ScoredBatch>> score(const std::vector<Tokens>& sequences, CancelToken& cancel) override {
     AUTOGLM_RETURN_IF_ERROR(cancel.check());
     int64_t tokens = 0;
     for (const Tokens& sequence : sequences) tokens += static_cast<int64_t>(sequence.size());
+    AUTOGLM_RETURN_IF_ERROR(can_score(tokens));
     ++calls;
     tokens_scored += tokens;
     spend(tokens);
@@ -52,15 +59,18 @@ class FakeScorer : public Scorer {
   }
 
   bool fits_in_memory = true;
+  int64_t most_tokens = std::numeric_limits<int64_t>::max();  ///< that can be scored together
   int64_t calls = 0, tokens_scored = 0, steps_timed = 0;
 
   /// Every call costs `seconds_per_call`, every token `seconds_per_token`, on `clock` where there is one.
   double* clock = nullptr;
   double seconds_per_call = 0, seconds_per_token = 0.0025;
+  std::function<double(int64_t)> pace;  ///< multiplies the cost of the n-th call (0: the first) where it is set
 
  private:
   void spend(int64_t tokens) {
-    if (clock != nullptr) *clock += seconds_per_call + seconds_per_token * static_cast<double>(tokens);
+    const double factor = pace ? pace(spent_++) : 1;
+    if (clock != nullptr) *clock += factor * (seconds_per_call + seconds_per_token * static_cast<double>(tokens));
   }
 
   class Batch : public ScoredBatch {
@@ -81,6 +91,7 @@ class FakeScorer : public Scorer {
   };
 
   std::vector<std::vector<float>> table_;
+  int64_t spent_ = 0;
 };
 
 }  // namespace autoglm::eval

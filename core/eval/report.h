@@ -39,6 +39,13 @@ struct Cost {
   double seconds = 0;
 };
 
+/// What training the scales, norms and biases gave (docs/RECIPES.md), on calibration sequences that no step saw.
+struct Refinement {
+  int64_t epochs = 0, steps = 0;
+  double kl_before = 0, kl_after = 0;
+  bool kept = false;  ///< false: it brought nothing, and the artifact is as it was before
+};
+
 struct StageTime {
   std::string name;  ///< "calibration", "blocks", "writing", ...
   double seconds = 0;
@@ -83,6 +90,7 @@ struct Evaluation {
   Conditions conditions;
   double seconds = 0;                     ///< taken
   std::optional<double> seconds_allowed;  ///< "fast" only
+  std::optional<int64_t> peak_rss_bytes;  ///< VmHWM of the process that measured
   std::optional<Divergence> divergence;   ///< with a source
   std::optional<double> perplexity;       ///< without one
   std::optional<TaskScores> tasks;
@@ -103,6 +111,7 @@ struct Report {
   std::optional<Conditions> conditions;  ///< of compressing
   std::optional<Cost> predicted, measured;
   std::vector<StageTime> stages;
+  std::optional<Refinement> refinement;
   std::vector<TensorPass> passes;
   std::vector<std::string> carried_over;  ///< tensors copied untouched because no rule names them
   std::optional<Evaluation> evaluation;

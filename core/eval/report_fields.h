@@ -34,6 +34,15 @@ void fields(Is<StageTime> auto& s, V&& visit) {
 }
 
 template <typename V>
+void fields(Is<Refinement> auto& s, V&& visit) {
+  visit("epochs", s.epochs, "passes over the calibration text");
+  visit("steps", s.steps, "updates made");
+  visit("kl_before", s.kl_before, "KL(source‖compressed) in nats on calibration sequences that no step saw");
+  visit("kl_after", s.kl_after, "the same after the last step");
+  visit("kept", s.kept, "false: it brought nothing, and the artifact is as it was before");
+}
+
+template <typename V>
 void fields(Is<TextUse> auto& s, V&& visit) {
   visit("source", s.source, "file or folder, or `sampled from the source model`");
   visit("sequences", s.sequences, "sequences used");
@@ -167,6 +176,7 @@ void fields(Is<Evaluation> auto& s, V&& visit) {
   visit("conditions", s.conditions, "machine and settings");
   visit("seconds", s.seconds, "time it took");
   visit("seconds_allowed", s.seconds_allowed, "time it was allowed (`fast`)");
+  visit("peak_rss_bytes", s.peak_rss_bytes, "highest resident memory of the measuring process, mapped pages included");
   visit("divergence", s.divergence, "next-token distributions against the source's");
   visit("perplexity", s.perplexity, "of the model alone, where there is no source");
   visit("tasks", s.tasks, "answers to the tasks of the model's folder");
@@ -189,6 +199,7 @@ void fields(Is<Report> auto& s, V&& visit) {
   visit("predicted", s.predicted, "cost foreseen before the start");
   visit("measured", s.measured, "cost found after");
   visit("stages", s.stages, "time by stage");
+  visit("refinement", s.refinement, "what training scales, norms and biases gave");
   visit("passes", s.passes, "what the methods said of each tensor");
   visit("carried_over", s.carried_over, "tensors copied untouched because no rule names them");
   visit("evaluation", s.evaluation, "what a fresh process measured on the written files");

@@ -28,6 +28,7 @@ Report full_report() {
   r.predicted = Cost{300'000'000, 2'100'000, 12};
   r.measured = Cost{280'000'000, 2'128'344, 10.5};
   r.stages = {{"calibration", 0.5}, {"blocks", 9}};
+  r.refinement = Refinement{2, 60, 0.0151, 0.0124, true};
   r.passes = {{"model.layers.0.mlp.down_proj", "gptq", "INT4 g128 symmetric", 1e-5, 0.998, 0.01, "damping 0.02"}};
   r.carried_over = {"visual.patch_embed.weight"};
   r.warnings = {"the text is short"};
@@ -38,6 +39,7 @@ Report full_report() {
   e.conditions = *r.conditions;
   e.seconds = 8.25;
   e.seconds_allowed = 10.5;
+  e.peak_rss_bytes = 310'000'000;
   e.divergence = Divergence{16, 8176, 0.012, 0.004, 0.1, 1.5, 0.971, 9.5, 9.61};
   e.perplexity = 9.61;
   TaskScores tasks;

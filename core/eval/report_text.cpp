@@ -221,6 +221,10 @@ void add_method(std::string& out, const Report& report) {
   if (report.measured) out += "- Needed: " + cost(*report.measured) + "\n";
   for (const StageTime& stage : report.stages)
     out += fmt::format("  - {}: {}\n", plain(stage.name), duration(stage.seconds));
+  if (const auto& r = report.refinement) {
+    out += fmt::format("- Refined in {} steps: KL {:.5f} → {:.5f} on calibration text that no step saw{}\n", r->steps,
+                       r->kl_before, r->kl_after, r->kept ? "" : "; not kept");
+  }
   if (const auto& e = report.evaluation) {
     out += fmt::format("- Measured by a fresh process on the written files, level {}, {}", plain(e->level),
                        duration(e->seconds));

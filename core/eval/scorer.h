@@ -28,6 +28,10 @@ class Scorer {
   virtual ~Scorer() = default;
   virtual int64_t vocab_size() const = 0;
 
+  /// kResourceExhausted, with what is needed and what is allowed, where memory does not suffice to `score` sequences of
+  /// so many tokens together.
+  virtual Status can_score(int64_t /*tokens*/) const { return ok_status(); }
+
   /// Runs all `sequences` once; may hold one hidden state per token. The batch may not outlive the scorer.
   virtual Result<std::unique_ptr<ScoredBatch>> score(const std::vector<Tokens>& sequences, CancelToken& cancel) = 0;
 

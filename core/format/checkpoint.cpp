@@ -74,10 +74,11 @@ Status no_weights(const fs::path& folder) {
 
 struct Checkpoint::Impl {
   struct Entry {
-    const SafetensorsFile* file;
+    const SafetensorsFile* file;  // nullptr: described
     const TensorInfo* info;
   };
   fs::path folder;
+  std::vector<TensorInfo> described;
   std::vector<SafetensorsFile> shards;  // sorted by name
   std::vector<std::string> names;
   std::unordered_map<std::string_view, Entry> index;
@@ -161,6 +162,27 @@ Result<Checkpoint> Checkpoint::open(const fs::path& folder) {
   return Checkpoint(std::move(impl));
 }
 
+Checkpoint Checkpoint::describe(const fs::path& folder, std::vector<TensorInfo> tensors) {
+  auto impl = std::make_unique<Impl>();
+  impl->folder = folder;
+  impl->described = std::move(tensors);
+  for (TensorInfo& info : impl->described) {
+    info.nbytes = element_count(info.shape).value_or(0) * size_of(info.dtype);
+    impl->index.emplace(info.name, Impl::Entry{nullptr, &info});
+    impl->names.push_back(info.name);
+    impl->total_bytes += info.nbytes;
+  }
+  return Checkpoint(std::move(impl));
+}
+
+bool Checkpoint::is_in(const fs::path& folder) {
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    if (it->path().extension() == ".safetensors") return true;
+  }
+  return false;
+}
+
 const fs::path& Checkpoint::folder() const { return impl_->folder; }
 const std::vector<std::string>& Checkpoint::names() const { return impl_->names; }
 int64_t Checkpoint::total_bytes() const { return impl_->total_bytes; }
@@ -180,16 +202,18 @@ Result<std::span<const std::byte>> Checkpoint::bytes(std::string_view name) cons
   const Impl::Entry* entry = impl_->entry(name);
   if (entry == nullptr)
     return bad_input(fmt::format("{}: has no tensor {}", display_path(impl_->folder), display(name)));
+  if (entry->file == nullptr) return bad_input(display_path(impl_->folder) + ": has no weights, config.json alone");
   return entry->file->bytes(*entry->info);
 }
 
 void Checkpoint::release(std::string_view name) const {
-  if (const Impl::Entry* entry = impl_->entry(name)) entry->file->release(*entry->info);
+  const Impl::Entry* entry = impl_->entry(name);
+  if (entry != nullptr && entry->file != nullptr) entry->file->release(*entry->info);
 }
 
 fs::path Checkpoint::file_of(std::string_view name) const {
   const Impl::Entry* entry = impl_->entry(name);
-  return entry == nullptr ? impl_->folder : entry->file->path();
+  return entry == nullptr || entry->file == nullptr ? impl_->folder : entry->file->path();
 }
 
 }  // namespace autoglm::format

@@ -20,6 +20,13 @@ class Checkpoint {
   /// names is not in its shard, a name that two shards hold.
   static Result<Checkpoint> open(const std::filesystem::path& folder);
 
+  /// The checkpoint that these tensors (name, type, shape) would be: known by their headers, without a file. `bytes`
+  /// are refused.
+  static Checkpoint describe(const std::filesystem::path& folder, std::vector<TensorInfo> tensors);
+
+  /// Whether the folder has any weight file that `open` reads.
+  static bool is_in(const std::filesystem::path& folder);
+
   Checkpoint(Checkpoint&&) noexcept;
   Checkpoint& operator=(Checkpoint&&) noexcept;
   ~Checkpoint();
@@ -33,7 +40,7 @@ class Checkpoint {
   Result<std::span<const std::byte>> bytes(std::string_view name) const;  ///< kBadInput when absent
   void release(std::string_view name) const;                              ///< see SafetensorsFile::release
 
-  /// The file that holds `name`, for error messages; the folder when absent.
+  /// The file that holds `name`, for error messages; the folder when absent or without a file.
   std::filesystem::path file_of(std::string_view name) const;
 
  private:

@@ -48,6 +48,23 @@ TEST_F(CheckpointTest, ReadsASingleFile) {
   checkpoint->release("c");
 }
 
+TEST_F(CheckpointTest, DescribesWhatIsNotThere) {
+  EXPECT_FALSE(Checkpoint::is_in(folder_));
+  EXPECT_FALSE(Checkpoint::is_in(folder_ / "none"));
+  const Checkpoint checkpoint = Checkpoint::describe(folder_, {{.name = "b", .dtype = DType::kBF16, .shape = {2, 3}},
+                                                               {.name = "a", .dtype = DType::kF32, .shape = {}}});
+  EXPECT_EQ(checkpoint.names(), (std::vector<std::string>{"b", "a"}));
+  EXPECT_EQ(checkpoint.total_bytes(), 16);
+  EXPECT_EQ(checkpoint.find("b")->nbytes, 12);
+  EXPECT_TRUE(checkpoint.files().empty());
+  EXPECT_EQ(checkpoint.file_of("b"), folder_);
+  checkpoint.release("b");
+  EXPECT_THAT(checkpoint.bytes("b").status().message(), HasSubstr("has no weights, config.json alone"));
+  EXPECT_THAT(checkpoint.bytes("c").status().message(), HasSubstr("has no tensor 'c'"));
+  write("model.safetensors", shard_of({"a"}));
+  EXPECT_TRUE(Checkpoint::is_in(folder_));
+}
+
 TEST_F(CheckpointTest, ReadsShards) {
   write("m-2.safetensors", shard_of({"c"}));
   write("m-1.safetensors", shard_of({"b", "a"}));
@@ -59,6 +76,16 @@ TEST_F(CheckpointTest, ReadsShards) {
   EXPECT_EQ(checkpoint.file_of("c"), folder_ / "m-2.safetensors");
   EXPECT_EQ((*checkpoint.bytes("c"))[1], std::byte{5});
   EXPECT_EQ(checkpoint.files().size(), 2u);
+}
+
+TEST_F(CheckpointTest, PrefersTheSingleFileToAnIndex) {
+  write("model.safetensors", shard_of({"a"}));
+  write("m-1.safetensors", shard_of({"a", "b"}));
+  write_index(R"("a":"m-1.safetensors","b":"m-1.safetensors","c":"missing.safetensors")");
+  const auto checkpoint = Checkpoint::open(folder_);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().message();
+  EXPECT_EQ(checkpoint->names(), std::vector<std::string>{"a"});
+  EXPECT_EQ(checkpoint->file_of("a"), folder_ / "model.safetensors");
 }
 
 TEST_F(CheckpointTest, ReadsTheFamiliesOfTheTestData) {

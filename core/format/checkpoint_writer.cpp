@@ -43,9 +43,26 @@ bool is_inside(const fs::path& name) {
   return std::none_of(name.begin(), name.end(), [](const fs::path& part) { return part == ".." || part == "."; });
 }
 
-/// A source of one span.
-ShardWriter::Source whole(std::span<const std::byte> bytes) {
-  return [bytes]() mutable { return std::exchange(bytes, {}); };
+using Bytes = std::span<const std::byte>;
+
+/// A source that hands out `bytes` in pieces; `check` sees each before, with the number of bytes before it.
+template <typename Check>
+ShardWriter::Source pieces(Bytes bytes, Check check) {
+  return [bytes, done = size_t{0}, check]() mutable -> Result<Bytes> {
+    const Bytes piece = bytes.subspan(done, std::min(bytes.size() - done, kPieceBytes));
+    AUTOGLM_RETURN_IF_ERROR(check(piece, done));
+    done += piece.size();
+    return piece;
+  };
+}
+
+/// `piece`: elements of a tensor of `from`, the first of which is `first_element`.
+Status check_finite(const Checkpoint& from, const TensorInfo& info, int64_t first_element, Bytes piece) {
+  const int64_t at = first_non_finite(info.dtype, piece);
+  if (at < 0) return ok_status();
+  return bad_input(
+      fmt::format("{}: tensor {}: element {} is NaN or infinite; the checkpoint is damaged, fetch or convert it again",
+                  display_path(from.file_of(info.name)), display(info.name), first_element + at));
 }
 
 }  // namespace
@@ -75,6 +92,8 @@ struct CheckpointWriter::Impl {
     return failure;
   }
 
+  Status check_cancelled() const { return options.cancel != nullptr ? options.cancel->check() : ok_status(); }
+
   Status check_open() const {
     if (!failure.ok()) return failure;
     return committed ? internal_error(display_path(staging.target()) + ": was committed, nothing can be added")
@@ -96,7 +115,8 @@ struct CheckpointWriter::Impl {
       AUTOGLM_RETURN_IF_ERROR(close_shard());
       reserve = std::min(reserve * 4, kMaxReserve);
     }
-    if (shard && !shard->empty() && nbytes > options.max_shard_bytes - shard->data_bytes())
+    if (shard && !shard->empty() &&
+        (nbytes > options.max_shard_bytes - shard->data_bytes() || ShardWriter::needs_own_shard(nbytes)))
       AUTOGLM_RETURN_IF_ERROR(close_shard());
     if (shard) return ok_status();
     const int64_t reserved = std::max(reserve, ShardWriter::least_reserved(name, shape));
@@ -119,7 +139,8 @@ struct CheckpointWriter::Impl {
     AUTOGLM_RETURN_IF_ERROR(fail(shard->add(std::move(info), source), "tensor " + display(name), nbytes));
     shard_of.emplace(name, shards);
     tensor_bytes += nbytes;
-    return shard->deferred_bytes() > kMaxDeferredBytes ? close_shard() : ok_status();
+    const bool is_full = shard->deferred_bytes() > kMaxDeferredBytes || ShardWriter::needs_own_shard(nbytes);
+    return is_full ? close_shard() : ok_status();
   }
 
   std::string final_name(int64_t index) const {
@@ -205,20 +226,36 @@ Status CheckpointWriter::add(std::string_view name, DType dtype, const Shape& sh
     return invalid_argument(fmt::format("tensor {} {} [{}] comes with {} bytes", display(name), to_string(dtype),
                                         fmt::join(shape, ", "), bytes.size()));
   }
-  return impl_->add({.name = std::string(name), .dtype = dtype, .shape = shape, .nbytes = expected}, whole(bytes));
+  return impl_->add({.name = std::string(name), .dtype = dtype, .shape = shape, .nbytes = expected},
+                    pieces(bytes, [this](Bytes, size_t) { return impl_->check_cancelled(); }));
 }
 
-Status CheckpointWriter::add(std::string_view name, const Checkpoint& from, std::string_view source_name) {
-  AUTOGLM_ASSIGN_OR_RETURN(std::span<const std::byte> left, from.bytes(source_name));
-  TensorInfo info = *from.find(source_name);
+Status CheckpointWriter::add(std::string_view name, const Checkpoint& from, std::string_view source_name,
+                             const CopyOptions& options) {
+  AUTOGLM_ASSIGN_OR_RETURN(Bytes bytes, from.bytes(source_name));
+  const TensorInfo& source = *from.find(source_name);
+  TensorInfo info = source;
   info.name = name;
-  const auto next = [&, left]() mutable {
-    from.release(source_name);
-    const auto piece = left.first(std::min(left.size(), kPieceBytes));
-    left = left.subspan(piece.size());
-    return piece;
+  int64_t skipped = 0;  // bytes before the first row
+  if (options.rows) {
+    const int64_t rows = *options.rows, first = options.first_row;
+    if (info.shape.empty() || rows < 0 || first < 0 || first > info.shape[0] - rows) {
+      return invalid_argument(
+          fmt::format("tensor {}: {} rows from row {} on do not exist", display(source_name), rows, first));
+    }
+    const int64_t row_bytes = info.shape[0] > 0 ? info.nbytes / info.shape[0] : 0;
+    skipped = first * row_bytes;
+    info.shape[0] = rows;
+    info.nbytes = rows * row_bytes;
+    bytes = bytes.subspan(static_cast<size_t>(skipped), static_cast<size_t>(info.nbytes));
+  }
+  const auto check = [&](Bytes piece, size_t done) {
+    from.release(source_name);  // the piece before
+    AUTOGLM_RETURN_IF_ERROR(impl_->check_cancelled());
+    const int64_t first_element = (skipped + static_cast<int64_t>(done)) / size_of(source.dtype);
+    return options.finite ? check_finite(from, source, first_element, piece) : ok_status();
   };
-  return impl_->add(std::move(info), next);
+  return impl_->add(std::move(info), pieces(bytes, check));
 }
 
 Status CheckpointWriter::write_file(const fs::path& name, std::string_view contents) {
@@ -234,6 +271,7 @@ Status CheckpointWriter::copy_file(const fs::path& from, const fs::path& name) {
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) return system_failure(from, "cannot read", errno);
       if (got == 0) return ok_status();
+      AUTOGLM_RETURN_IF_ERROR(impl_->check_cancelled());
       AUTOGLM_RETURN_IF_ERROR(write_all(fd, std::span(buffer).first(static_cast<size_t>(got)), shown));
     }
   });

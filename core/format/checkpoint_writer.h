@@ -6,15 +6,18 @@
 /// region, which the header fills at the end, padded with spaces as the format allows; small shards are then moved up
 /// so that nothing is wasted. A header that outgrows its region ends the shard, and the next region is four times as
 /// large. Tensors whose length is no multiple of 8 are held back to the shard's end, larger elements first: every
-/// tensor is aligned to its element, which readers that map the file rely on.
+/// tensor is aligned to its element, which readers that map the file rely on. Those of them that are over 64 MiB are
+/// not held in memory, but have a shard of their own.
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 
+#include "core/base/cancel.h"
 #include "core/base/status.h"
 #include "core/format/checkpoint.h"
 #include "core/format/dtype.h"
@@ -26,10 +29,18 @@ struct WriterOptions {
   int64_t max_shard_bytes = 5'000'000'000;  ///< of tensors; one that is larger gets a shard of its own
   bool overwrite = false;                   ///< replace an existing target instead of refusing it
   int64_t expected_bytes = 0;               ///< when known: refused at once if the disk has less free
+  const CancelToken* cancel = nullptr;      ///< asked before every piece of a few MB; may be null
+};
+
+/// What of a tensor is copied, and on which condition.
+struct CopyOptions {
+  int64_t first_row = 0;
+  std::optional<int64_t> rows;  ///< of the first dimension; none: the whole tensor
+  bool finite = false;  ///< kBadInput, with file, tensor and element, at the first float that is NaN or infinite
 };
 
 /// One folder being written. Not thread-safe. Destroyed before `commit`: removes what it wrote. After a failed
-/// write, every later call fails in the same way.
+/// write, or one that was cancelled, every later call fails in the same way.
 class CheckpointWriter {
  public:
   /// Missing parents of the target are created. kInvalidArgument: the target exists (an empty folder may) and
@@ -46,7 +57,8 @@ class CheckpointWriter {
   Status add(std::string_view name, DType dtype, const Shape& shape, std::span<const std::byte> bytes);
 
   /// Appends a tensor of another checkpoint as it is, in pieces: its pages do not stay in memory.
-  Status add(std::string_view name, const Checkpoint& from, std::string_view source_name);
+  Status add(std::string_view name, const Checkpoint& from, std::string_view source_name,
+             const CopyOptions& options = {});
 
   /// Writes a whole small file (config.json, report.md) or copies one from elsewhere, by the name it has in the folder
   /// (subfolders allowed, nothing outside).

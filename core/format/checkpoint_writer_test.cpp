@@ -140,6 +140,20 @@ TEST_F(CheckpointWriterTest, StreamsLargeShardsBehindAPaddedHeader) {
   EXPECT_EQ(fs::file_size(folder_ / "out/model.safetensors"), (256u << 10) + (68u << 20) + 13);
 }
 
+TEST_F(CheckpointWriterTest, LargeTensorsOfOddLengthHaveAShardOfTheirOwn) {
+  CheckpointWriter w = writer();
+  const std::vector<StoredTensor> tensors = {random_tensor("a", DType::kU8, {3}), random_tensor("b", DType::kU8, {8}),
+                                             random_tensor("c", DType::kBF16, {(32 << 20) + 1}),
+                                             random_tensor("d", DType::kF32, {1})};
+  for (const StoredTensor& t : tensors) ASSERT_TRUE(add(w, t).ok());
+  ASSERT_TRUE(w.commit().ok());
+  expect_holds(folder_ / "out", tensors);
+  const auto checkpoint = Checkpoint::open(folder_ / "out");
+  EXPECT_EQ(checkpoint->names(), (std::vector<std::string>{"b", "a", "c", "d"}));
+  EXPECT_EQ(checkpoint->files().size(), 3u);
+  EXPECT_EQ(checkpoint->file_of("c").filename(), "model-00002-of-00003.safetensors");
+}
+
 TEST_F(CheckpointWriterTest, CopiesTensorsWithoutKeepingTheirPages) {
   constexpr int64_t kBytes = 96 << 20;
   {
@@ -159,6 +173,60 @@ TEST_F(CheckpointWriterTest, CopiesTensorsWithoutKeepingTheirPages) {
   const auto read = Checkpoint::open(folder_ / "copy");
   const auto bytes = *read->bytes("y");
   EXPECT_TRUE(std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{7}; }));
+}
+
+TEST_F(CheckpointWriterTest, CopiesRows) {
+  write("model.safetensors", safetensors_bytes({stored<int32_t>("x", DType::kI32, {3, 2}, {1, 2, 3, 4, 5, 6})}));
+  const auto source = Checkpoint::open(folder_);
+  ASSERT_TRUE(source.ok()) << source.status().message();
+  {
+    CheckpointWriter w = writer();
+    ASSERT_TRUE(w.add("y", *source, "x", {.first_row = 1, .rows = 2}).ok());
+    EXPECT_THAT(w.add("z", *source, "x", {.first_row = 2, .rows = 2}).message(), HasSubstr("2 rows from row 2 on"));
+    ASSERT_TRUE(w.commit().ok());
+  }
+  expect_holds(folder_ / "out", {stored<int32_t>("y", DType::kI32, {2, 2}, {3, 4, 5, 6})});
+}
+
+TEST_F(CheckpointWriterTest, NamesTheElementThatIsNotFinite) {
+  constexpr int64_t kRows = 5'000'000;  // two pieces
+  std::vector<uint16_t> values(kRows * 2, 0x3F80);
+  values[9'000'001] = 0x7FC0;  // NaN
+  write("model.safetensors", safetensors_bytes({stored("x", DType::kBF16, {kRows, 2}, values)}));
+  const auto source = Checkpoint::open(folder_);
+  ASSERT_TRUE(source.ok()) << source.status().message();
+  {
+    CheckpointWriter w = writer();
+    EXPECT_TRUE(w.add("a", *source, "x").ok());  // carried over whatever it is
+    EXPECT_TRUE(w.add("b", *source, "x", {.rows = 4'500'000, .finite = true}).ok());
+    const Status status = w.add("c", *source, "x", {.first_row = 10, .rows = kRows - 10, .finite = true});
+    EXPECT_EQ(status.code(), StatusCode::kBadInput);
+    EXPECT_THAT(status.message(), HasSubstr("model.safetensors: tensor 'x': element 9000001 is NaN or infinite"));
+  }
+  expect_only({"model.safetensors"});
+}
+
+TEST_F(CheckpointWriterTest, StopsBetweenPieces) {
+  write("model.safetensors", safetensors_bytes({stored("x", DType::kU8, {24 << 20}, std::vector<uint8_t>(24 << 20))}));
+  const auto source = Checkpoint::open(folder_);
+  ASSERT_TRUE(source.ok()) << source.status().message();
+  CancelToken cancel;
+  {
+    CheckpointWriter w = writer({.cancel = &cancel});
+    ASSERT_TRUE(w.add("a", *source, "x").ok());
+    cancel.cancel();
+    EXPECT_EQ(w.add("b", *source, "x").code(), StatusCode::kCancelled);
+    EXPECT_EQ(w.commit().code(), StatusCode::kCancelled);
+  }
+  {
+    CheckpointWriter w = writer({.cancel = &cancel});
+    EXPECT_EQ(w.add("c", DType::kU8, {4}, std::vector<std::byte>(4)).code(), StatusCode::kCancelled);
+  }
+  {
+    CheckpointWriter w = writer({.cancel = &cancel});
+    EXPECT_EQ(w.copy_file(folder_ / "model.safetensors", "copy").code(), StatusCode::kCancelled);
+  }
+  expect_only({"model.safetensors"});
 }
 
 TEST_F(CheckpointWriterTest, GivesTheSameBytesEveryTime) {

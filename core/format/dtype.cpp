@@ -150,6 +150,29 @@ void encode_each(std::span<const float> in, std::span<std::byte> out, Convert co
   }
 }
 
+// The first element whose bits under `mask` (the exponent's) are all set. Blocks are searched without a branch, which
+// compilers turn into vector code.
+template <typename T>
+int64_t first_with_all_bits(std::span<const std::byte> bytes, T mask) {
+  constexpr size_t kBlock = 4096;
+  const size_t count = bytes.size() / sizeof(T);
+  const auto has_all = [&](size_t i) {
+    T element;
+    std::memcpy(&element, bytes.data() + i * sizeof(T), sizeof(T));
+    return (element & mask) == mask;
+  };
+  for (size_t begin = 0; begin < count; begin += kBlock) {
+    const size_t end = std::min(count, begin + kBlock);
+    T found = 0;
+    for (size_t i = begin; i < end; ++i) found |= static_cast<T>(has_all(i));
+    if (found == 0) continue;
+    for (size_t i = begin; i < end; ++i) {
+      if (has_all(i)) return static_cast<int64_t>(i);
+    }
+  }
+  return -1;
+}
+
 }  // namespace
 
 std::string_view to_string(DType dtype) { return row_of(dtype).name; }
@@ -187,6 +210,19 @@ std::optional<int64_t> element_count(const Shape& shape) {
     }
   }
   return empty ? 0 : product;
+}
+
+int64_t first_non_finite(DType dtype, std::span<const std::byte> bytes) {
+  switch (dtype) {
+    case DType::kF8E4M3: return first_with_all_bits<uint8_t>(bytes, 0x7F);
+    case DType::kF8E5M2: return first_with_all_bits<uint8_t>(bytes, 0x7C);
+    case DType::kF8E8M0: return first_with_all_bits<uint8_t>(bytes, 0xFF);
+    case DType::kF16: return first_with_all_bits<uint16_t>(bytes, 0x7C00);
+    case DType::kBF16: return first_with_all_bits<uint16_t>(bytes, 0x7F80);
+    case DType::kF32: return first_with_all_bits<uint32_t>(bytes, 0x7F800000);
+    case DType::kF64: return first_with_all_bits<uint64_t>(bytes, 0x7FF0000000000000);
+    default: return -1;
+  }
 }
 
 float fp16_to_float(uint16_t bits) { return Half::decode(bits); }

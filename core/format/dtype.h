@@ -51,6 +51,10 @@ void to_float(DType dtype, std::span<const std::byte> bytes, std::span<float> ou
 /// infinite, NaN stays NaN. `out`, at any alignment, holds in.size() elements.
 void from_float(DType dtype, std::span<const float> in, std::span<std::byte> out);
 
+/// The index of the first element of `bytes`, at any alignment, that is NaN or infinite, or -1; -1 for what is no
+/// float.
+int64_t first_non_finite(DType dtype, std::span<const std::byte> bytes);
+
 float bf16_to_float(uint16_t bits);
 float fp16_to_float(uint16_t bits);
 uint16_t float_to_bf16(float value);

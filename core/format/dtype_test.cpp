@@ -40,6 +40,41 @@ TEST(DType, DecodesEveryHalf) {
   }
 }
 
+TEST(DType, FindsTheFirstThatIsNotFinite) {
+  const auto bytes_of = [](const auto& values, size_t skipped) {
+    std::vector<std::byte> bytes(skipped + values.size() * sizeof values[0]);
+    std::memcpy(bytes.data() + skipped, values.data(), bytes.size() - skipped);
+    return bytes;
+  };
+  const auto find = [&](DType dtype, const auto& values) {
+    const std::vector<std::byte> aligned = bytes_of(values, 0), shifted = bytes_of(values, 1);
+    EXPECT_EQ(first_non_finite(dtype, std::span(shifted).subspan(1)), first_non_finite(dtype, aligned));
+    return first_non_finite(dtype, aligned);
+  };
+  for (const DType dtype : {DType::kF8E4M3, DType::kF8E5M2, DType::kF8E8M0, DType::kF16, DType::kBF16}) {
+    for (uint32_t bits = 0; bits < (size_of(dtype) == 1 ? 256u : 65536u); ++bits) {
+      const auto pattern = static_cast<uint16_t>(bits);  // little-endian: its first byte is the small float
+      const std::span<const std::byte> element(reinterpret_cast<const std::byte*>(&pattern),
+                                               static_cast<size_t>(size_of(dtype)));
+      float value = 0;
+      to_float(dtype, element, {&value, 1});
+      EXPECT_EQ(first_non_finite(dtype, element), std::isfinite(value) ? -1 : 0) << to_string(dtype) << " " << bits;
+    }
+  }
+  std::vector<float> floats(10'000, std::numeric_limits<float>::max());
+  EXPECT_EQ(find(DType::kF32, floats), -1);
+  floats[9'999] = -std::numeric_limits<float>::infinity();
+  EXPECT_EQ(find(DType::kF32, floats), 9'999);
+  floats[4'097] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_EQ(find(DType::kF32, floats), 4'097);
+  std::vector<double> doubles(5, std::numeric_limits<double>::lowest());
+  EXPECT_EQ(find(DType::kF64, doubles), -1);
+  doubles[3] = std::numeric_limits<double>::infinity();
+  EXPECT_EQ(find(DType::kF64, doubles), 3);
+  EXPECT_EQ(find(DType::kI32, std::vector<int32_t>{-1, 0x7F800000}), -1);
+  EXPECT_EQ(first_non_finite(DType::kF32, {}), -1);
+}
+
 TEST(DType, HalvesSurviveTheWayThroughFloat) {
   for (uint32_t i = 0; i < 65536; ++i) {
     const auto bits = static_cast<uint16_t>(i);

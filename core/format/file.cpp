@@ -5,9 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
-#include <cstdio>
 #include <system_error>
 
 #include "core/base/memory.h"
@@ -82,27 +80,6 @@ Status sync_folder(const std::filesystem::path& folder) {
   // Some network filesystems know no fsync of folders.
   if (fsync(fd.get()) != 0 && errno != EINVAL && errno != ENOTSUP) return system_failure(folder, "cannot fsync", errno);
   return ok_status();
-}
-
-Status write_file_atomically(const std::filesystem::path& path, std::string_view contents) {
-  static std::atomic<unsigned> counter{0};
-  const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
-  const std::filesystem::path aside =
-      folder / fmt::format(".{}.autoglm-tmp-{}-{}", path.filename().string(), getpid(), counter++);
-  const auto write = [&]() -> Status {
-    FileDescriptor fd(::open(aside.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666));
-    if (!fd.valid()) return system_failure(path, "cannot create", errno);
-    AUTOGLM_RETURN_IF_ERROR(write_all(fd, std::as_bytes(std::span(contents)), path));
-    if (fsync(fd.get()) != 0) return system_failure(path, "cannot fsync", errno);
-    if (!fd.close()) return system_failure(path, "cannot write", errno);
-    if (::rename(aside.c_str(), path.c_str()) != 0) return system_failure(path, "cannot replace", errno);
-    return ok_status();
-  };
-  if (Status status = write(); !status.ok()) {
-    ::unlink(aside.c_str());
-    return status;
-  }
-  return sync_folder(folder);
 }
 
 }  // namespace autoglm::format

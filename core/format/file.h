@@ -1,5 +1,5 @@
 #pragma once
-/// Small files read and written whole, and the descriptor behind them.
+/// Small files read whole, and what writing takes.
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -52,9 +52,5 @@ Status sync_folder(const std::filesystem::path& folder);
 
 /// Reads a whole file of at most `max_bytes` (config files; never weights).
 Result<std::string> read_text_file(const std::filesystem::path& path, int64_t max_bytes = 256 << 20);
-
-/// Writes `contents` to `path` through a temporary sibling, fsync and rename: a reader sees the old file or the new
-/// one.
-Status write_file_atomically(const std::filesystem::path& path, std::string_view contents);
 
 }  // namespace autoglm::format

@@ -16,6 +16,7 @@ namespace {
 constexpr int64_t kAlignment = 8;          // of the data's start, and of every tensor written at once
 constexpr int64_t kLengthBytes = 8;        // the header's length, before it
 constexpr int64_t kMovedBytes = 64 << 20;  // data up to this is moved up to a header that fits exactly
+constexpr int64_t kHeldBytes = 64 << 20;   // a tensor up to this may be held in memory
 constexpr std::string_view kStart = R"({"__metadata__":{"format":"pt"})";  // transformers insists on the format
 constexpr int64_t kFrameBytes = kStart.size() + 1;                         // and the closing brace
 
@@ -30,6 +31,15 @@ int64_t entry_bound(std::string_view name, const Shape& shape) {
   const TensorInfo longest{
       .name = std::string(name), .dtype = DType::kF8E4M3, .shape = shape, .offset = INT64_MAX, .nbytes = 0};
   return static_cast<int64_t>(entry(longest).size());
+}
+
+template <typename Visit>
+Status for_each_piece(const ShardWriter::Source& source, const Visit& visit) {
+  while (true) {
+    AUTOGLM_ASSIGN_OR_RETURN(const std::span<const std::byte> piece, source());
+    if (piece.empty()) return ok_status();
+    AUTOGLM_RETURN_IF_ERROR(visit(piece));
+  }
 }
 
 int64_t round_up(int64_t value) { return (value + kAlignment - 1) / kAlignment * kAlignment; }
@@ -51,6 +61,8 @@ int64_t ShardWriter::least_reserved(std::string_view name, const Shape& shape) {
   return round_up(kLengthBytes + kFrameBytes + entry_bound(name, shape));
 }
 
+bool ShardWriter::needs_own_shard(int64_t nbytes) { return nbytes % kAlignment != 0 && nbytes > kHeldBytes; }
+
 bool ShardWriter::has_room(std::string_view name, const Shape& shape) const {
   return kLengthBytes + kFrameBytes + entries_bound_ + entry_bound(name, shape) <= reserved_;
 }
@@ -58,16 +70,18 @@ bool ShardWriter::has_room(std::string_view name, const Shape& shape) const {
 Status ShardWriter::add(TensorInfo info, const Source& source) {
   entries_bound_ += entry_bound(info.name, info.shape);
   names_.push_back(info.name);
-  if (info.nbytes % kAlignment != 0) {
+  if (info.nbytes % kAlignment != 0 && !needs_own_shard(info.nbytes)) {
     Deferred deferred{.info = std::move(info), .bytes = {}};
-    for (auto piece = source(); !piece.empty(); piece = source()) {
+    AUTOGLM_RETURN_IF_ERROR(for_each_piece(source, [&](std::span<const std::byte> piece) {
       deferred.bytes.insert(deferred.bytes.end(), piece.begin(), piece.end());
-    }
+      return ok_status();
+    }));
     deferred_bytes_ += deferred.info.nbytes;
     deferred_.push_back(std::move(deferred));
     return ok_status();
   }
-  for (auto piece = source(); !piece.empty(); piece = source()) AUTOGLM_RETURN_IF_ERROR(write_all(fd_, piece, shown_));
+  AUTOGLM_RETURN_IF_ERROR(
+      for_each_piece(source, [&](std::span<const std::byte> piece) { return write_all(fd_, piece, shown_); }));
   info.offset = end_;
   end_ += info.nbytes;
   tensors_.push_back(std::move(info));

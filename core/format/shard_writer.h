@@ -16,8 +16,8 @@ namespace autoglm::format {
 
 class ShardWriter {
  public:
-  /// Hands out a tensor's bytes piece by piece, each valid until the next call; empty at the end.
-  using Source = std::function<std::span<const std::byte>()>;
+  /// Hands out a tensor's bytes piece by piece, each valid until the next call; empty at the end. An error ends `add`.
+  using Source = std::function<Result<std::span<const std::byte>>()>;
 
   /// Creates `path`, which must not exist, with `reserved` bytes (a multiple of 8) for length field and header.
   /// Messages name `shown` in its place.
@@ -27,6 +27,9 @@ class ShardWriter {
   /// Bytes to reserve for a file of this tensor alone.
   static int64_t least_reserved(std::string_view name, const Shape& shape);
 
+  /// Whether a tensor belongs at a shard's end, but is too large to be held in memory until then.
+  static bool needs_own_shard(int64_t nbytes);
+
   int64_t data_bytes() const { return end_ + deferred_bytes_; }  ///< of all tensors
   int64_t deferred_bytes() const { return deferred_bytes_; }     ///< of those held in memory
   bool empty() const { return tensors_.empty() && deferred_.empty(); }
@@ -35,7 +38,8 @@ class ShardWriter {
   /// Whether the header has room for one more.
   bool has_room(std::string_view name, const Shape& shape) const;
 
-  /// `info` has name, dtype, shape and nbytes; its offset is decided here.
+  /// `info` has name, dtype, shape and nbytes; its offset is decided here. A tensor that needs a shard of its own comes
+  /// into an empty one, and none comes after it.
   Status add(TensorInfo info, const Source& source);
 
   /// Writes what was held back and the header, fsyncs and closes.

@@ -20,9 +20,21 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Common start of the hidden siblings of `target`; cut so that the whole stays under the usual 255 bytes.
+constexpr size_t kMaxNameBytes = 190;  // leaves room for the rest within the usual 255
+
+/// FNV-1a.
+uint64_t hash_of(std::string_view text) {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  return hash;
+}
+
+/// Common start of the hidden siblings of `target`, and of no other target. A long name is cut; its hash stands for the
+/// rest.
 std::string prefix_of(const fs::path& target, std::string_view kind) {
-  return fmt::format(".{}.autoglm-{}-", target.filename().string().substr(0, 190), kind);
+  std::string name = target.filename().string();
+  if (name.size() > kMaxNameBytes) name = fmt::format("{}-{:016x}", name.substr(0, kMaxNameBytes), hash_of(name));
+  return fmt::format(".{}.autoglm-{}-", name, kind);
 }
 
 /// A sibling name that no other process uses at this time.

@@ -1,7 +1,8 @@
 #pragma once
 /// StagingFolder: a folder built aside and put in place at once.
 ///
-/// The staging folder is a sibling of the target, `.NAME.autoglm-tmp-PID-RANDOM`, so that one rename(2) publishes it.
+/// The staging folder is a sibling of the target, `.NAME.autoglm-tmp-PID-RANDOM`, so that one rename(2) publishes it
+/// (a long NAME is cut and followed by its hash).
 /// Its owner holds an flock on it for as long as it lives: a staging folder that can be locked was left by a killed
 /// process and is removed by the next writer for the same target; one that cannot is left alone.
 ///

@@ -123,6 +123,22 @@ TEST_F(StagingFolderTest, ClearsLeftoversOfTheDeadAlone) {
   EXPECT_TRUE(fs::exists(living->path()));
 }
 
+TEST_F(StagingFolderTest, LongNamesThatBeginAlikeShareNoLeftovers) {
+  const std::string start(200, 'n');
+  fs::path left;  // as a writer for the first target left it when it was killed
+  {
+    auto folder = StagingFolder::create(folder_ / (start + "-1"), false);
+    ASSERT_TRUE(folder.ok()) << folder.status().message();
+    left = folder->path();
+  }
+  fs::create_directory(left);
+  { EXPECT_TRUE(create_status(folder_ / (start + "-2")).ok()); }
+  EXPECT_TRUE(fs::exists(left));
+  { EXPECT_TRUE(create_status(folder_ / (start + "-1")).ok()); }
+  EXPECT_FALSE(fs::exists(left));
+  EXPECT_TRUE(create_status(folder_ / std::string(255, 'n')).ok());
+}
+
 TEST_F(StagingFolderTest, BringsBackAnOldTarget) {
   fs::create_directory(folder_ / ".out.autoglm-old-1-0");
   write(".out.autoglm-old-1-0/config.json", "old");
@@ -241,9 +257,9 @@ TEST_F(StagingFolderTest, KilledWithoutExchangeTheOldFolderComesBack) {
     write("out/config.json", "1");
     const bool was_killed = run_killed_at(calls, [&] {
       auto folder = StagingFolder::create(target_, true);
-      if (!folder.ok() || !write_file_atomically(folder->path() / "config.json", "2").ok() ||
-          !folder->publish(false).ok())
-        _exit(1);
+      if (!folder.ok()) _exit(1);
+      write(folder->path().filename() / "config.json", "2");
+      if (!folder->publish(false).ok()) _exit(1);
     });
     const auto content = read_text_file(target_ / "config.json");
     seen_absent |= !fs::exists(target_);

@@ -43,6 +43,23 @@ Result<StoredModel> StoredModel::open(const std::filesystem::path& folder) {
   return model;
 }
 
+Result<StoredModel> StoredModel::describe_config(const std::filesystem::path& folder) {
+  AUTOGLM_ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::load(folder));
+  if (const auto found = config.raw.find("quantization_config"); found != config.raw.end() && !found->is_null()) {
+    return bad_input(display_path(folder) +
+                     ": the model is quantized; without its weight files nothing can be said of it");
+  }
+  TensorLayout layout = TensorLayout::describe(config);
+  std::vector<TensorInfo> tensors;
+  for (const ModuleSpec& module : layout.modules()) {
+    tensors.push_back({.name = module.weight_name(), .dtype = config.dtype, .shape = module.shape});
+    if (!module.has_bias) continue;
+    tensors.push_back({.name = module.bias_name(), .dtype = config.dtype, .shape = {module.shape[0]}});
+  }
+  Checkpoint checkpoint = Checkpoint::describe(folder, std::move(tensors));
+  return StoredModel{std::move(config), std::move(checkpoint), std::move(layout), {}};
+}
+
 const ModuleSpec& StoredModel::head() const {
   const ModuleSpec* own = layout.find(Role::kHead);
   return own != nullptr ? *own : embedding();

@@ -26,6 +26,11 @@ struct StoredModel {
   /// and has no scheme or the reverse.
   static Result<StoredModel> open(const std::filesystem::path& folder);
 
+  /// The float model that config.json alone describes: its decoder's modules under their usual names, of the config's
+  /// type; what else its checkpoint may hold (vision tower, MTP layers) is not known. kBadInput: no config.json, or a
+  /// quantized model's.
+  static Result<StoredModel> describe_config(const std::filesystem::path& folder);
+
   const ModuleSpec& embedding() const { return *layout.find(Role::kEmbedding); }
   const ModuleSpec& head() const;  ///< its own, or the embedding it is tied to
 

@@ -15,6 +15,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kMaxFileBytes = 1 << 29;
+constexpr const char* kJsonFile = "tokenizer.json";
+constexpr const char* kModelFile = "tokenizer.model";
 
 // ChatGLM2 and ChatGLM3 have the same tokenizer class; only ChatGLM3 has role tokens. Its code and its config name
 // them.
@@ -28,29 +30,36 @@ SentencePieceFamily sentencepiece_family(const fs::path& folder, const Tokenizer
 }
 
 Result<std::unique_ptr<Tokenizer>> load_file(const fs::path& folder) {
-  std::error_code error;
-  const fs::path json = folder / "tokenizer.json";
-  if (fs::exists(json, error)) {
-    AUTOGLM_ASSIGN_OR_RETURN(const std::string text, format::read_text_file(json, kMaxFileBytes));
-    Result<std::unique_ptr<Tokenizer>> tokenizer = parse_tokenizer_json(text);
-    if (!tokenizer.ok()) return tokenizer.status().with_context(format::display_path(json));
-    return tokenizer;
+  const std::optional<fs::path> file = Tokenizer::find(folder);
+  if (!file) {
+    return bad_input(format::display_path(folder) +
+                     ": no tokenizer: neither tokenizer.json nor tokenizer.model is there");
   }
-  const fs::path model = folder / "tokenizer.model";
-  if (fs::exists(model, error)) {
-    AUTOGLM_ASSIGN_OR_RETURN(const TokenizerConfig config, read_tokenizer_config(folder));
-    AUTOGLM_ASSIGN_OR_RETURN(const std::string bytes, format::read_text_file(model, kMaxFileBytes));
-    Result<std::unique_ptr<Tokenizer>> tokenizer =
-        looks_like_tiktoken(bytes) ? parse_tiktoken(bytes, config)
-                                   : parse_sentencepiece(bytes, config, sentencepiece_family(folder, config));
-    if (!tokenizer.ok()) return tokenizer.status().with_context(format::display_path(model));
-    return tokenizer;
+  const bool is_json = file->filename() == kJsonFile;
+  TokenizerConfig config;
+  if (!is_json) {
+    AUTOGLM_ASSIGN_OR_RETURN(config, read_tokenizer_config(folder));
   }
-  return bad_input(format::display_path(folder) +
-                   ": no tokenizer: neither tokenizer.json nor tokenizer.model is there");
+  AUTOGLM_ASSIGN_OR_RETURN(const std::string bytes, format::read_text_file(*file, kMaxFileBytes));
+  const auto parse = [&](const std::string& bytes) {
+    if (is_json) return parse_tokenizer_json(bytes);
+    if (looks_like_tiktoken(bytes)) return parse_tiktoken(bytes, config);
+    return parse_sentencepiece(bytes, config, sentencepiece_family(folder, config));
+  };
+  Result<std::unique_ptr<Tokenizer>> tokenizer = parse(bytes);
+  if (!tokenizer.ok()) return tokenizer.status().with_context(format::display_path(*file));
+  return tokenizer;
 }
 
 }  // namespace
+
+std::optional<fs::path> Tokenizer::find(const fs::path& folder) {
+  for (const char* name : {kJsonFile, kModelFile}) {
+    std::error_code error;
+    if (fs::exists(folder / name, error)) return folder / name;
+  }
+  return std::nullopt;
+}
 
 Result<std::unique_ptr<Tokenizer>> Tokenizer::load(const fs::path& folder) {
   try {

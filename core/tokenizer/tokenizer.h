@@ -39,6 +39,9 @@ class Tokenizer {
   /// sentencepiece). kBadInput names the file and what is missing or broken.
   static Result<std::unique_ptr<Tokenizer>> load(const std::filesystem::path& folder);
 
+  /// The file that `load` would read; nothing where the folder has none.
+  static std::optional<std::filesystem::path> find(const std::filesystem::path& folder);
+
   virtual ~Tokenizer() = default;
 
   /// Token ids of `text`. Invalid UTF-8 is replaced by U+FFFD as Python's errors="replace" does. Never fails.

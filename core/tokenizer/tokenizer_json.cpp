@@ -203,7 +203,8 @@ Result<AddedToken> parse_added_token(const Json& spec) {
 }
 
 // Gives added tokens their ids as the reference does: that of the vocabulary where it has the token, else the next free
-// one, whatever the file says. Files written by the reference agree with that.
+// one, whatever the file says. Files written by the reference agree with that. "Next free" counts the vocabulary, so
+// where its ids have gaps a token of it may have that id too; such an id decodes to the added token.
 Result<AddedTokens> parse_added_tokens(const Json& document, const Vocabulary& vocabulary,
                                        const Normalizer& normalizer) {
   AddedTokens tokens;
@@ -230,9 +231,14 @@ Result<AddedTokens> parse_added_tokens(const Json& document, const Vocabulary& v
       id = *in_vocabulary;
     } else {
       id = next_id++;
-      if (vocabulary.text(id)) {
-        return bad_input(
-            fmt::format("{}: the next free id, {}, is taken: the ids of the vocabulary have gaps", place, id));
+      if (tokens.by_id(id)) {
+        return bad_input(fmt::format("{}: {} gets the id {}, which {} has: the ids of the vocabulary have gaps", place,
+                                     format::display(token.content, 40), id,
+                                     format::display(tokens.by_id(id)->content, 40)));
+      }
+      if (const auto other_text = vocabulary.text(id)) {
+        warn(fmt::format("tokenizer.json: {}: {} shares the id {} with {}, as the ids of the vocabulary have gaps",
+                         place, format::display(token.content, 40), id, format::display(*other_text, 40)));
       }
     }
     if (id != token.id) {

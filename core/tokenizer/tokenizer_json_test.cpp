@@ -123,7 +123,33 @@ TEST(TokenizerJson, BrokenAddedTokens) {
   document["added_tokens"].push_back(document["added_tokens"][0]);
   document["added_tokens"][1]["content"] = "<t>";
   EXPECT_THAT(error_of(document.dump()), HasSubstr("added_tokens[1]: the id 7 is given to '<s>' and to '<t>'"));
-  EXPECT_THAT(error_with("/model/vocab/.", 7), HasSubstr("the next free id, 7, is taken"));
+  document = small();
+  document["model"]["vocab"]["."] = 7;
+  document["added_tokens"] = {{{"id", 7}, {"content", "."}}, {{"id", 8}, {"content", "<s>"}}};
+  EXPECT_THAT(error_of(document.dump()), HasSubstr("added_tokens[1]: '<s>' gets the id 7, which '.' has"));
+}
+
+TEST(TokenizerJson, VocabulariesMayHaveGaps) {
+  json document = small();
+  document["model"]["vocab"]["."] = 9;  // seven tokens: 7, of "<s>", is free; 6 and 8 are nobody's
+  const auto tokenizer = parse_tokenizer_json(document.dump());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().message();
+  EXPECT_EQ((*tokenizer)->vocab_size(), 10);
+  EXPECT_THAT((*tokenizer)->encode("ab.<s>"), ElementsAre(4, 9, 7));
+  EXPECT_EQ((*tokenizer)->decode(std::vector<int32_t>{4, 6, 8, 10, -1, 9, 7}), "ab.<s>");
+  EXPECT_EQ((*tokenizer)->id_to_token(6), "");
+  EXPECT_FALSE((*tokenizer)->is_special(8));
+}
+
+// What the reference does (tests/tokenizer compares).
+TEST(TokenizerJson, AnAddedTokenMayShareAnIdAndThatIsSaid) {
+  json document = small();
+  document["model"]["vocab"]["."] = 7;
+  const auto tokenizer = parse_tokenizer_json(document.dump());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().message();
+  EXPECT_THAT((*tokenizer)->encode("ab.<s>"), ElementsAre(4, 7, 7));
+  EXPECT_EQ((*tokenizer)->decode(std::vector<int32_t>{4, 7, 6}), "ab<s>");
+  EXPECT_THAT(warnings(), testing::Contains(HasSubstr("'<s>' shares the id 7 with '.'")));
 }
 
 TEST(TokenizerJson, AddedTokensAreNumberedAsTheReferenceDoesAndThatIsSaid) {

@@ -21,7 +21,8 @@ class CancelToken {
   std::atomic<bool> cancelled_{false};
 };
 
-/// SIGINT and SIGTERM cancel the global token; a second one ends the process at once with exit code 130.
+/// SIGINT, SIGTERM and SIGHUP (unless it is ignored: nohup) cancel the global token; a second one ends the process at
+/// once with exit code 130. SIGXFSZ is ignored, so that a file over the process's limit is a failed write.
 void install_signal_handlers();
 
 }  // namespace autoglm

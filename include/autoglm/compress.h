@@ -28,7 +28,8 @@ struct CompressOptions {
   std::string config;        ///< a recipe file (YAML, docs/RECIPES.md)
   std::string quantization;  ///< scheme word: int2..int8, w8a8, fp16, bf16, with -gN, -channel, -asym, ...:
                              ///< "int4-g64-asym" [int4]
-  std::string method;        ///< "gptq", "rtn" [gptq where there is calibration text, else rtn]
+  std::string method;        ///< "gptq", "gptaq", "rtn" [gptq where there is calibration text, else rtn]
+  int64_t refine = -1;       ///< passes over the calibration text that train scales and norms against the source [0]
   std::vector<std::string>
       overrides;  ///< "REGEX=SCHEME[:METHOD]" over module names, SCHEME may be "keep"; the first match decides
   std::vector<std::string> ignore;  ///< regexes of modules that stay as they are
@@ -41,7 +42,7 @@ struct CompressOptions {
   int64_t calibration_length = 0;   ///< tokens of each [512]
 
   // Verification, by a fresh process on the written files.
-  std::string verify;      ///< none | fast (no longer than compressing took) | full [fast]
+  std::string verify;      ///< none | fast (as long as compressing took, at least 10 s) | full [fast]
   std::string evaluation;  ///< text to measure on [see docs/RECIPES.md]
   double max_loss = -1;    ///< contract, as a share (0.03) [none]
   std::string verifier;    ///< the autoglm program to run [found on PATH]
@@ -53,7 +54,7 @@ struct CompressOptions {
   std::optional<uint64_t> seed;  ///< of every random choice [0]
   std::string device;            ///< cpu | cuda | cuda:N [cpu]
   std::string compute;           ///< fp32 | bf16 | fp16: type in which blocks are run [fp32]
-  bool dry_run = false;          ///< plan only: nothing is written
+  bool dry_run = false;          ///< plan only: nothing is written; MODEL may be a config.json alone
 };
 
 struct CompressOutcome {
@@ -61,6 +62,7 @@ struct CompressOutcome {
   std::string report_json;  ///< report.json, or the plan for a dry run (docs/REPORT.md)
   std::string summary;      ///< the same for people: a short table
   Status contract;          ///< kContractBroken when max_loss does not hold; the artifact is kept and marked
+  Status verification;      ///< why the written files could not be measured; the artifact is kept, its report says so
 };
 
 /// Blocks until done; `cancel` stops it within a second and leaves nothing behind. One call at a time per process.

@@ -3,6 +3,7 @@
 /// (tests/data/make_golden.py).
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -20,12 +21,17 @@
 
 namespace autoglm::engine {
 
-inline const std::vector<std::string> kTinyFamilies = {"chatglm",   "glm",   "glm4",  "glm4v", "glm4_moe",
-                                                       "glm4_tied", "llama", "qwen2", "qwen3"};
+inline const std::filesystem::path kTiny = std::filesystem::path(AUTOGLM_SOURCE_DIR) / "tests/data/tiny";
 
-inline std::filesystem::path tiny_folder(const std::string& family) {
-  return std::filesystem::path(AUTOGLM_SOURCE_DIR) / "tests/data/tiny" / family;
-}
+/// Every tiny checkpoint there is.
+inline const std::vector<std::string> kTinyFamilies = [] {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(kTiny)) names.push_back(entry.path().filename());
+  std::sort(names.begin(), names.end());
+  return names;
+}();
+
+inline std::filesystem::path tiny_folder(const std::string& family) { return kTiny / family; }
 
 template <typename T>
 T must(Result<T> result) {

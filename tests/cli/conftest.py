@@ -2,6 +2,7 @@
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,40 @@ ROOT = Path(__file__).resolve().parents[2]
 AUTOGLM = os.environ.get("AUTOGLM", str(ROOT / "build/release/autoglm"))
 DEMO = ROOT / "models/glm-phone-demo"
 TINY = ROOT / "tests/data/tiny"
+USAGE, BAD_INPUT, CONTRACT, RESOURCES, CANCELLED = 2, 3, 4, 5, 130
+
+
+def leftovers(folder, *expected):
+    return sorted(p.name for p in folder.iterdir() if p.name not in expected)
+
+
+def wait_until(happens, seconds=60):
+    """What `happens` returns, as soon as that is true."""
+    end = time.monotonic() + seconds
+    while not (result := happens()):
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.01)
+    return result
+
+
+def process_state(pid):
+    """(state, parent) of a process, None when there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return fields[0], int(fields[1])
+
+
+def is_running(pid):
+    state = process_state(pid)
+    return state is not None and state[0] not in "ZX"
+
+
+def children(pid):
+    """Processes that `pid` started and that run."""
+    found = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()]
+    return [p for p in found if is_running(p) and (process_state(p) or ("", 0))[1] == pid]
 
 
 class Run:

@@ -37,8 +37,24 @@ def test_wide_model_stays_under_max_ram(wide, tmp_path):
     report, peak = run("compress", wide, "-o", tmp_path / "out", "-q", "int4", "--method", "rtn", "--max-ram", "4G", "--json", "--quiet")
     assert peak <= LIMIT
     assert report["measured"]["peak_rss_bytes"] <= 1.05 * report["predicted"]["peak_rss_bytes"]
+    assert 0 < report["evaluation"]["peak_rss_bytes"] <= peak
     written = sum(f.stat().st_size for f in (tmp_path / "out").glob("*.safetensors"))
     assert written < 0.85 * sum(f.stat().st_size for f in wide.glob("*.safetensors"))
+
+
+def test_text_is_left_out_where_a_block_does_not_fit(wide, tmp_path):
+    """One block takes 816 MB in float32, and each of two models may have 0.7 GB."""
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in [*wide.iterdir(), DEMO / "tokenizer.json", DEMO / "tokenizer_config.json"]:
+        (model / file.name).symlink_to(file)
+    (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 200)
+    evaluation, peak = run("eval", model, "--source", model, "--eval-dataset", tmp_path / "text.txt", "--max-ram", "2G",
+                           "--seconds", "10", "--json", "--quiet")
+    assert peak <= 2_000_000_000
+    assert evaluation["divergence"] is None and evaluation["text"]["sequences"] == 0
+    assert any(note.startswith("text: not measured: one block and the states of") for note in evaluation["notes"])
+    assert evaluation["weights"]["compared_share"] > 0
 
 
 @pytest.mark.parametrize("options", [("-q", "int4", "--method", "gptq"), ("-q", "w8a8", "--method", "rtn")])

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from conftest import TINY
+from conftest import DEMO, TINY
 from safetensors import safe_open
 
 FAMILIES = sorted(folder.name for folder in TINY.iterdir() if (folder / "config.json").exists())
@@ -35,3 +35,12 @@ def test_a_kept_head_stays_tied(autoglm, tmp_path):
     for options in (["--ignore", "lm_head"], ["--override", "lm_head=keep"], ["-q", "fp16"]):
         config, names = compress(autoglm, TINY / "glm4_tied", tmp_path / "out", "--overwrite", *options)
         assert config["tie_word_embeddings"] and not any(name.startswith("lm_head.") for name in names), options
+
+
+def test_int8_takes_three_quarters_off_fp32(autoglm, tmp_path):
+    """Embedding and head included: 8 bits and the scales against 32 bits."""
+    everything = lambda scheme: ("-q", scheme, "--embedding", scheme, "--head", scheme)
+    compress(autoglm, DEMO, tmp_path / "fp32", *everything("fp32"))
+    compress(autoglm, DEMO, tmp_path / "int8", *everything("int8"))
+    size = lambda name: json.loads((tmp_path / name / "report.json").read_text())["artifact"]["file_bytes"]
+    assert size("int8") <= (1 - 0.745) * size("fp32")

@@ -9,10 +9,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 AUTOGLM = os.environ.get("AUTOGLM", str(ROOT / "build/release/autoglm"))
 DUMP_LOGITS = os.environ.get("AUTOGLM_DUMP_LOGITS", str(ROOT / "build/release/tests/clients/dump_logits"))
+TINY = ROOT / "tests/data/tiny"
+FAMILIES = ["glm-phone-demo", *sorted(folder.name for folder in TINY.iterdir())]
 
 
 def model_folder(name):
-    return ROOT / ("models" if name == "glm-phone-demo" else "tests/data/tiny") / name
+    return (ROOT / "models" if name == "glm-phone-demo" else TINY) / name
 
 
 @pytest.fixture(scope="session")
@@ -33,15 +35,18 @@ def compress(tmp_path_factory):
     return make
 
 
-@pytest.fixture
-def our_logits(tmp_path):
+@pytest.fixture(scope="session")
+def our_logits(tmp_path_factory):
     """our_logits(folder, ids) -> float32 [tokens, vocab] of our own decoder on the same files."""
+    out = tmp_path_factory.mktemp("logits") / "logits"
+    program = subprocess.Popen([DUMP_LOGITS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def run(folder, ids):
-        (tmp_path / "ids").write_text(" ".join(map(str, ids)))
-        result = subprocess.run([DUMP_LOGITS, str(folder), str(tmp_path / "ids"), str(tmp_path / "logits")],
-                                capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-        return np.fromfile(tmp_path / "logits", dtype=np.float32).reshape(len(ids), -1)
+        program.stdin.write("\t".join([str(folder), str(out), " ".join(map(str, ids))]) + "\n")
+        program.stdin.flush()
+        assert program.stdout.readline() == "ok\n"
+        return np.fromfile(out, dtype=np.float32).reshape(len(ids), -1)
 
-    return run
+    yield run
+    program.stdin.close()
+    assert program.wait() == 0

@@ -1,10 +1,13 @@
-/// dump_logits FOLDER IDS OUT: runs our decoder in float32 on one sequence and writes its logits.
+/// Test driver: runs our decoder in float32 on sequences and writes its logits.
 ///
-/// IDS is a text file of token ids; OUT receives [tokens, vocab] little-endian float32, nothing else.
+/// Each line of standard input is FOLDER, OUT and token ids, with tabs between the three. OUT receives [tokens, vocab]
+/// little-endian float32, nothing else; the answer is a line, "ok" or what went wrong.
 #include <ATen/ATen.h>
 
-#include <cstdio>
 #include <fstream>
+#include <iostream>
+#include <sstream>
+#include <string>
 #include <vector>
 
 #include "compress/model/decoder.h"
@@ -14,11 +17,10 @@ namespace {
 using autoglm::Result;
 using autoglm::Status;
 
-Status run(const char* folder, const char* ids_file, const char* out_file) {
+Status run(const std::string& folder, const std::string& out_file, std::istream& in) {
   const c10::InferenceMode no_gradients;
   AUTOGLM_ASSIGN_OR_RETURN(auto decoder, autoglm::model::Decoder::open(folder));
   std::vector<int64_t> ids;
-  std::ifstream in(ids_file);
   for (int64_t id = 0; in >> id;) ids.push_back(id);
 
   AUTOGLM_ASSIGN_OR_RETURN(at::Tensor hidden, decoder.embed(at::tensor(ids).unsqueeze(0)));
@@ -36,9 +38,13 @@ Status run(const char* folder, const char* ids_file, const char* out_file) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  if (argc != 4) return 2;
-  const Status status = run(argv[1], argv[2], argv[3]);
-  if (!status.ok()) std::fprintf(stderr, "dump_logits: %s\n", status.message().c_str());
-  return static_cast<int>(status.code());
+int main() {
+  for (std::string line; std::getline(std::cin, line);) {
+    std::istringstream words(line);
+    std::string folder, out_file;
+    if (!std::getline(words, folder, '\t') || !std::getline(words, out_file, '\t')) return 2;
+    const Status status = run(folder, out_file, words);
+    std::cout << (status.ok() ? "ok" : status.message()) << std::endl;
+  }
+  return 0;
 }

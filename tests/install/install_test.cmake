@@ -11,6 +11,8 @@ run(${CMAKE_COMMAND} -G Ninja -S "${SOURCE}/consumer" -B "${folder}/build" -DCMA
     "-DCONSUME_API=${TORCH}")
 run(${CMAKE_COMMAND} --build "${folder}/build")
 run("${folder}/build/core_consumer")
+run("${folder}/build/engine_consumer" "${SOURCE}/../data/tiny/glm")
+run("${folder}/prefix/bin/autoglm-edge" version)
 if(TORCH)
   run("${folder}/build/api_consumer" "${SOURCE}/../data/tiny/glm")
   run("${folder}/prefix/bin/autoglm" version)

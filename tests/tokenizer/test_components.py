@@ -209,6 +209,20 @@ def test_added_tokens(base, seed, tmp_path):
     check(spec, tmp_path, [t for t in texts + TEXTS[:40] if survives(other, t)])
 
 
+@pytest.mark.parametrize("next_is_taken", [False, True])
+def test_gaps_in_the_vocabulary(base, next_is_taken, tmp_path):
+    spec = copy.deepcopy(base)
+    vocab = spec["model"]["vocab"]
+    size = len(vocab)
+    for shift, token in enumerate(["e", "t", " ", "."]):
+        vocab[token] = size + shift + (0 if next_is_taken else 9)
+    for i, content in enumerate(["<s>", "</s>"]):
+        spec["added_tokens"].append({"id": size + i, "content": content, **dict.fromkeys(FLAGS, False), "special": True})
+    check(spec, tmp_path, [*TEXTS[:60], b"<s>the end.</s>"])
+    every_id = [list(range(size + 20))]
+    assert reference.decode(tmp_path, every_id) == Tokenizer.from_str(json.dumps(spec)).decode_batch(every_id, skip_special_tokens=False)
+
+
 def survives(tokenizer, text):
     """The reference panics where stripped white space of two tokens overlaps."""
     try:

@@ -2,8 +2,8 @@
 ///
 ///   tokenize_file FOLDER encode [--add-special] [--no-parse-special]   texts in, ids out
 ///   tokenize_file FOLDER decode [--skip-special]                       ids in, texts out; streaming must agree
-///   tokenize_file FOLDER bench FILE                                    encodes a text; prints bytes, tokens, CPU
-///   seconds
+///   tokenize_file FOLDER bench FILE...                                 encodes texts; a line of bytes, tokens, CPU
+///                                                                      seconds for each
 ///
 /// A record is its length in bytes as a little-endian uint32, then the bytes; ids are int32.
 #include <algorithm>
@@ -77,7 +77,7 @@ double cpu_seconds() {
   return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
 }
 
-int bench(const Tokenizer& tokenizer, const char* path) {
+void bench(const Tokenizer& tokenizer, const char* path) {
   std::ifstream file(path, std::ios::binary);
   const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   double best = 1e9;
@@ -88,7 +88,6 @@ int bench(const Tokenizer& tokenizer, const char* path) {
     best = std::min(best, cpu_seconds() - start);
   }
   std::printf("%zu %zu %.6f\n", text.size(), tokens, best);
-  return 0;
 }
 
 }  // namespace
@@ -104,6 +103,7 @@ int main(int argc, char** argv) {
   const auto has = [&](std::string_view option) { return std::find(argv + 3, argv + argc, option) != argv + argc; };
   if (mode == "encode") return encode(**tokenizer, {has("--add-special"), !has("--no-parse-special")});
   if (mode == "decode") return decode(**tokenizer, has("--skip-special"));
-  if (mode == "bench" && argc == 4) return bench(**tokenizer, argv[3]);
-  return 2;
+  if (mode != "bench" || argc < 4) return 2;
+  for (int i = 3; i < argc; ++i) bench(**tokenizer, argv[i]);
+  return 0;
 }

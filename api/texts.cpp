@@ -1,0 +1,129 @@
+#include "api/texts.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <iterator>
+#include <optional>
+#include <set>
+#include <utility>
+
+#include "core/base/log.h"
+#include "core/eval/dataset.h"
+#include "core/eval/tasks.h"
+#include "core/format/display.h"
+
+namespace autoglm::api {
+namespace {
+
+namespace fs = std::filesystem;
+using Files = std::vector<fs::path>;
+
+constexpr double kHeldOutShare = 0.1;  // of text that is for both
+
+/// Files by device and inode, so that links and other spellings of a path are known as the same file.
+class FileSet {
+ public:
+  explicit FileSet(const Files& files) {
+    for (const fs::path& file : files) {
+      if (const auto id = identify(file)) ids_.insert(*id);
+    }
+  }
+  bool contains(const fs::path& file) const {
+    const auto id = identify(file);
+    return id && ids_.contains(*id);
+  }
+
+ private:
+  using Id = std::pair<dev_t, ino_t>;
+  static std::optional<Id> identify(const fs::path& file) {
+    struct stat status = {};
+    if (::stat(file.c_str(), &status) != 0) return std::nullopt;
+    return Id(status.st_dev, status.st_ino);
+  }
+  std::set<Id> ids_;
+};
+
+void warn_unused(const char* option, const std::string& text, const char* reason) {
+  if (!text.empty()) warn(fmt::format("{} {} is not read: {}", option, format::display_path(text), reason));
+}
+
+void append(std::vector<std::string>& to, std::vector<std::string> documents) {
+  to.insert(to.end(), std::make_move_iterator(documents.begin()), std::make_move_iterator(documents.end()));
+}
+
+}  // namespace
+
+Result<std::string> find_calibration(const Settings& settings, const fs::path& model) {
+  for (const std::string& named : {settings.calibration, settings.evaluation}) {
+    if (!named.empty()) AUTOGLM_RETURN_IF_ERROR(eval::text_files(named).status());
+  }
+  if (!settings.calibration.empty()) return settings.calibration;
+  const fs::path own = model / "tasks" / "calibration.jsonl";
+  std::error_code error;
+  return fs::is_regular_file(own, error) ? own.string() : std::string();
+}
+
+Result<Texts> assign_texts(const Settings& settings, const fs::path& model, const std::string& calibration) {
+  Texts texts;
+  texts.calibration = calibration;
+  Files calibrated;
+  if (calibration.empty()) {
+    warn_unused("--calibration-dataset", settings.calibration, "no method of this recipe needs calibration");
+  } else {
+    AUTOGLM_ASSIGN_OR_RETURN(calibrated, eval::text_files(calibration));
+  }
+  if (settings.verify == "none") {
+    warn_unused("--eval-dataset", settings.evaluation, "--verify none evaluates nothing");
+    texts.for_calibration = std::move(calibrated);
+    return texts;
+  }
+  const auto tasks = eval::find_tasks(model);
+  if (tasks && FileSet(calibrated).contains(*tasks)) {
+    return invalid_argument(
+        fmt::format("{}: holds the tasks that the model is evaluated on ({}), which may not be calibrated on; name "
+                    "other text, or give --verify none",
+                    format::display_path(calibration), format::display_path(*tasks)));
+  }
+  texts.evaluation = settings.evaluation;
+  Files evaluated;
+  if (!texts.evaluation.empty()) {
+    AUTOGLM_ASSIGN_OR_RETURN(evaluated, eval::text_files(texts.evaluation));
+  } else if (!tasks) {
+    evaluated = calibrated;
+  }
+  const FileSet calibration_set(calibrated), evaluation_set(evaluated);
+  for (fs::path& file : calibrated) {
+    (evaluation_set.contains(file) ? texts.for_both : texts.for_calibration).push_back(std::move(file));
+  }
+  std::copy_if(evaluated.begin(), evaluated.end(), std::back_inserter(texts.for_evaluation),
+               [&](const fs::path& file) { return !calibration_set.contains(file); });
+  return texts;
+}
+
+Result<TextSplit> read_texts(const Texts& texts, const tokenizer::ChatTemplate* chat, uint64_t seed) {
+  TextSplit split;
+  AUTOGLM_ASSIGN_OR_RETURN(split.calibration, eval::read_files(texts.for_calibration, chat));
+  AUTOGLM_ASSIGN_OR_RETURN(const auto both, eval::read_files(texts.for_both, chat));
+  AUTOGLM_ASSIGN_OR_RETURN(auto evaluation, eval::read_files(texts.for_evaluation, chat));
+  if (!texts.for_both.empty()) {
+    eval::HeldOut parts = eval::hold_out(both, kHeldOutShare, seed);
+    append(split.calibration, std::move(parts.calibration));
+    append(split.evaluation, std::move(parts.evaluation));
+    append(split.evaluation, std::move(evaluation));
+    if (split.evaluation.empty() && !texts.evaluation.empty()) {
+      return bad_input(texts.evaluation +
+                       ": too short to be split into text for calibration and other text for evaluation; give two "
+                       "files");
+    }
+  } else if (evaluation.empty() && !texts.evaluation.empty()) {
+    return bad_input(format::display_path(texts.evaluation) + ": there is no text in it");
+  }
+  if (split.calibration.empty() && !texts.calibration.empty()) {
+    return bad_input(format::display_path(texts.calibration) + ": there is no text in it");
+  }
+  return split;
+}
+
+}  // namespace autoglm::api

@@ -1,0 +1,41 @@
+#pragma once
+/// Texts: what one compression is calibrated on and what it is evaluated on. The two share no piece of text: files that
+/// are named for both are split.
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "api/settings.h"
+#include "core/base/status.h"
+#include "core/tokenizer/chat_template.h"
+
+namespace autoglm::api {
+
+/// Where calibration text comes from: the file or folder that was named, else the model's own calibration tasks; "" for
+/// none. kBadInput: what was named, here or for evaluation, is not there, whether or not it will be read.
+Result<std::string> find_calibration(const Settings& settings, const std::filesystem::path& model);
+
+struct Texts {
+  std::string calibration;  ///< file or folder; "": nothing is calibrated
+  std::string evaluation;  ///< file or folder that was named; "": the model's tasks, held-back text, or its own writing
+
+  // Their files, told apart by what they are on the disk, not by name.
+  std::vector<std::filesystem::path> for_calibration, for_both, for_evaluation;
+};
+
+/// Assigns the files. `calibration` is of find_calibration, and "" where no method needs any: text that was named and
+/// goes unused is warned of. Without any to evaluate on, all of calibration is for both.
+/// kInvalidArgument: calibration on the model's own tasks/eval.jsonl, whose answers are evaluated.
+Result<Texts> assign_texts(const Settings& settings, const std::filesystem::path& model,
+                           const std::string& calibration);
+
+struct TextSplit {
+  std::vector<std::string> calibration;  ///< documents
+  std::vector<std::string> evaluation;   ///< what is to be evaluated on instead of `Texts::evaluation`; empty: that
+};
+
+/// Reads them, evaluation text too, so that what cannot be read is found before the work. `chat` may be null where no
+/// line needs it. kBadInput: names file and line; text for both that is too short to be split.
+Result<TextSplit> read_texts(const Texts& texts, const tokenizer::ChatTemplate* chat, uint64_t seed);
+
+}  // namespace autoglm::api

@@ -1,0 +1,261 @@
+#include "compress/quant/refine.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "compress/quant/trained.h"
+#include "compress/tensor/bridge.h"
+#include "core/base/progress.h"
+#include "core/eval/random.h"
+#include "core/format/rewrite.h"
+
+namespace autoglm::quant {
+namespace {
+
+using format::Role;
+
+constexpr int64_t kHeadTokens = 256;  // whose logits exist at once
+constexpr double kHeldBack = 1.0 / 16;
+constexpr double kWarmUp = 0.05;  // share of the steps in which the rate rises
+
+at::Tensor ids_of(const eval::Tokens& sequence) {
+  at::Tensor ids = at::empty({1, static_cast<int64_t>(sequence.size())}, at::kLong);
+  std::copy(sequence.begin(), sequence.end(), ids.mutable_data_ptr<int64_t>());
+  return ids;
+}
+
+class Refinement {
+ public:
+  Refinement(const model::Decoder& source, const model::Decoder& staged, const std::vector<eval::Tokens>& calibration,
+             const RefineOptions& options, CancelToken& cancel)
+      : source_(source), staged_(staged), calibration_(calibration), options_(options), cancel_(cancel) {}
+
+  Result<Refined> run() {
+    AUTOGLM_RETURN_IF_ERROR(prepare());
+    Refined out;
+    AUTOGLM_ASSIGN_OR_RETURN(out.kl_before, divergence());
+    const auto per_epoch = static_cast<int64_t>(batches_.size());
+    const int64_t steps = options_.epochs * per_epoch;
+    Progress progress("refining", steps);
+    for (out.steps = 0; out.steps < steps; ++out.steps) {
+      progress.update(out.steps, "");
+      if (out.steps % per_epoch == 0) shuffle(out.steps / per_epoch);
+      AUTOGLM_RETURN_IF_ERROR(step(batches_[static_cast<size_t>(out.steps % per_epoch)],
+                                   rate_at(static_cast<double>(out.steps) / static_cast<double>(steps))));
+    }
+    AUTOGLM_ASSIGN_OR_RETURN(out.kl_after, divergence());
+    out.kept = out.kl_after < out.kl_before;  // false for NaN too
+    if (out.kept) AUTOGLM_RETURN_IF_ERROR(write());
+    return out;
+  }
+
+ private:
+  using Batch = std::vector<size_t>;  // sequences of one length
+
+  Status prepare() {
+    if (calibration_.size() < 2) return invalid_argument("refinement needs at least two calibration sequences");
+    const auto count = static_cast<int64_t>(calibration_.size());
+    const std::vector<int64_t> order = eval::draw_indices(count, count, options_.seed);
+    const auto held = std::max<size_t>(1, static_cast<size_t>(kHeldBack * static_cast<double>(count)));
+    for (size_t i = 0; i < order.size(); ++i)
+      (i < held ? held_back_ : trained_on_).push_back(static_cast<size_t>(order[i]));
+    shuffle(0);
+    size_t longest = 0;
+    for (const eval::Tokens& sequence : calibration_) longest = std::max(longest, sequence.size());
+    rotary_ = staged_.rotary(static_cast<int64_t>(longest));
+
+    AUTOGLM_RETURN_IF_ERROR(load_blocks());
+    AUTOGLM_RETURN_IF_ERROR(load_heads());
+    return run_source();
+  }
+
+  Status load_blocks() {
+    for (int64_t layer = 0; layer < staged_.config().num_hidden_layers; ++layer) {
+      AUTOGLM_ASSIGN_OR_RETURN(TrainedBlock block, TrainedBlock::load(staged_, layer, cancel_));
+      blocks_.push_back(std::move(block));
+    }
+    const bool any = std::any_of(blocks_.begin(), blocks_.end(), [](const auto& block) { return block.quantized(); });
+    return any ? ok_status() : invalid_argument("refinement: no block has quantized weights to be trained");
+  }
+
+  Status load_heads() {
+    AUTOGLM_ASSIGN_OR_RETURN(source_head_, source_.load_weight(source_.stored().head(), at::kFloat));
+    const format::ModuleSpec& head = staged_.stored().head();
+    const bool quantized = staged_.stored().scheme_of(head) != nullptr && head.role == Role::kHead;
+    if (quantized) {
+      AUTOGLM_ASSIGN_OR_RETURN(head_, TrainedMatrix::load(staged_, head));
+    } else {
+      AUTOGLM_ASSIGN_OR_RETURN(kept_head_, staged_.load_weight(head, at::kFloat));
+    }
+    AUTOGLM_ASSIGN_OR_RETURN(
+        norm_, TrainedVector::load(staged_.checkpoint(), staged_.layout().find(Role::kFinalNorm)->weight_name()));
+    return ok_status();
+  }
+
+  /// The source's head input for every sequence, block by block.
+  Status run_source() {
+    const at::NoGradGuard no_grad;
+    for (const eval::Tokens& sequence : calibration_) {
+      AUTOGLM_ASSIGN_OR_RETURN(at::Tensor states, source_.embed(ids_of(sequence)));
+      source_states_.push_back(states);
+    }
+    for (int64_t layer = 0; layer < source_.config().num_hidden_layers; ++layer) {
+      AUTOGLM_ASSIGN_OR_RETURN(const model::Block block, source_.load_block(layer, &cancel_));
+      for (at::Tensor& states : source_states_) {
+        AUTOGLM_RETURN_IF_ERROR(cancel_.check());
+        states = model::forward(source_.config(), block, rotary_, states);
+      }
+    }
+    for (at::Tensor& states : source_states_) {
+      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor x, source_.head_input(states.flatten(0, 1)));
+      states = x.to(at::kFloat);
+    }
+    return ok_status();
+  }
+
+  /// Batches of sequences of one length, in an order of their own for each epoch.
+  void shuffle(int64_t epoch) {
+    std::map<size_t, std::vector<size_t>> by_length;
+    const auto count = static_cast<int64_t>(trained_on_.size());
+    for (const int64_t i : eval::draw_indices(count, count, options_.seed + 1 + static_cast<uint64_t>(epoch))) {
+      const size_t sequence = trained_on_[static_cast<size_t>(i)];
+      by_length[calibration_[sequence].size()].push_back(sequence);
+    }
+    batches_.clear();
+    for (const auto& [length, sequences] : by_length) {
+      const size_t at_once = std::max<size_t>(1, static_cast<size_t>(options_.batch_tokens) / length);
+      for (size_t i = 0; i < sequences.size(); i += at_once) {
+        batches_.emplace_back(sequences.begin() + static_cast<std::ptrdiff_t>(i),
+                              sequences.begin() + static_cast<std::ptrdiff_t>(std::min(i + at_once, sequences.size())));
+      }
+    }
+  }
+
+  double rate_at(double progress) const {
+    const double warm = std::min(1.0, (progress + 1e-9) / kWarmUp);
+    return options_.rate * warm * 0.5 * (1 + std::cos(M_PI * progress));
+  }
+
+  Result<std::vector<at::Tensor>> forward(const Batch& batch) {
+    const at::NoGradGuard no_grad;
+    std::vector<at::Tensor> rows;
+    for (const size_t i : batch) {
+      AUTOGLM_ASSIGN_OR_RETURN(at::Tensor states, staged_.embed(ids_of(calibration_[i])));
+      rows.push_back(states);
+    }
+    std::vector<at::Tensor> states = {at::cat(rows)};
+    for (const TrainedBlock& block : blocks_) {
+      AUTOGLM_RETURN_IF_ERROR(cancel_.check());
+      states.push_back(model::forward(staged_.config(), block.build(), rotary_, states.back()));
+    }
+    return states;
+  }
+
+  /// Mean over tokens of KL(source || compressed) from the last states; takes its gradient where that is on.
+  double loss(const Batch& batch, const at::Tensor& last, bool with_gradient) {
+    std::vector<at::Tensor> expected;
+    for (const size_t i : batch) expected.push_back(source_states_[i]);
+    const at::Tensor wanted = at::cat(expected), hidden = last.flatten(0, 1);
+    const at::Tensor matrix = head_ ? at::Tensor() : kept_head_;
+    double sum = 0;
+    for (int64_t first = 0; first < hidden.size(0); first += kHeadTokens) {
+      const int64_t count = std::min(kHeadTokens, hidden.size(0) - first);
+      const at::Tensor target = at::log_softmax(at::mm(wanted.narrow(0, first, count), source_head_.t()), -1);
+      const at::Tensor x =
+          model::rms_norm(hidden.narrow(0, first, count).to(at::kFloat), norm_.value(), staged_.config().rms_norm_eps);
+      const at::Tensor got = at::log_softmax(at::mm(x, (head_ ? head_->value() : matrix).t()), -1);
+      const at::Tensor kl = (target.exp() * (target - got)).sum();
+      if (with_gradient) (kl / hidden.size(0)).backward();
+      sum += kl.item<double>();
+    }
+    return sum / static_cast<double>(hidden.size(0));
+  }
+
+  Status step(const Batch& batch, double rate) {
+    AUTOGLM_ASSIGN_OR_RETURN(const std::vector<at::Tensor> states, forward(batch));
+    const at::AutoGradMode with_gradient(true);
+    at::Tensor last = states.back().detach().requires_grad_();
+    const double kl = loss(batch, last, true);
+    if (!std::isfinite(kl)) return bad_input("refinement: the compressed model gives NaN or infinity");
+    at::Tensor gradient = last.grad();
+    for (size_t layer = blocks_.size(); layer-- > 0;) {
+      AUTOGLM_RETURN_IF_ERROR(cancel_.check());
+      at::Tensor input = states[layer].detach().requires_grad_();
+      model::forward(staged_.config(), blocks_[layer].build(), rotary_, input).backward(gradient);
+      gradient = input.grad();
+    }
+    const at::NoGradGuard no_grad;
+    ++updates_;
+    for (TrainedBlock& block : blocks_) block.update(rate, updates_);
+    norm_.update(rate, updates_);
+    if (head_) head_->update(rate, updates_);
+    return ok_status();
+  }
+
+  /// On the sequences that are held back.
+  Result<double> divergence() {
+    double sum = 0;
+    for (const size_t i : held_back_) {
+      AUTOGLM_ASSIGN_OR_RETURN(const std::vector<at::Tensor> states, forward({i}));
+      const at::NoGradGuard no_grad;
+      sum += loss({i}, states.back(), false);
+    }
+    return sum / static_cast<double>(held_back_.size());
+  }
+
+  Status write() {
+    const auto put = [&](const NewValues& values) {
+      return format::rewrite_tensor(staged_.checkpoint(), values.name, values.bytes);
+    };
+    for (const TrainedBlock& block : blocks_) {
+      for (const NewValues& values : block.stored()) AUTOGLM_RETURN_IF_ERROR(put(values));
+    }
+    if (head_) AUTOGLM_RETURN_IF_ERROR(put(head_->stored()));
+    return put(norm_.stored());
+  }
+
+  const model::Decoder& source_;
+  const model::Decoder& staged_;
+  const std::vector<eval::Tokens>& calibration_;
+  const RefineOptions& options_;
+  CancelToken& cancel_;
+
+  std::vector<size_t> held_back_, trained_on_;
+  std::vector<Batch> batches_;
+  model::Rotary rotary_;
+  std::vector<TrainedBlock> blocks_;
+  std::optional<TrainedMatrix> head_;  ///< of the compressed model, where it is quantized
+  at::Tensor kept_head_, source_head_;
+  TrainedVector norm_;
+  std::vector<at::Tensor> source_states_;  ///< the head's input of each sequence, [tokens, hidden]
+  int64_t updates_ = 0;
+};
+
+}  // namespace
+
+Result<Refined> refine(const model::Decoder& source, const model::Decoder& staged,
+                       const std::vector<eval::Tokens>& calibration, const RefineOptions& options,
+                       CancelToken& cancel) {
+  return tensor::guarded([&] { return Refinement(source, staged, calibration, options, cancel).run(); });
+}
+
+int64_t refine_bytes(const model::Decoder& source, int64_t sequences, int64_t length, const RefineOptions& options) {
+  const format::ModelConfig& config = source.config();
+  const int64_t block = source.block_bytes(), layers = config.num_hidden_layers;
+  const int64_t batch = std::max(options.batch_tokens, length);
+  const int64_t states = (batch * (layers + 1) + sequences * length) * config.hidden_size * int64_t{4};
+  const int64_t heads = 2 * config.vocab_size * config.hidden_size * int64_t{4};
+  const int64_t logits = 6 * kHeadTokens * config.vocab_size * int64_t{4};
+  const int64_t activations = batch * int64_t{4} * (16 * config.hidden_size + 12 * config.intermediate_size);
+  const int64_t trained = layers * block / 2;  // of fp32: integers a quarter; scales, their gradients and Adam's sums
+  return trained + 3 * block + states + heads + logits + activations;
+}
+
+}  // namespace autoglm::quant

@@ -1,0 +1,98 @@
+"""Whatever ends the program, and whenever: it ends soon, and leaves the whole artifact, the old one, or nothing."""
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import AUTOGLM, CANCELLED, DEMO, RESOURCES, children, is_running, leftovers, wait_until
+
+# Long enough never to end before the signal: much text to calibrate on, or a full verification.
+CALIBRATING = ("--calibration-dataset", DEMO / "tasks" / "train.jsonl", "--calibration-samples", 400)
+VERIFYING = ("--method", "rtn", "--verify", "full")
+
+
+def start(tmp_path, *options):
+    arguments = [AUTOGLM, "compress", DEMO, "-o", tmp_path / "out", "-q", "int4", "--overwrite", *options]
+    return subprocess.Popen(list(map(str, arguments)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def handles_signals(process):
+    """Whether the program has got as far as its own main()."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    caught = int(next(line for line in lines if line.startswith("SigCgt")).split()[1], 16)
+    return bool(caught >> (signal.SIGINT - 1) & 1)
+
+
+def stage(tmp_path, *names):
+    """Whether the staging folder has files of these names."""
+    return any(all(list(folder.glob(name)) for name in names) for folder in tmp_path.glob(".out.autoglm-tmp-*"))
+
+
+MOMENTS = {
+    "loading": (CALIBRATING, lambda process, tmp_path: handles_signals(process)),
+    "reading text": (CALIBRATING, lambda process, tmp_path: stage(tmp_path)),
+    "calibrating": (CALIBRATING, lambda process, tmp_path: stage(tmp_path, "config.json", "*.part")),
+    "verifying": (VERIFYING, lambda process, tmp_path: children(process.pid)),
+}
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("delay", [0, 1])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_it_stops_when_asked_and_cleans_up(tmp_path, moment, delay, sent):
+    options, has_come = MOMENTS[moment]
+    process = start(tmp_path, *options)
+    wait_until(lambda: has_come(process, tmp_path))
+    time.sleep(delay)
+    started = children(process.pid)
+    assert process.poll() is None
+    process.send_signal(sent)
+    asked = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    took = time.monotonic() - asked
+    assert process.returncode == CANCELLED, err
+    assert took < 2  # on a loaded machine; alone it takes a fraction of a second
+    assert leftovers(tmp_path) == []
+    assert not any(map(is_running, started))
+
+
+def test_a_killed_program_takes_its_verification_with_it(tmp_path):
+    process = start(tmp_path, *VERIFYING)
+    child = wait_until(lambda: children(process.pid))[0]
+    process.kill()
+    process.communicate()
+    wait_until(lambda: not is_running(child), seconds=10)
+
+
+def test_a_killed_verification_leaves_the_artifact_marked(autoglm, tmp_path):
+    process = start(tmp_path, *VERIFYING, "--quiet")
+    os.kill(wait_until(lambda: children(process.pid))[0], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == RESOURCES and "killed" in err and "autoglm eval" in err and err.count("\n") == 1, err
+    assert leftovers(tmp_path) == ["out"]
+    out = tmp_path / "out"
+    report = json.loads((out / "report.json").read_text())
+    assert report["evaluation"] is None
+    assert any("not measured" in warning for warning in report["warnings"]), report["warnings"]
+    assert "not measured" in (out / "report.md").read_text()
+    assert autoglm("inspect", out).code == 0
+
+
+@pytest.mark.parametrize("delay", [0.4, 1.0, 2.0, 3.0])
+def test_killed_midway_leaves_all_or_nothing(autoglm, tmp_path, delay):
+    out = tmp_path / "out"
+    assert autoglm("compress", DEMO, "-o", out, "-q", "int8", "--method", "rtn", "--verify", "none").code == 0
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    process = start(tmp_path)
+    time.sleep(delay)
+    process.kill()
+    process.communicate()
+    after = {p.name: p.read_bytes() for p in out.iterdir()}
+    scheme = json.loads(after["config.json"])["quantization_config"]["config_groups"]["group_0"]["weights"]["num_bits"]
+    assert after == before if scheme == 8 else autoglm("inspect", out).code == 0
+    # The next run clears what the killed one left.
+    assert autoglm("compress", DEMO, "-o", out, "-q", "int8", "--method", "rtn", "--verify", "none", "--overwrite").code == 0
+    assert leftovers(tmp_path, "out") == []

@@ -1,0 +1,96 @@
+"""Forms of use that are promised: long options, models of the local Hugging Face cache, recipe files."""
+import json
+import os
+
+import pytest
+from conftest import DEMO, USAGE
+
+QUICK = ("--calibration-samples", 8, "--calibration-length", 64, "--verify", "none", "--quiet")
+TEXT = DEMO / "tasks" / "calibration.jsonl"
+
+
+def report_of(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
+def weights(folder):
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_the_long_form(autoglm, tmp_path):
+    out = tmp_path / "artifact"
+    done = autoglm("compress", "--model-path", DEMO, "--quantization", "int8", "--calibration-dataset", TEXT,
+                   "--device", "cpu", "--output", out, *QUICK)
+    assert done.code == 0, done.err
+    report = report_of(out)
+    assert report["recipe"]["scheme"] == "int8" and report["calibration"]["source"] == str(TEXT)
+    assert report["conditions"]["device"] == "cpu"
+    assert {entry["method"] for entry in report["passes"]} == {"gptq"}
+    assert json.loads(autoglm("inspect", "--model-path", out, "--json").out)["storage"].startswith("INT8")
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """A cache as huggingface_hub leaves it: snapshots of links into blobs."""
+    home = tmp_path / "hf"
+    repository = home / "hub" / "models--zai-org--glm-demo"
+    blobs, snapshot = repository / "blobs", repository / "snapshots" / "0123abcd"
+    for folder in (blobs, snapshot, repository / "refs"):
+        folder.mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0123abcd")
+    for i, file in enumerate(sorted(p for p in DEMO.iterdir() if p.is_file())):
+        (blobs / str(i)).write_bytes(file.read_bytes())
+        (snapshot / file.name).symlink_to(os.path.relpath(blobs / str(i), snapshot))
+    return home
+
+
+@pytest.mark.parametrize("variable,below", [("HF_HOME", "."), ("HF_HUB_CACHE", "hub")])
+def test_a_model_of_the_local_cache(autoglm, cache, tmp_path, variable, below):
+    unset = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment = unset | {variable: str(cache / below)}
+    done = autoglm("compress", "zai-org/glm-demo@main", "-q", "int8", "--method", "rtn", "--verify", "none", "--quiet",
+                   cwd=tmp_path, env=environment)
+    assert done.code == 0, done.err
+    out = tmp_path / "glm-demo-int8"
+    assert not any(file.is_symlink() for file in out.iterdir())
+    assert (out / "tokenizer.json").read_bytes() == (DEMO / "tokenizer.json").read_bytes()
+    assert autoglm("inspect", "zai-org/glm-demo", env=environment).code == 0
+    autoglm("inspect", "zai-org/other", env=environment).refused(3, "models--zai-org--other", "download")
+
+
+def test_a_recipe_file_is_obeyed(autoglm, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"""
+scheme: int4-g32
+method: gptq
+ignore: ['layers\\.0\\.mlp']
+overrides: [{{match: 'layers\\.1\\..*down_proj', scheme: int8, method: rtn}}]
+methods: {{gptq: {{damping: 0.5, act_order: false}}}}
+calibration: {TEXT}
+calibration_samples: 8
+calibration_length: 64
+verify: none
+seed: 3
+threads: 1
+""")
+    done = autoglm("compress", DEMO, "-o", tmp_path / "a", "--config", recipe, "--quiet")
+    assert done.code == 0, done.err
+    report = report_of(tmp_path / "a")
+    assert report["recipe"]["methods"]["gptq"]["damping"] == 0.5
+    assert report["recipe"]["methods"]["gptq"]["act_order"] is False
+    assert report["conditions"]["threads"] == 1 and report["conditions"]["seed"] == 3
+    assert report["calibration"] == {"source": str(TEXT), "sequences": 8, "length": 64, "seed": 3}
+    passes = {entry["name"]: (entry["method"], entry["scheme"]) for entry in report["passes"]}
+    assert not any(name.startswith("model.layers.0.mlp") for name in passes)
+    assert passes["model.layers.1.mlp.down_proj"] == ("rtn", "int8")
+    assert passes["model.layers.1.self_attn.o_proj"] == ("gptq", "int4-g32")
+
+    # The options of the method change the bytes, and the command line comes before the file.
+    usual = tmp_path / "usual.yaml"
+    usual.write_text(recipe.read_text().replace("damping: 0.5, act_order: false", ""))
+    assert autoglm("compress", DEMO, "-o", tmp_path / "b", "--config", usual, "--quiet").code == 0
+    assert weights(tmp_path / "a") != weights(tmp_path / "b")
+    assert autoglm("compress", DEMO, "-o", tmp_path / "c", "--config", recipe, "--seed", 4, "--quiet").code == 0
+    assert report_of(tmp_path / "c")["conditions"]["seed"] == 4
+    recipe.write_text("methods: {gptq: {dampin: 0.5}}")
+    autoglm("compress", DEMO, "--config", recipe, "--dry-run").refused(USAGE, "dampin", "damping")
