@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <string_view>
 #include <system_error>
@@ -210,7 +211,7 @@ HeldOut hold_out(const std::vector<std::string>& documents, double share, uint64
     split.calibration = documents;
     return split;
   }
-  const auto wanted = static_cast<int64_t>(share * static_cast<double>(total) + 0.5);
+  const auto wanted = std::llround(share * static_cast<double>(total));
   std::vector<bool> held(pieces.size());
   for (const int64_t i : draw_indices(total, std::clamp<int64_t>(wanted, 1, total - 1), seed)) {
     held[static_cast<size_t>(i)] = true;

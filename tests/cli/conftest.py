@@ -12,6 +12,7 @@ AUTOGLM = os.environ.get("AUTOGLM", str(ROOT / "build/release/autoglm"))
 DEMO = ROOT / "models/glm-phone-demo"
 TINY = ROOT / "tests/data/tiny"
 USAGE, BAD_INPUT, CONTRACT, RESOURCES, CANCELLED = 2, 3, 4, 5, 130
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait leave the cores of a loaded machine to others
 
 
 def leftovers(folder, *expected):
