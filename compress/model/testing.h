@@ -14,18 +14,12 @@
 #include "compress/model/decoder.h"
 #include "compress/tensor/bridge.h"
 #include "core/format/safetensors.h"
+#include "core/format/tiny_models.h"
 
 namespace autoglm::model {
 
-inline const std::filesystem::path kTiny = std::filesystem::path(AUTOGLM_SOURCE_DIR) / "tests/data/tiny";
-
-/// Every tiny checkpoint there is.
-inline const std::vector<std::string> kTinyFamilies = [] {
-  std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(kTiny)) names.push_back(entry.path().filename());
-  std::sort(names.begin(), names.end());
-  return names;
-}();
+using format::kTiny;
+inline const std::vector<std::string> kTinyFamilies = format::tiny_families();
 
 inline std::filesystem::path tiny_folder(const std::string& family) { return kTiny / family; }
 

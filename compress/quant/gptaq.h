@@ -6,19 +6,13 @@
 /// |(x + d) w^T - x q^T|^2. With e = w - q, H = sum x x^T = R R^T (hessian_factor.h) and C = sum d x^T this is
 /// |e R + w C R^-T|^2 and a constant: GPTQ's own loss, whose running sums begin at w C R^-T instead of zero. So one
 /// triangular solve for each input and one product for each weight are all it costs.
-#include <ATen/core/Tensor.h>
-
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 
 #include "compress/pass/pass.h"
-#include "compress/quant/hessian_factor.h"
 #include "core/base/status.h"
 
 namespace autoglm::quant {
-
-/// share * C R^-T [n, n], rows and columns in the factor's order; `drift` is C [n, n] in the channels' own.
-at::Tensor drift_correction(const HessianFactor& factor, const at::Tensor& drift, double share);
 
 /// "gptaq" with the options of gptq and `share` (0..1]: how much of the drift is corrected. All of it would fit the
 /// calibration tokens best; less fits other text better.

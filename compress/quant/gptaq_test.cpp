@@ -12,16 +12,12 @@
 namespace autoglm::quant {
 namespace {
 
+using testing::cancel;
 using testing::correlated_inputs;
 using testing::dequantized;
 using testing::quantized;
 using testing::random_normal;
 using testing::target_of;
-
-CancelToken& cancel() {
-  static CancelToken token;
-  return token;
-}
 
 /// Statistics of x with what the source has in its place.
 calibrate::InputStatistics statistics_of(const at::Tensor& x, const at::Tensor& source) {

@@ -11,7 +11,6 @@
 
 #include "compress/pass/registry.h"
 #include "compress/quant/cast.h"
-#include "compress/quant/gptaq.h"
 #include "compress/quant/grid.h"
 #include "compress/quant/rtn.h"
 #include "compress/quant/simd.h"
@@ -110,12 +109,15 @@ class Rounder {
   Status run(int64_t first_row, const at::Tensor& rows, CancelToken& cancel) {
     at::Tensor errors =
         factor_.order.empty() ? rows.clone() : rows.index_select(1, at::tensor(factor_.order, at::kLong));
-    const at::Tensor start = correction_.defined() ? at::mm(errors, correction_) : at::zeros_like(errors);
+    const at::Tensor start = correction_.defined() ? at::mm(errors, correction_) : at::Tensor();
     for (int64_t first = 0; first < out_.cols; first += block_) {
       AUTOGLM_RETURN_IF_ERROR(cancel.check());
       const int64_t count = std::min(block_, out_.cols - first);
-      at::Tensor carried = at::addmm(start.slice(1, first, first + count), errors.slice(1, 0, first),
-                                     factor_.r.slice(0, 0, first).slice(1, first, first + count));
+      at::Tensor carried = start.defined() ? start.slice(1, first, first + count).clone(at::MemoryFormat::Contiguous)
+                                           : at::zeros({rows.size(0), count});
+      if (first > 0) {
+        carried.addmm_(errors.slice(1, 0, first), factor_.r.slice(0, 0, first).slice(1, first, first + count));
+      }
       round_block(first_row, errors, carried, columns_of(factor_.r, first, count));
     }
     return ok_status();
@@ -200,8 +202,9 @@ class Gptq : public pass::Pass {
   int64_t working_bytes(int64_t rows, int64_t cols) const override {
     const int64_t piece = pass::piece_bytes(rows, cols, kPieceBytes);
     const int64_t panel = cols * 1024 * static_cast<int64_t>(sizeof(float));  // of the factorization
-    const int64_t correction = options_.drift > 0 ? 3 * cols * cols * static_cast<int64_t>(sizeof(float)) : 0;
-    return std::max(3 * piece, 2 * panel) + correction;
+    const int64_t rounding = std::max(2 * piece, 2 * panel);
+    if (options_.drift == 0) return rounding;
+    return rounding + piece + 3 * cols * cols * static_cast<int64_t>(sizeof(float));  // the start, the correction
   }
 
   double flops(int64_t rows, int64_t cols) const override {

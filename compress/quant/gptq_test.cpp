@@ -14,11 +14,6 @@ namespace {
 
 using namespace quant::testing;
 
-CancelToken& cancel() {
-  static CancelToken token;
-  return token;
-}
-
 /// GPTQ as the paper writes it (algorithm 1), column by column in float64 with the inverse Hessian, on fixed grids.
 /// Returns the error w - real(q) [rows, cols] by original column.
 at::Tensor reference_gptq(const at::Tensor& weight, at::Tensor h, double damping, const std::vector<int64_t>& order,

@@ -15,15 +15,11 @@ namespace autoglm::quant {
 namespace {
 
 using format::DType;
+using testing::cancel;
 using testing::dequantized;
 using testing::quantized;
 using testing::random_normal;
 using testing::target_of;
-
-CancelToken& cancel() {
-  static CancelToken token;
-  return token;
-}
 
 /// Scales per element [rows, cols].
 at::Tensor scales_of(const format::QuantizedWeight& weight) {

@@ -125,4 +125,14 @@ Result<HessianFactor> factorize(at::Tensor hessian, double damping, bool by_impo
                   kLargestDamping));
 }
 
+at::Tensor drift_correction(const HessianFactor& factor, const at::Tensor& drift, double share) {
+  at::Tensor c = drift;
+  if (!factor.order.empty()) {
+    const at::Tensor order = at::tensor(factor.order, at::kLong);
+    c = c.index_select(0, order).index_select(1, order);
+  }
+  // P R^T = C; only the triangle of R^T is read.
+  return at::linalg_solve_triangular(factor.r.t(), c, /*upper=*/false, /*left=*/false).mul_(share).contiguous();
+}
+
 }  // namespace autoglm::quant

@@ -29,4 +29,7 @@ struct HessianFactor {
 /// kBadInput: NaN or infinity, or all channels dead.
 Result<HessianFactor> factorize(at::Tensor hessian, double damping, bool by_importance, CancelToken& cancel);
 
+/// share * C R^-T [n, n], rows and columns in the factor's order; `drift` is C [n, n] in the channels' own (gptaq.h).
+at::Tensor drift_correction(const HessianFactor& factor, const at::Tensor& drift, double share);
+
 }  // namespace autoglm::quant

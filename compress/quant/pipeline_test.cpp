@@ -137,14 +137,7 @@ TEST_P(EveryFamily, StoredAsFloatsGivesTheSameLogits) {
             format::DType::kF16);
 }
 
-std::vector<std::string> families() {
-  std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(kTiny)) names.push_back(entry.path().filename().string());
-  std::sort(names.begin(), names.end());
-  return names;
-}
-
-INSTANTIATE_TEST_SUITE_P(Families, EveryFamily, ::testing::ValuesIn(families()),
+INSTANTIATE_TEST_SUITE_P(Families, EveryFamily, ::testing::ValuesIn(format::tiny_families()),
                          [](const auto& info) { return info.param; });
 
 TEST(Pipeline, GivesTheSameBytesAgainSpilledAndInRounds) {

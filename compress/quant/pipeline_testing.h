@@ -12,11 +12,12 @@
 #include "compress/calibrate/hidden_states.h"
 #include "compress/pass/pipeline.h"
 #include "compress/quant/register.h"
+#include "core/format/tiny_models.h"
 
 namespace autoglm::quant::testing {
 
 namespace fs = std::filesystem;
-inline const fs::path kTiny = fs::path(AUTOGLM_SOURCE_DIR) / "tests/data/tiny";
+using format::kTiny;
 inline const fs::path kDemo = fs::path(AUTOGLM_SOURCE_DIR) / "models/glm-phone-demo";
 
 inline const pass::Registry& registry() {

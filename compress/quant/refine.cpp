@@ -163,18 +163,21 @@ class Refinement {
     std::vector<at::Tensor> expected;
     for (const size_t i : batch) expected.push_back(source_states_[i]);
     const at::Tensor wanted = at::cat(expected), hidden = last.flatten(0, 1);
-    const at::Tensor matrix = head_ ? at::Tensor() : kept_head_;
+    // Made once for all pieces, which add up their gradients of it.
+    const at::Tensor trained = head_ ? head_->value() : at::Tensor();
+    const at::Tensor matrix = head_ ? trained.detach().requires_grad_(with_gradient) : kept_head_;
     double sum = 0;
     for (int64_t first = 0; first < hidden.size(0); first += kHeadTokens) {
       const int64_t count = std::min(kHeadTokens, hidden.size(0) - first);
       const at::Tensor target = at::log_softmax(at::mm(wanted.narrow(0, first, count), source_head_.t()), -1);
       const at::Tensor x =
           model::rms_norm(hidden.narrow(0, first, count).to(at::kFloat), norm_.value(), staged_.config().rms_norm_eps);
-      const at::Tensor got = at::log_softmax(at::mm(x, (head_ ? head_->value() : matrix).t()), -1);
+      const at::Tensor got = at::log_softmax(at::mm(x, matrix.t()), -1);
       const at::Tensor kl = (target.exp() * (target - got)).sum();
       if (with_gradient) (kl / hidden.size(0)).backward();
       sum += kl.item<double>();
     }
+    if (head_ && with_gradient) trained.backward(matrix.grad());
     return sum / static_cast<double>(hidden.size(0));
   }
 

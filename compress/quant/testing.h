@@ -10,6 +10,12 @@
 
 namespace autoglm::quant::testing {
 
+/// One that is never cancelled.
+inline CancelToken& cancel() {
+  static CancelToken token;
+  return token;
+}
+
 inline at::Tensor random_normal(at::IntArrayRef shape, uint64_t seed) {
   return at::randn(shape, at::detail::createCPUGenerator(seed), at::kFloat);
 }

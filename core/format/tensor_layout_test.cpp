@@ -11,6 +11,7 @@
 #include <map>
 
 #include "core/format/testing.h"
+#include "core/format/tiny_models.h"
 
 namespace autoglm::format {
 namespace {
@@ -22,8 +23,6 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::StartsWith;
 namespace fs = std::filesystem;
-
-const fs::path kTiny = fs::path(AUTOGLM_SOURCE_DIR) / "tests/data/tiny";
 
 /// Writes one model.safetensors of F32 (or other) tensors without reading any golden file.
 class TinyFolder {
@@ -131,14 +130,7 @@ TEST_P(EveryTinyModel, ResolvesToTheLayoutThatItsConfigDescribes) {
   }
 }
 
-std::vector<std::string> tiny_models() {
-  std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(kTiny)) names.push_back(entry.path().filename());
-  std::sort(names.begin(), names.end());
-  return names;
-}
-
-INSTANTIATE_TEST_SUITE_P(Tiny, EveryTinyModel, ::testing::ValuesIn(tiny_models()),
+INSTANTIATE_TEST_SUITE_P(Tiny, EveryTinyModel, ::testing::ValuesIn(tiny_families()),
                          [](const auto& test) { return test.param; });
 
 std::vector<std::string> roles(const std::vector<const ModuleSpec*>& modules) {

@@ -39,12 +39,7 @@ def cosine(a, b):
     return a @ b / np.sqrt((a @ a) * (b @ b))
 
 
-def agree(family, ours, theirs):
-    """Cosine >= 0.9999. Rounding may send a token of a random mixture of experts to another expert: there an eighth of the
-    tokens may differ, and a wrong expert would be seen by more."""
-    if "moe" in family:
-        best = np.argsort([-cosine(a, b) for a, b in zip(ours, theirs)])[: len(ours) * 7 // 8]
-        ours, theirs = ours[best], theirs[best]
+def agree(ours, theirs):
     return cosine(ours, theirs) >= 0.9999
 
 
@@ -82,7 +77,7 @@ def test_logits_agree(family, scheme, compress, our_logits, source_logits):
     assert any(name.endswith(".weight_scale") for name in stored_names(folder)), "nothing was quantized"
     ids = token_ids(folder)
     ours, theirs = our_logits(folder, ids), their_logits(folder, ids, dequantize=scheme.endswith("asym"))
-    assert agree(family, ours, theirs)
+    assert agree(ours, theirs)
     # The comparison would be empty if the loader had ignored the quantization: the artifact must differ from its source.
     if family != "chatglm":  # which transformers reads only as glm
         assert not np.allclose(theirs, source_logits(family, ids), atol=1e-5)
@@ -94,7 +89,7 @@ def test_quantized_head(family, scheme, compress, our_logits):
     folder = compress(family, "-q", scheme, "--method", "rtn", "--head", "int8")
     assert any("lm_head.weight_scale" in n for n in stored_names(folder))
     ids = token_ids(folder)
-    assert agree(family, our_logits(folder, ids), their_logits(folder, ids))
+    assert agree(our_logits(folder, ids), their_logits(folder, ids))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -103,7 +98,11 @@ def test_everything_in_one_scheme(family, compress, our_logits):
     folder = compress(family, "-q", "int8", "--method", "rtn", "--embedding", "int8", "--head", "int8")
     assert any("embed_tokens.weight_scale" in n for n in stored_names(folder))
     ids = token_ids(folder)
-    assert agree(family, our_logits(folder, ids), their_logits(folder, ids, dequantize=True))
+    ours, theirs = our_logits(folder, ids), their_logits(folder, ids, dequantize=True)
+    if family == "glm4_moe_plain":  # rounding sends one token of this random mixture to another expert
+        worst = np.argmin([cosine(a, b) for a, b in zip(ours, theirs)])
+        ours, theirs = np.delete(ours, worst, 0), np.delete(theirs, worst, 0)
+    assert agree(ours, theirs)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -111,7 +110,7 @@ def test_everything_in_one_scheme(family, compress, our_logits):
 def test_casts(family, scheme, compress, our_logits):
     folder = compress(family, "-q", scheme)
     ids = token_ids(folder)
-    assert agree(family, our_logits(folder, ids), their_logits(folder, ids))
+    assert agree(our_logits(folder, ids), their_logits(folder, ids))
 
 
 @pytest.mark.parametrize("bits", [2, 3, 5, 6, 7])
@@ -119,7 +118,7 @@ def test_other_bits(bits, compress, our_logits):
     folder = compress("glm4", "-q", f"int{bits}-g32", "--method", "rtn")
     assert quantized_to(folder) == {bits}
     ids = token_ids(folder)
-    assert agree("glm4", our_logits(folder, ids), their_logits(folder, ids))
+    assert agree(our_logits(folder, ids), their_logits(folder, ids))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -134,7 +133,7 @@ def test_mixed_precision(family, compress, our_logits):
     folder = compress(family, "-q", "int4-g32", "--method", "rtn", *overrides, "--ignore", r"layers\.0\.")
     assert quantized_to(folder) >= {2, 3, 5, 6, 7, 8}
     ids = token_ids(folder)
-    assert agree(family, our_logits(folder, ids), their_logits(folder, ids))
+    assert agree(our_logits(folder, ids), their_logits(folder, ids))
 
 
 @pytest.mark.parametrize("scheme", ["int4-g64", "int4-g64-asym"])
