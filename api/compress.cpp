@@ -9,6 +9,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "api/automatic.h"
 #include "api/child_process.h"
 #include "api/engine.h"
 #include "api/facts.h"
@@ -16,8 +17,10 @@
 #include "api/settings.h"
 #include "api/texts.h"
 #include "compress/pass/pipeline.h"
+#include "compress/quant/reconstruct.h"
 #include "compress/quant/refine.h"
 #include "compress/quant/register.h"
+#include "compress/search/size_search.h"
 #include "compress/tensor/bridge.h"
 #include "core/base/log.h"
 #include "core/base/memory.h"
@@ -43,7 +46,7 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 std::string default_output(const fs::path& model, const std::string& name, const api::Settings& settings) {
   const std::string base = fs::path(name).filename().empty() ? fs::absolute(model).parent_path().filename().string()
                                                              : fs::path(name).filename().string();
-  return base.substr(0, base.find('@')) + "-" + settings.recipe.scheme.to_string();
+  return base.substr(0, base.find('@')) + "-" + (settings.automatic ? "auto" : settings.recipe.scheme.to_string());
 }
 
 // Whether writing the folder `output` would take the place of what `input` is read from.
@@ -79,28 +82,96 @@ class Compression {
   Result<CompressOutcome> run() {
     AUTOGLM_RETURN_IF_ERROR(prepare());
     if (options_.dry_run) return CompressOutcome{"", plan_.to_json().dump(2), plan_.to_text(), {}, {}};
+    if (settings_.automatic && !api::has_budget(settings_)) return find_smallest();
+    AUTOGLM_ASSIGN_OR_RETURN(Made made, make());
+    return publish(made);
+  }
+
+ private:
+  // An artifact that was written and measured, and is not in place yet.
+  struct Made {
+    format::CheckpointWriter writer;
+    eval::Report report;
+    Status verification;
+  };
+
+  // By the recipe and plan of now.
+  Result<Made> make() {
+    const eval::Report common = report_;
     AUTOGLM_ASSIGN_OR_RETURN(auto writer,
                              format::CheckpointWriter::create(
                                  output_, {settings_.max_shard, options_.overwrite, plan_.bytes_after, &cancel_}));
     AUTOGLM_RETURN_IF_ERROR(compress_into(writer));
     AUTOGLM_ASSIGN_OR_RETURN(report_.artifact, facts(writer.staging()));
-    CompressOutcome outcome;
-    outcome.verification = verify(writer);
-    if (outcome.verification.code() == StatusCode::kCancelled) return outcome.verification;
+    const Status verification = verify(writer);
+    if (verification.code() == StatusCode::kCancelled) return verification;
+    return Made{std::move(writer), std::exchange(report_, common), verification};
+  }
 
-    outcome.output = report_.artifact.path = writer.target().string();
-    report_.warnings = warnings();
-    if (!outcome.verification.ok()) report_.warnings.push_back(outcome.verification.message());
-    outcome.report_json = to_json(report_);
-    outcome.summary = fmt::format("{}\n\n{}", verdict(report_), eval::summary_table({&report_, 1}));
-    AUTOGLM_RETURN_IF_ERROR(writer.write_file("report.json", outcome.report_json));
-    AUTOGLM_RETURN_IF_ERROR(writer.write_file("report.md", to_markdown(report_)));
-    AUTOGLM_RETURN_IF_ERROR(writer.commit());
-    if (report_.evaluation && report_.evaluation->contract) outcome.contract = report_.evaluation->contract->status();
+  Result<CompressOutcome> publish(Made& made) {
+    CompressOutcome outcome;
+    eval::Report& report = made.report;
+    outcome.verification = made.verification;
+    outcome.output = report.artifact.path = made.writer.target().string();
+    report.warnings = warnings();
+    if (!outcome.verification.ok()) report.warnings.push_back(outcome.verification.message());
+    outcome.report_json = to_json(report);
+    outcome.summary = fmt::format("{}\n\n{}", verdict(report), eval::summary_table({&report, 1}));
+    AUTOGLM_RETURN_IF_ERROR(made.writer.write_file("report.json", outcome.report_json));
+    AUTOGLM_RETURN_IF_ERROR(made.writer.write_file("report.md", to_markdown(report)));
+    AUTOGLM_RETURN_IF_ERROR(made.writer.commit());
+    if (report.evaluation && report.evaluation->contract) outcome.contract = report.evaluation->contract->status();
     return outcome;
   }
 
- private:
+  // The smallest artifact that keeps the contract, by writing and measuring some.
+  Result<CompressOutcome> find_smallest() {
+    const auto [smallest, largest] = search::size_range(automatic_.sensitivity, automatic_.profile);
+    const auto size_for = [&](double loss) {
+      return search::size_for(automatic_.sensitivity, automatic_.profile, loss);
+    };
+    search::SizeSearch sizes(smallest, largest, plan_.bytes_after, size_for);
+    Progress progress("finding the smallest", search::SizeSearch::kMostAttempts);
+    std::optional<Made> best;
+    std::vector<eval::Attempt> attempts;
+    while (const auto bytes = sizes.next()) {
+      AUTOGLM_RETURN_IF_ERROR(set_formats(*bytes));
+      AUTOGLM_ASSIGN_OR_RETURN(Made made, make());
+      if (!made.verification.ok()) return made.verification;  // not measured: nothing can be promised
+      attempts.push_back(judge(made.report));
+      const eval::Attempt& attempt = attempts.back();
+      progress.update(static_cast<int64_t>(attempts.size()),
+                      fmt::format("{}: loss {:.4f}, {}", format_bytes(attempt.bytes), attempt.loss,
+                                  attempt.holds ? "within the contract" : "too much"));
+      const double measured = made.report.evaluation->contract->loss;
+      const bool by_kl = settings_.max_kl > 0 && measured > 0;
+      sizes.tell(*bytes, attempt.holds, by_kl ? attempt.estimated_kl * settings_.max_kl / measured : 0);
+      if (attempt.holds) best.emplace(std::move(made));
+    }
+    if (!best) return out_of_reach(attempts);
+    best->report.automatic->attempts = std::move(attempts);
+    return publish(*best);
+  }
+
+  static eval::Attempt judge(const eval::Report& report) {
+    const eval::Contract& contract = *report.evaluation->contract;
+    eval::Attempt out{.bytes = report.automatic->bytes,
+                      .estimated_kl = report.automatic->estimated_kl,
+                      .loss = contract.loss,
+                      .holds = contract.is_certain()};
+    if (report.evaluation->divergence) out.kl = report.evaluation->divergence->kl_mean;
+    return out;
+  }
+
+  static Status out_of_reach(const std::vector<eval::Attempt>& attempts) {
+    const auto best = std::min_element(attempts.begin(), attempts.end(),
+                                       [](const auto& a, const auto& b) { return a.loss < b.loss; });
+    return contract_broken(fmt::format(
+        "no size that was tried keeps the contract; the closest was {} with a loss of {:.4f}. Allow more, or "
+        "name more text to measure on (--eval-dataset, --verify full): few tasks prove little",
+        format_bytes(best->bytes), best->loss));
+  }
+
   Status prepare() {
     threads_ = api::use_threads(settings_.threads);
     AUTOGLM_ASSIGN_OR_RETURN(model_, api::find_model(options_.model));
@@ -110,9 +181,13 @@ class Compression {
     AUTOGLM_RETURN_IF_ERROR(open_model(engine));
     AUTOGLM_ASSIGN_OR_RETURN(resolved_, pass::resolve(settings_.recipe, source().config, source().layout,
                                                       &source().checkpoint, registry_, !calibration.empty()));
-    calibrated_ = !resolved_->data_free(registry_, settings_.recipe) || settings_.recipe.refine > 0;
-    if (settings_.recipe.refine > 0 && calibration.empty()) {
-      return invalid_argument("--refine needs calibration text: give --calibration-dataset");
+    reconstruction_.steps = settings_.recipe.reconstruct;
+    reconstruction_.seed = settings_.seed;
+    calibrated_ =
+        !resolved_->data_free(registry_, settings_.recipe) || trains() || (settings_.automatic && !calibration.empty());
+    if (trains() && calibration.empty()) {
+      return invalid_argument(fmt::format("--{} needs calibration text: give --calibration-dataset",
+                                          settings_.recipe.refine > 0 ? "refine" : "reconstruct"));
     }
     AUTOGLM_ASSIGN_OR_RETURN(texts_, api::assign_texts(settings_, model_, calibrated_ ? calibration : ""));
     AUTOGLM_RETURN_IF_ERROR(choose_output(calibration));
@@ -123,7 +198,68 @@ class Compression {
                        settings_.calibration_length));
       settings_.calibration_length = most;
     }
-    return make_plan(engine.compute);
+    if (settings_.automatic) AUTOGLM_RETURN_IF_ERROR(choose_formats());
+    AUTOGLM_RETURN_IF_ERROR(make_plan(engine.compute));
+    return settings_.automatic || options_.dry_run ? ok_status() : read_texts();
+  }
+
+  // Measures what formats would cost, and takes those that fit the budget, or a first guess for a contract.
+  Status choose_formats() {
+    if (!decoder_) return invalid_argument("a budget needs the model's weights: its config.json alone is not enough");
+    if (!calibrated_) return invalid_argument("a budget needs calibration text: give --calibration-dataset");
+    const auto start = Clock::now();
+    AUTOGLM_RETURN_IF_ERROR(read_texts());
+    const int64_t needed = current_rss_bytes() + search::sensitivity_bytes(*decoder_, {});
+    if (const int64_t most = api::memory_limit(settings_.max_ram); needed > most) {
+      return resource_exhausted(fmt::format(
+          "measuring sensitivities needs {} of memory, but {} are allowed; name a quantization instead of a "
+          "budget, or --scores measured elsewhere",
+          format_bytes(needed), format_bytes(most)));
+    }
+    AUTOGLM_ASSIGN_OR_RETURN(const auto measured_on, training_source());
+    AUTOGLM_ASSIGN_OR_RETURN(automatic_,
+                             api::measure_for_budget(settings_, measured_on, registry_, calibration_, cancel_));
+    open_recipe_ = settings_.recipe;
+    searching_ = seconds_since(start);
+    AUTOGLM_ASSIGN_OR_RETURN(const int64_t bytes, api::first_budget(settings_, automatic_));
+    return take_formats(bytes);
+  }
+
+  // The best formats within `bytes`, as the recipe and what it means.
+  Status take_formats(int64_t bytes) {
+    AUTOGLM_ASSIGN_OR_RETURN(const auto chosen, search::allocate(automatic_.sensitivity, bytes, automatic_.profile));
+    report_.automatic = describe(chosen, bytes);
+    settings_.recipe = search::with_allocation(open_recipe_, automatic_.sensitivity, chosen);
+    AUTOGLM_ASSIGN_OR_RETURN(resolved_, pass::resolve(settings_.recipe, source().config, source().layout,
+                                                      &source().checkpoint, registry_, true));
+    return ok_status();
+  }
+
+  Status set_formats(int64_t bytes) {
+    AUTOGLM_RETURN_IF_ERROR(take_formats(bytes));
+    return make_plan(decoder_->options().compute);
+  }
+
+  eval::AutomaticBits describe(const search::Allocation& chosen, int64_t budget) const {
+    eval::AutomaticBits out{.profile = std::string(to_string(automatic_.profile)),
+                            .budget_bytes = budget,
+                            .bytes = chosen.bytes,
+                            .estimated_kl = chosen.loss,
+                            .tokens = automatic_.sensitivity.tokens,
+                            .formats = {},
+                            .attempts = {}};
+    for (size_t i = 0; i < chosen.choices.size(); ++i) {
+      const search::Group& group = automatic_.sensitivity.groups[i];
+      const search::Candidate& format = group.candidates[chosen.choices[i]];
+      const double bits = 8.0 * static_cast<double>(format.bytes) / static_cast<double>(group.parameters);
+      out.formats.push_back({group.name, format.scheme, format.bytes, bits, format.loss});
+    }
+    return out;
+  }
+
+  // The source as training reads it, whatever blocks are run in.
+  Result<model::Decoder> training_source() const {
+    return model::Decoder::open(model_, {.compute = at::kFloat, .device = decoder_->options().device});
   }
 
   Status choose_output(const std::string& calibration) {
@@ -180,7 +316,7 @@ class Compression {
       plan = make();
     }
     AUTOGLM_ASSIGN_OR_RETURN(plan_, std::move(plan));
-    AUTOGLM_RETURN_IF_ERROR(plan_refinement(how));
+    AUTOGLM_RETURN_IF_ERROR(plan_other_phases(how));
     if (!note.empty()) plan_.notes.push_back(note + ": too little for this");
     if (described_) {
       plan_.notes.emplace_back(
@@ -190,29 +326,48 @@ class Compression {
     return ok_status();
   }
 
-  // Refinement comes after the pipeline: the larger of the two needs counts.
-  Status plan_refinement(const pass::PlanOptions& how) {
-    if (settings_.recipe.refine == 0 || !decoder_) return ok_status();
-    const int64_t bytes = quant::refine_bytes(*decoder_, how.sequences, how.length, refine_options());
+  // Sensitivities come before the pipeline and training after it: the largest need counts.
+  Status plan_other_phases(const pass::PlanOptions& how) {
+    if (!decoder_) return ok_status();
+    if (settings_.automatic) {
+      AUTOGLM_RETURN_IF_ERROR(plan_part("sensitivities", search::sensitivity_bytes(*decoder_, {}), how));
+    }
+    const int64_t program = plan_.memory_parts.front().second;
+    const int64_t free = how.max_ram > 0 ? how.max_ram - program : INT64_MAX;
+    if (settings_.recipe.reconstruct > 0) {
+      // What does not fit of the states goes to disk.
+      const int64_t whole = quant::reconstruct_bytes(*decoder_, how.sequences, how.length, reconstruction_);
+      const int64_t states = 2 * how.sequences * how.length * decoder_->config().hidden_size * int64_t{4};
+      reconstruction_.state_bytes = std::clamp<int64_t>(free - (whole - states), 0, states);
+      AUTOGLM_RETURN_IF_ERROR(plan_part(
+          "reconstruction", quant::reconstruct_bytes(*decoder_, how.sequences, how.length, reconstruction_), how));
+    }
+    if (settings_.recipe.refine == 0) return ok_status();
+    return plan_part("refinement", quant::refine_bytes(*decoder_, how.sequences, how.length, refine_options()), how);
+  }
+
+  Status plan_part(const char* name, int64_t bytes, const pass::PlanOptions& how) {
     const auto program = plan_.memory_parts.front();
     if (program.second + bytes > plan_.peak_rss) {
-      plan_.memory_parts = {program, {"refinement", bytes}};
+      plan_.memory_parts = {program, {name, bytes}};
       plan_.peak_rss = program.second + bytes;
     }
-    if (how.max_ram == 0 || plan_.peak_rss <= how.max_ram) return ok_status();
+    if (how.max_ram == 0 || program.second + bytes <= how.max_ram) return ok_status();
     return resource_exhausted(
-        fmt::format("refinement needs {} of memory, but --max-ram allows {}; leave --refine out, "
-                    "or calibrate on fewer or shorter sequences",
-                    format_bytes(plan_.peak_rss), format_bytes(how.max_ram)));
+        fmt::format("{} needs {} of memory, but --max-ram allows {}; leave it out, or calibrate on fewer or shorter "
+                    "sequences",
+                    name, format_bytes(program.second + bytes), format_bytes(how.max_ram)));
   }
+
+  bool trains() const { return settings_.recipe.reconstruct > 0 || settings_.recipe.refine > 0; }
 
   Status compress_into(format::CheckpointWriter& writer) {
     const auto start = Clock::now();
-    pass::PipelineInput input{&settings_.recipe, &registry_, &*resolved_, &plan_, &*decoder_, {}};
-    AUTOGLM_ASSIGN_OR_RETURN(input.calibration, read_texts(writer));
+    AUTOGLM_RETURN_IF_ERROR(hold_out(writer));
+    const pass::PipelineInput input{&settings_.recipe, &registry_, &*resolved_, &plan_, &*decoder_, calibration_, {}};
     AUTOGLM_ASSIGN_OR_RETURN(const auto pipeline, pass::run_pipeline(input, writer, cancel_));
     AUTOGLM_RETURN_IF_ERROR(writer.finish());
-    AUTOGLM_RETURN_IF_ERROR(refine(writer.staging(), input.calibration));
+    AUTOGLM_RETURN_IF_ERROR(train(writer.staging()));
     seconds_ = seconds_since(start);
 
     report_.program = "autoglm " + version();
@@ -223,6 +378,8 @@ class Compression {
     report_.predicted = eval::Cost{plan_.peak_rss, plan_.bytes_after, plan_.seconds};
     report_.measured = eval::Cost{peak_rss_bytes(), pipeline.bytes_written, seconds_};
     for (const auto& [stage, seconds] : pipeline.seconds) report_.stages.push_back({stage, seconds});
+    if (searching_ > 0) report_.stages.push_back({"measuring sensitivity", searching_});
+    if (reconstructing_ > 0) report_.stages.push_back({"reconstructing", reconstructing_});
     if (refining_ > 0) report_.stages.push_back({"refining", refining_});
     for (const auto& t : pipeline.tensors) {
       report_.passes.push_back({t.name, t.method, t.scheme, t.mse, t.cosine, t.output_error, t.note});
@@ -232,12 +389,24 @@ class Compression {
   }
 
   // Trains what costs no bytes in the files that were written.
-  Status refine(const fs::path& staged, const std::vector<eval::Tokens>& calibration) {
+  Status train(const fs::path& staged) {
+    if (!trains()) return ok_status();
+    AUTOGLM_ASSIGN_OR_RETURN(const auto source, training_source());
+    if (settings_.recipe.reconstruct > 0) {
+      const auto start = Clock::now();
+      AUTOGLM_ASSIGN_OR_RETURN(const auto written, model::Decoder::open(staged, source.options()));
+      reconstruction_.scratch = staged.parent_path();
+      AUTOGLM_ASSIGN_OR_RETURN(const auto blocks,
+                               quant::reconstruct(source, written, calibration_, reconstruction_, cancel_));
+      reconstructing_ = seconds_since(start);
+      for (const auto& block : blocks) {
+        report_.reconstruction.push_back({block.layer, block.error_before, block.error_after, block.kept});
+      }
+    }
     if (settings_.recipe.refine == 0) return ok_status();
     const auto start = Clock::now();
-    AUTOGLM_ASSIGN_OR_RETURN(const auto written, model::Decoder::open(staged, decoder_->options()));
-    AUTOGLM_ASSIGN_OR_RETURN(const auto done,
-                             quant::refine(*decoder_, written, calibration, refine_options(), cancel_));
+    AUTOGLM_ASSIGN_OR_RETURN(const auto written, model::Decoder::open(staged, source.options()));
+    AUTOGLM_ASSIGN_OR_RETURN(const auto done, quant::refine(source, written, calibration_, refine_options(), cancel_));
     refining_ = seconds_since(start);
     report_.refinement =
         eval::Refinement{settings_.recipe.refine, done.steps, done.kl_before, done.kl_after, done.kept};
@@ -246,24 +415,29 @@ class Compression {
 
   quant::RefineOptions refine_options() const { return {.epochs = settings_.recipe.refine, .seed = settings_.seed}; }
 
-  // The sequences to calibrate on; text that is held back for the verification is put where that reads it.
-  Result<std::vector<eval::Tokens>> read_texts(const format::CheckpointWriter& writer) {
+  // The sequences to calibrate on, and the text that is held back for the verification.
+  Status read_texts() {
     const auto chat = tokenizer::ChatTemplate::load(model_);  // plain text needs none; read_texts says when one lacks
-    AUTOGLM_ASSIGN_OR_RETURN(const auto split, api::read_texts(texts_, chat.ok() ? &*chat : nullptr, settings_.seed));
-    if (!split.evaluation.empty()) {
-      held_out_ = writer.staging() / "held_out.jsonl";
-      std::ofstream file(held_out_, std::ios::binary);
-      for (const std::string& text : split.evaluation) file << nlohmann::json{{"text", text}}.dump() << '\n';
-      if (!file.flush()) return resource_exhausted(fmt::format("{}: cannot be written", held_out_.string()));
-    }
+    AUTOGLM_ASSIGN_OR_RETURN(auto split, api::read_texts(texts_, chat.ok() ? &*chat : nullptr, settings_.seed));
+    held_back_ = std::move(split.evaluation);
     const std::unique_ptr<tokenizer::Tokenizer> tokenizer = std::move(tokenizer_);
-    if (!calibrated_) return std::vector<eval::Tokens>();
+    if (!calibrated_) return ok_status();
     auto sequences = eval::draw_sequences(
         split.calibration, *tokenizer, {settings_.calibration_samples, settings_.calibration_length, settings_.seed});
     if (!sequences.ok()) return sequences.status().with_context(texts_.calibration);
-    report_.calibration = eval::TextUse{texts_.calibration, static_cast<int64_t>(sequences->size()),
+    calibration_ = std::move(sequences).value();
+    report_.calibration = eval::TextUse{texts_.calibration, static_cast<int64_t>(calibration_.size()),
                                         settings_.calibration_length, settings_.seed};
-    return sequences;
+    return ok_status();
+  }
+
+  // Puts the held-back text where the verification reads it.
+  Status hold_out(const format::CheckpointWriter& writer) {
+    if (held_back_.empty()) return ok_status();
+    held_out_ = writer.staging() / "held_out.jsonl";
+    std::ofstream file(held_out_, std::ios::binary);
+    for (const std::string& text : held_back_) file << nlohmann::json{{"text", text}}.dump() << '\n';
+    return file.flush() ? ok_status() : resource_exhausted(fmt::format("{}: cannot be written", held_out_.string()));
   }
 
   // Has the staged folder measured. What goes wrong does not undo the compression, but for cancellation.
@@ -306,6 +480,7 @@ class Compression {
     add(!text.empty(), {"--eval-dataset", text});
     add(settings_.max_ram > 0, {"--max-ram", std::to_string(settings_.max_ram)});
     add(settings_.max_loss >= 0, {"--max-loss", fmt::format("{}", settings_.max_loss)});
+    add(settings_.max_kl > 0, {"--max-kl", fmt::format("{}", settings_.max_kl)});
     add(!Progress::is_enabled(), {"--quiet"});
     const std::string program = options_.verifier.empty() ? "autoglm" : options_.verifier;
     AUTOGLM_ASSIGN_OR_RETURN(const auto child, api::run_child(program, arguments, cancel_));
@@ -339,12 +514,18 @@ class Compression {
   std::optional<model::Decoder> decoder_;
   std::optional<format::StoredModel> described_;  // in its place, for a plan from config.json alone
   std::optional<pass::Resolved> resolved_;
+  api::Automatic automatic_;  // of a budget or a contract
+  pass::Recipe open_recipe_;  // before formats were chosen
+  quant::ReconstructOptions reconstruction_;
   pass::Plan plan_;
   std::string output_;
-  fs::path held_out_;  // in the staged folder, until it has been measured on; empty: none
+  std::vector<eval::Tokens> calibration_;
+  std::vector<std::string> held_back_;  // text for the verification, until it is written
+  fs::path held_out_;                   // in the staged folder, until it has been measured on; empty: none
 
-  double seconds_ = 0;   // compressing took
-  double refining_ = 0;  // of it
+  double seconds_ = 0;                        // compressing took
+  double reconstructing_ = 0, refining_ = 0;  // of it
+  double searching_ = 0;                      // before it
   eval::Report report_;
 };
 

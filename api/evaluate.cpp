@@ -55,6 +55,7 @@ class Measurement {
     eval::EvaluateOptions how{
         .level = level_, .seconds = std::max(1.0, options_.seconds - seconds_since(start_)), .seed = options_.seed};
     if (options_.max_loss >= 0) how.max_loss = options_.max_loss;
+    if (options_.max_kl > 0) how.max_kl = options_.max_kl;
     AUTOGLM_ASSIGN_OR_RETURN(auto evaluation, eval::evaluate(source.get(), *compressed, inputs_, how, cancel_));
 
     evaluation.text.source = text_source_;
@@ -71,8 +72,12 @@ class Measurement {
       return invalid_argument("there is nothing to evaluate at level 'none'; give fast or full");
     if (!(options_.seconds > 0))
       return invalid_argument(fmt::format("--seconds is {}; give more than 0", options_.seconds));
-    if (options_.max_loss >= 0 && options_.source.empty())
-      return invalid_argument("--max-loss needs --source to compare with");
+    if (options_.max_loss >= 0 && options_.max_kl > 0)
+      return invalid_argument("--max-loss and --max-kl are two contracts; give one");
+    if ((options_.max_loss >= 0 || options_.max_kl > 0) && options_.source.empty()) {
+      return invalid_argument(
+          fmt::format("--max-{} needs --source to compare with", options_.max_kl > 0 ? "kl" : "loss"));
+    }
     threads_ = api::use_threads(options_.threads);
     AUTOGLM_ASSIGN_OR_RETURN(const auto engine, api::decoder_options(options_.device, options_.compute));
     AUTOGLM_ASSIGN_OR_RETURN(folder_, api::find_model(options_.model));

@@ -6,6 +6,7 @@
 #include <functional>
 #include <set>
 
+#include "compress/search/allocation.h"
 #include "core/base/memory.h"
 #include "core/base/share.h"
 #include "core/base/suggest.h"
@@ -57,6 +58,14 @@ std::function<Status(const json&, Settings&)> whole(T Settings::*member) {
   };
 }
 
+std::function<Status(const json&, Settings&)> number(double Settings::*member) {
+  return [member](const json& value, Settings& settings) {
+    if (!value.is_number() || !(value.get<double>() > 0)) return wrong("a number above 0");
+    settings.*member = value.get<double>();
+    return ok_status();
+  };
+}
+
 Status read_share(const json& value, Settings& settings) {
   if (!value.is_string() && !value.is_number()) return wrong("a share such as 3%");
   AUTOGLM_ASSIGN_OR_RETURN(settings.max_loss, parse_share(value.is_string() ? value.get<std::string>() : value.dump()));
@@ -65,12 +74,18 @@ Status read_share(const json& value, Settings& settings) {
 
 const std::vector<Member>& members() {
   static const std::vector<Member> list = {
+      {"target_bits", number(&Settings::target_bits)},
+      {"target_size", bytes(&Settings::target_size)},
+      {"ratio", number(&Settings::ratio)},
+      {"profile", text(&Settings::profile)},
+      {"scores", text(&Settings::scores)},
       {"calibration", text(&Settings::calibration)},
       {"calibration_samples", whole(&Settings::calibration_samples)},
       {"calibration_length", whole(&Settings::calibration_length)},
       {"verify", text(&Settings::verify)},
       {"evaluation", text(&Settings::evaluation)},
       {"max_loss", read_share},
+      {"max_kl", number(&Settings::max_kl)},
       {"max_ram", bytes(&Settings::max_ram)},
       {"max_shard", bytes(&Settings::max_shard)},
       {"threads", whole(&Settings::threads)},
@@ -86,31 +101,74 @@ Status one_of(std::string_view option, const std::string& word, const std::vecto
   return invalid_argument(unknown_word(fmt::format("value of {}", option), word, known));
 }
 
+// Budgets say what is wanted in place of a scheme.
+Status check_budget(const Settings& s) {
+  if (s.target_bits < 0 || s.target_size < 0 || s.ratio < 0) return invalid_argument("a budget must be above 0");
+  const int budgets = (s.target_bits > 0 ? 1 : 0) + (s.target_size > 0 ? 1 : 0) + (s.ratio > 0 ? 1 : 0);
+  if (budgets > 1) return invalid_argument("--target-bits, --target-size and --ratio contradict one another; give one");
+  const bool contract = s.max_loss >= 0 || s.max_kl > 0;
+  if (s.automatic && budgets == 0 && !contract) {
+    return invalid_argument(
+        "quantization 'auto' needs a budget or a contract: --target-bits 3.5, --target-size 3MB, --ratio 12, "
+        "--max-loss 1% or --max-kl 0.02");
+  }
+  if (!s.automatic && budgets > 0) {
+    return invalid_argument("a budget chooses the formats itself; it contradicts --quantization (leave it out)");
+  }
+  if (!s.automatic && (!s.profile.empty() || !s.scores.empty())) {
+    return invalid_argument("--profile and --scores mean something beside a budget alone, such as --target-bits 3.5");
+  }
+  if (s.target_bits > 32) return invalid_argument(fmt::format("--target-bits is {}; give 2 to 32", s.target_bits));
+  return s.profile.empty() ? ok_status() : search::profile_of(s.profile).status();
+}
+
 Status check(const Settings& s) {
+  AUTOGLM_RETURN_IF_ERROR(check_budget(s));
   AUTOGLM_RETURN_IF_ERROR(one_of("--verify", s.verify, {"none", "fast", "full"}));
   AUTOGLM_RETURN_IF_ERROR(one_of("--compute", s.compute, {"fp32", "bf16", "fp16"}));
   const auto in_range = [](std::string_view option, int64_t value, int64_t low, int64_t high) {
     if (value >= low && value <= high) return ok_status();
     return invalid_argument(fmt::format("{} is {}; give {} to {}", option, value, low, high));
   };
+  AUTOGLM_RETURN_IF_ERROR(in_range("--reconstruct", s.recipe.reconstruct, 0, pass::kMaxSteps));
   AUTOGLM_RETURN_IF_ERROR(in_range("--refine", s.recipe.refine, 0, pass::kMaxEpochs));
   AUTOGLM_RETURN_IF_ERROR(in_range("--calibration-samples", s.calibration_samples, 1, kMaxSamples));
   AUTOGLM_RETURN_IF_ERROR(in_range("--calibration-length", s.calibration_length, 2, kMaxLength));
   AUTOGLM_RETURN_IF_ERROR(in_range("--max-shard", s.max_shard, kMinShard, INT64_MAX));
   AUTOGLM_RETURN_IF_ERROR(in_range("--threads", s.threads, 0, 1024));
-  if (s.max_loss >= 0 && s.verify == "none") {
-    return invalid_argument("--max-loss needs a measurement; it contradicts --verify none");
+  if (s.max_loss >= 0 && s.max_kl > 0) return invalid_argument("--max-loss and --max-kl are two contracts; give one");
+  if ((s.max_loss >= 0 || s.max_kl > 0) && s.verify == "none") {
+    return invalid_argument(
+        fmt::format("--max-{} needs a measurement; it contradicts --verify none", s.max_kl > 0 ? "kl" : "loss"));
   }
   return ok_status();
 }
 
+// What an effort means, where the recipe does not say otherwise.
+Result<Settings> with_effort(const std::string& effort) {
+  AUTOGLM_RETURN_IF_ERROR(one_of("--effort", effort, {"fast", "balanced", "best"}));
+  Settings settings;
+  settings.effort = effort;
+  if (effort == "fast") return settings;
+  settings.recipe.method = "gptaq";
+  settings.recipe.reconstruct = effort == "best" ? 300 : 100;
+  settings.recipe.refine = effort == "best" ? 4 : 1;
+  return settings;
+}
+
 }  // namespace
 
-Result<Settings> read_recipe(const json& file, const std::string& where) {
-  if (file.is_null()) return Settings{};  // an empty file
+Result<Settings> read_recipe(const json& file, const std::string& where, const std::string& effort) {
+  if (file.is_null()) return with_effort(effort.empty() ? "fast" : effort);  // an empty file
   if (!file.is_object()) return invalid_argument(where + ": a recipe is a list of members such as 'scheme: int4'");
   Settings settings;
   json rest = file;
+  if (const auto found = rest.find("effort"); found != rest.end()) {
+    if (!found->is_string()) return invalid_argument(where + ": effort: must be fast, balanced or best");
+    settings.effort = found->get<std::string>();
+    rest.erase(found);
+  }
+  AUTOGLM_ASSIGN_OR_RETURN(settings, with_effort(effort.empty() ? settings.effort : effort));
   for (const Member& member : members()) {
     const auto found = rest.find(member.name);
     if (found == rest.end()) continue;
@@ -120,40 +178,51 @@ Result<Settings> read_recipe(const json& file, const std::string& where) {
     rest.erase(found);
   }
   // What is left is the recipe proper; unknown names are judged against both lists.
-  std::vector<std::string> known;
+  std::vector<std::string> known = {"effort"};
   const nlohmann::ordered_json whole_recipe = pass::Recipe{}.to_json();
   for (const auto& [name, value] : whole_recipe.items()) known.push_back(name);
-  const std::vector<std::string> recipe_members = known;
+  const std::vector<std::string> recipe_members(known.begin() + 1, known.end());
   for (const Member& member : members()) known.push_back(member.name);
   for (const auto& [name, value] : rest.items()) {
     if (std::find(recipe_members.begin(), recipe_members.end(), name) == recipe_members.end()) {
       return invalid_argument(fmt::format("{}: {}", where, unknown_word("member", name, known)));
     }
   }
-  auto recipe = pass::Recipe::from_json(rest);
+  if (const auto scheme = rest.find("scheme"); scheme != rest.end()) {
+    settings.automatic = *scheme == "auto";
+    settings.scheme_given = !settings.automatic;
+    if (settings.automatic) rest.erase(scheme);
+  }
+  auto recipe = pass::Recipe::from_json(rest, settings.recipe);
   if (!recipe.ok()) return recipe.status().with_context(where);
   settings.recipe = std::move(recipe).value();
   return settings;
 }
 
+bool has_budget(const Settings& s) { return s.target_bits != 0 || s.target_size != 0 || s.ratio != 0; }
+
 Result<Settings> settle(const CompressOptions& options) {
-  Settings s;
+  AUTOGLM_ASSIGN_OR_RETURN(Settings s, with_effort(options.effort.empty() ? "fast" : options.effort));
   if (!options.config.empty()) {
     AUTOGLM_ASSIGN_OR_RETURN(const std::string text, format::read_text_file(options.config, kMaxRecipeBytes));
     AUTOGLM_ASSIGN_OR_RETURN(const json file, yaml_to_json(text, options.config));
-    AUTOGLM_ASSIGN_OR_RETURN(s, read_recipe(file, options.config));
+    AUTOGLM_ASSIGN_OR_RETURN(s, read_recipe(file, options.config, options.effort));
   }
   const auto scheme_of = [](std::string_view option, const std::string& word) -> Result<std::optional<pass::Scheme>> {
     auto scheme = pass::parse_scheme_or_keep(word);
     if (!scheme.ok()) return scheme.status().with_context(option);
     return scheme;
   };
-  if (!options.quantization.empty()) {
+  s.automatic = options.quantization.empty() ? s.automatic : options.quantization == "auto";
+  if (s.automatic && !options.quantization.empty()) s.scheme_given = false;
+  if (!options.quantization.empty() && !s.automatic) {
+    s.scheme_given = true;
     auto scheme = pass::Scheme::parse(options.quantization);
     if (!scheme.ok()) return scheme.status().with_context("--quantization");
     s.recipe.scheme = *scheme;
   }
   if (!options.method.empty()) s.recipe.method = options.method;
+  if (options.reconstruct >= 0) s.recipe.reconstruct = options.reconstruct;
   if (options.refine >= 0) s.recipe.refine = options.refine;
   if (!options.embedding.empty()) {
     AUTOGLM_ASSIGN_OR_RETURN(s.recipe.embedding, scheme_of("--embedding", options.embedding));
@@ -176,12 +245,21 @@ Result<Settings> settle(const CompressOptions& options) {
   const auto take = [](const auto& given, const auto& unset, auto& setting) {
     if (given != unset) setting = given;
   };
+  if (options.target_bits != 0 || options.target_size != 0 || options.ratio != 0) {
+    s.target_bits = options.target_bits;
+    s.target_size = options.target_size;
+    s.ratio = options.ratio;
+  }
+  s.automatic = s.automatic || (has_budget(s) && !s.scheme_given);
+  take(options.profile, std::string(), s.profile);
+  take(options.scores, std::string(), s.scores);
   take(options.calibration, std::string(), s.calibration);
   take(options.calibration_samples, int64_t{0}, s.calibration_samples);
   take(options.calibration_length, int64_t{0}, s.calibration_length);
   take(options.verify, std::string(), s.verify);
   take(options.evaluation, std::string(), s.evaluation);
   take(options.max_loss, -1.0, s.max_loss);
+  take(options.max_kl, 0.0, s.max_kl);
   take(options.max_ram, int64_t{0}, s.max_ram);
   take(options.max_shard, int64_t{0}, s.max_shard);
   take(options.threads, 0, s.threads);

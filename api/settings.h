@@ -12,12 +12,21 @@ namespace autoglm::api {
 
 struct Settings {
   pass::Recipe recipe;
+  std::string effort = "fast";
+  bool scheme_given = false;  // by the recipe file or the caller
+  bool automatic = false;     // formats are chosen by one of the budgets that follow
+  double target_bits = 0;
+  int64_t target_size = 0;
+  double ratio = 0;
+  std::string profile;
+  std::string scores;
   std::string calibration;
   int64_t calibration_samples = 128;
   int64_t calibration_length = 512;
   std::string verify = "fast";
   std::string evaluation;
   double max_loss = -1;
+  double max_kl = 0;
   int64_t max_ram = 0;
   int64_t max_shard = 5'000'000'000;
   int threads = 0;
@@ -26,11 +35,15 @@ struct Settings {
   std::string compute = "fp32";
 };
 
+/// Whether a size was named, rather than a contract alone.
+bool has_budget(const Settings& settings);
+
 /// kInvalidArgument names the option, or the file and the member, that is unknown or wrong.
 Result<Settings> settle(const CompressOptions& options);
 
-/// The settings of a parsed recipe file alone; `where` is put before messages. Also the fuzzers' entry.
-Result<Settings> read_recipe(const nlohmann::json& file, const std::string& where);
+/// The settings of a parsed recipe file alone; `where` is put before messages; `effort`, where not empty, comes before
+/// the file's. Also the fuzzers' entry.
+Result<Settings> read_recipe(const nlohmann::json& file, const std::string& where, const std::string& effort = "");
 
 /// YAML text as JSON: plain scalars become booleans, numbers or null as YAML 1.2's core schema reads them, quoted ones
 /// stay strings. kInvalidArgument with the line: no YAML, a repeated key, anchors that grow beyond measure.

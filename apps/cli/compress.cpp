@@ -13,9 +13,33 @@ void add_options(CLI::App& app, CompressOptions& options) {
   const std::string recipe = "Recipe";
   app.add_option(
          "-q,--quantization", options.quantization,
-         "int2..int8, w8a8, fp16 or bf16; -gN sets the group size, -channel, -tensor, -asym: int4-g64-asym [int4]")
+         "int2..int8, w8a8, fp16 or bf16; -gN sets the group size, -channel, -tensor, -asym: int4-g64-asym; auto "
+         "chooses by a budget or a contract [int4]")
+      ->group(recipe);
+  app.add_option("--target-bits", options.target_bits,
+                 "choose formats for this many stored bits per parameter, for example 3.5")
+      ->check(CLI::PositiveNumber)
+      ->group(recipe);
+  add_bytes(app, "--target-size", options.target_size, "choose formats for weight files of this size, for example 3MB")
+      ->group(recipe);
+  app.add_option("--ratio", options.ratio, "choose formats for this many times smaller than fp32, for example 12x")
+      ->transform([](const std::string& text) { return text.ends_with('x') ? text.substr(0, text.size() - 1) : text; })
+      ->check(CLI::PositiveNumber)
+      ->group(recipe);
+  app.add_option("--profile", options.profile,
+                 "what such formats must run on: any, transformers or vllm [transformers; any where that is too large]")
+      ->group(recipe);
+  app.add_option("--scores", options.scores,
+                 "file that keeps the measured sensitivities: another budget then takes no new measurement")
       ->group(recipe);
   app.add_option("--method", options.method, "gptq, gptaq or rtn [gptq with calibration text, else rtn]")
+      ->group(recipe);
+  app.add_option("--effort", options.effort,
+                 "fast (gptq alone), balanced or best (gptaq, then --reconstruct and --refine) [fast]")
+      ->group(recipe);
+  app.add_option("--reconstruct", options.reconstruct,
+                 "steps that train each block's rounding and scales against the source's block [0]")
+      ->check(CLI::NonNegativeNumber)
       ->group(recipe);
   app.add_option("--refine", options.refine,
                  "passes over the calibration text that train scales, norms and biases against the source [0]")
@@ -48,7 +72,13 @@ void add_options(CLI::App& app, CompressOptions& options) {
                  "text to measure on [MODEL/tasks/eval.jsonl, else a tenth of the calibration text, else text the "
                  "source model writes]")
       ->group(verification);
-  add_share(app, "--max-loss", options.max_loss, "fail (exit 4) when more than this is lost, for example 3%")
+  add_share(
+      app, "--max-loss", options.max_loss,
+      "fail (exit 4) when more than this is lost, for example 3%; with -q auto: the smallest artifact that loses no "
+      "more")
+      ->group(verification);
+  app.add_option("--max-kl", options.max_kl, "the same by the mean KL divergence in nats, for example 0.02")
+      ->check(CLI::PositiveNumber)
       ->group(verification);
 
   const std::string bounds = "Bounds";

@@ -48,6 +48,16 @@ Status read_scheme(const json& object, std::string_view where, const char* name,
   return ok_status();
 }
 
+Status read_count(const json& object, const char* name, int64_t most, int64_t& out) {
+  if (!object.contains(name)) return ok_status();
+  const json& given = object[name];
+  if (!given.is_number_integer() || given < 0 || given > most) {
+    return invalid_argument(fmt::format("recipe: '{}' must be a whole number from 0 to {}", name, most));
+  }
+  out = given.get<int64_t>();
+  return ok_status();
+}
+
 Result<Override> read_override(const json& item, const std::string& where) {
   AUTOGLM_RETURN_IF_ERROR(check_members(item, where, {"match", "scheme", "method"}));
   if (!item.contains("match") || !item.contains("scheme")) {
@@ -90,10 +100,12 @@ Result<Override> Recipe::parse_override(std::string_view text) {
   return out;
 }
 
-Result<Recipe> Recipe::from_json(const json& object) {
+Result<Recipe> Recipe::from_json(const json& object) { return from_json(object, Recipe()); }
+
+Result<Recipe> Recipe::from_json(const json& object, Recipe recipe) {
   AUTOGLM_RETURN_IF_ERROR(check_members(
-      object, "recipe", {"scheme", "method", "embedding", "head", "overrides", "ignore", "refine", "methods"}));
-  Recipe recipe;
+      object, "recipe",
+      {"scheme", "method", "embedding", "head", "overrides", "ignore", "reconstruct", "refine", "methods"}));
   std::optional<Scheme> scheme = recipe.scheme;
   AUTOGLM_RETURN_IF_ERROR(read_scheme(object, "recipe", "scheme", scheme));
   if (!scheme) return invalid_argument("recipe: scheme: 'keep' is for overrides, embedding and head");
@@ -121,13 +133,8 @@ Result<Recipe> Recipe::from_json(const json& object) {
       if (const Status status = check_pattern(recipe.ignore.back()); !status.ok()) return status.with_context(where);
     }
   }
-  if (object.contains("refine")) {
-    const json& given = object["refine"];
-    if (!given.is_number_integer() || given < 0 || given > kMaxEpochs) {
-      return invalid_argument(fmt::format("recipe: 'refine' must be a whole number from 0 to {}", kMaxEpochs));
-    }
-    recipe.refine = given.get<int64_t>();
-  }
+  AUTOGLM_RETURN_IF_ERROR(read_count(object, "reconstruct", kMaxSteps, recipe.reconstruct));
+  AUTOGLM_RETURN_IF_ERROR(read_count(object, "refine", kMaxEpochs, recipe.refine));
   if (object.contains("methods")) {
     if (!object["methods"].is_object()) return invalid_argument("recipe: 'methods' must be an object");
     recipe.methods = object["methods"];
@@ -146,6 +153,7 @@ nlohmann::ordered_json Recipe::to_json() const {
     out["overrides"].push_back({{"match", item.pattern}, {"scheme", print(item.scheme)}, {"method", item.method}});
   }
   out["ignore"] = ignore;
+  out["reconstruct"] = reconstruct;
   out["refine"] = refine;
   out["methods"] = methods;
   return out;

@@ -18,7 +18,8 @@ struct Override {
   std::string method;            ///< "": the recipe's
 };
 
-inline constexpr int64_t kMaxEpochs = 1000;  ///< of refinement
+inline constexpr int64_t kMaxEpochs = 1000;    ///< of refinement
+inline constexpr int64_t kMaxSteps = 1000000;  ///< of reconstruction
 
 struct Recipe {
   Scheme scheme = *Scheme::parse("int4");  ///< of every linear module of the blocks
@@ -27,14 +28,17 @@ struct Recipe {
   std::optional<Scheme> head;              ///< none: kept
   std::vector<Override> overrides;         ///< the first that matches decides; comes before the members above
   std::vector<std::string> ignore;         ///< regexes of modules that are kept; comes before everything
+  int64_t reconstruct = 0;                 ///< steps that train each block's rounding and scales against the source's
   int64_t refine = 0;                      ///< passes over the calibration text that train what costs no bytes
   nlohmann::json methods = nlohmann::json::object();  ///< options by method: {"gptq": {"damping": 0.05}}
 
   /// {"scheme": "int4", "method": "gptq", "embedding": "int8", "head": "keep", "ignore": ["…"],
-  ///  "overrides": [{"match": "…", "scheme": "int8", "method": "rtn"}], "refine": 2, "methods": {"gptq": {…}}}; all
-  /// optional.
+  ///  "overrides": [{"match": "…", "scheme": "int8", "method": "rtn"}], "reconstruct": 200, "refine": 2, "methods":
+  ///  {"gptq":
+  /// {…}}}; what is absent stays as in `base`.
   /// kInvalidArgument names what is unknown (with the nearest known word) or wrong.
-  static Result<Recipe> from_json(const nlohmann::json& json);
+  static Result<Recipe> from_json(const nlohmann::json& json, Recipe base);
+  static Result<Recipe> from_json(const nlohmann::json& json);  ///< over the defaults
   /// Complete: from_json(to_json()) gives the same recipe.
   nlohmann::ordered_json to_json() const;
 

@@ -93,16 +93,6 @@ class Matcher {
   Status status_;
 };
 
-/// The module of the source whose rows `module` takes, and the first of them.
-std::pair<ModuleSpec, int64_t> source_of(const ModuleSpec& module, const ModelConfig& config,
-                                         const TensorLayout& layout) {
-  if (const ModuleSpec* same = layout.find(module.role, module.layer, module.expert)) return {*same, 0};
-  if (module.role == Role::kHead) return {*layout.find(Role::kEmbedding), 0};  // tied before
-  const int64_t q = config.num_attention_heads * config.head_dim, kv = config.num_key_value_heads * config.head_dim;
-  const int64_t first = module.role == Role::kQ ? 0 : module.role == Role::kK ? q : q + kv;
-  return {*layout.find(Role::kQkv, module.layer), first};
-}
-
 format::DType scale_dtype_of(format::DType source) {
   return source == format::DType::kF64 ? format::DType::kF32 : source;
 }
@@ -282,6 +272,15 @@ bool must_untie(Matcher& matcher, const Recipe& recipe, const ModuleSpec& embedd
 }
 
 }  // namespace
+
+std::pair<ModuleSpec, int64_t> source_of(const ModuleSpec& module, const ModelConfig& config,
+                                         const TensorLayout& layout) {
+  if (const ModuleSpec* same = layout.find(module.role, module.layer, module.expert)) return {*same, 0};
+  if (module.role == Role::kHead) return {*layout.find(Role::kEmbedding), 0};  // tied before
+  const int64_t q = config.num_attention_heads * config.head_dim, kv = config.num_key_value_heads * config.head_dim;
+  const int64_t first = module.role == Role::kQ ? 0 : module.role == Role::kK ? q : q + kv;
+  return {*layout.find(Role::kQkv, module.layer), first};
+}
 
 Result<Resolved> resolve(const Recipe& recipe, const ModelConfig& config, const TensorLayout& layout,
                          const format::Checkpoint* checkpoint, const Registry& registry, bool calibrated) {

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "compress/pass/recipe.h"
@@ -41,6 +42,11 @@ struct Resolved {
   /// True when no method needs calibration: tensors can then be handled one by one.
   bool data_free(const Registry& registry, const Recipe& recipe) const;
 };
+
+/// The module of a source with `config` and `layout` whose rows `module`, as it is written, takes; and the first of
+/// them.
+std::pair<format::ModuleSpec, int64_t> source_of(const format::ModuleSpec& module, const format::ModelConfig& config,
+                                                 const format::TensorLayout& layout);
 
 /// `layout` is of `config`, resolved against `checkpoint` where there is one; without (a plan from config.json alone),
 /// types are taken from the config and there are no others.

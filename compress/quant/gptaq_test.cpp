@@ -20,7 +20,7 @@ using testing::random_normal;
 using testing::target_of;
 
 /// Statistics of x with what the source has in its place.
-calibrate::InputStatistics statistics_of(const at::Tensor& x, const at::Tensor& source) {
+calibrate::InputStatistics statistics_beside(const at::Tensor& x, const at::Tensor& source) {
   calibrate::StatisticsBuilder builder({.hessian = true, .drift = true}, x.size(0));
   const auto now = x.split(100), then = source.split(100);
   for (size_t i = 0; i < now.size(); ++i) builder.add(now[i], then[i]);
@@ -37,7 +37,7 @@ double drifted_error(const at::Tensor& source, const at::Tensor& x, const at::Te
 
 at::Tensor run(const char* method, const at::Tensor& weight, const std::string& scheme, const at::Tensor& x,
                const at::Tensor& source, const nlohmann::json& options) {
-  calibrate::InputStatistics input = statistics_of(x, source);
+  calibrate::InputStatistics input = statistics_beside(x, source);
   pass::Target target = target_of(weight, scheme);
   target.input = &input;
   std::vector<pass::Target*> stage = {&target};
@@ -72,7 +72,7 @@ TEST_P(Drifted, WithoutDriftItIsGptq) {
 // With as many bits as a float needs, the least-squares solution itself: q = w (H + C) H^-1.
 TEST(Gptaq, StartsFromTheLeastSquaresSolution) {
   const at::Tensor x = correlated_inputs(500, 24, 6), source = x + 0.3 * correlated_inputs(500, 24, 7);
-  const calibrate::InputStatistics input = statistics_of(x, source);
+  const calibrate::InputStatistics input = statistics_beside(x, source);
   const HessianFactor factor = factorize(input.hessian.clone(), 1e-8, true, cancel()).value();
   const at::Tensor correction = drift_correction(factor, input.drift, 1.0);
   const at::Tensor order = at::tensor(factor.order, at::kLong);

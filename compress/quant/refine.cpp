@@ -6,15 +6,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <memory>
 #include <string>
 
+#include "compress/quant/schedule.h"
 #include "compress/quant/trained.h"
 #include "compress/tensor/bridge.h"
 #include "core/base/progress.h"
-#include "core/eval/random.h"
-#include "core/format/rewrite.h"
 
 namespace autoglm::quant {
 namespace {
@@ -22,33 +20,30 @@ namespace {
 using format::Role;
 
 constexpr int64_t kHeadTokens = 256;  // whose logits exist at once
-constexpr double kHeldBack = 1.0 / 16;
-constexpr double kWarmUp = 0.05;  // share of the steps in which the rate rises
-
-at::Tensor ids_of(const eval::Tokens& sequence) {
-  at::Tensor ids = at::empty({1, static_cast<int64_t>(sequence.size())}, at::kLong);
-  std::copy(sequence.begin(), sequence.end(), ids.mutable_data_ptr<int64_t>());
-  return ids;
-}
-
 class Refinement {
  public:
   Refinement(const model::Decoder& source, const model::Decoder& staged, const std::vector<eval::Tokens>& calibration,
              const RefineOptions& options, CancelToken& cancel)
-      : source_(source), staged_(staged), calibration_(calibration), options_(options), cancel_(cancel) {}
+      : source_(source),
+        staged_(staged),
+        calibration_(calibration),
+        options_(options),
+        cancel_(cancel),
+        split_(calibration, options.seed) {}
 
   Result<Refined> run() {
     AUTOGLM_RETURN_IF_ERROR(prepare());
     Refined out;
     AUTOGLM_ASSIGN_OR_RETURN(out.kl_before, divergence());
+    batches_ = split_.batches(options_.batch_tokens, 0);
     const auto per_epoch = static_cast<int64_t>(batches_.size());
     const int64_t steps = options_.epochs * per_epoch;
     Progress progress("refining", steps);
     for (out.steps = 0; out.steps < steps; ++out.steps) {
       progress.update(out.steps, "");
-      if (out.steps % per_epoch == 0) shuffle(out.steps / per_epoch);
+      if (out.steps % per_epoch == 0) batches_ = split_.batches(options_.batch_tokens, out.steps / per_epoch);
       AUTOGLM_RETURN_IF_ERROR(step(batches_[static_cast<size_t>(out.steps % per_epoch)],
-                                   rate_at(static_cast<double>(out.steps) / static_cast<double>(steps))));
+                                   cosine(static_cast<double>(out.steps) / static_cast<double>(steps))));
     }
     AUTOGLM_ASSIGN_OR_RETURN(out.kl_after, divergence());
     out.kept = out.kl_after < out.kl_before;  // false for NaN too
@@ -61,12 +56,6 @@ class Refinement {
 
   Status prepare() {
     if (calibration_.size() < 2) return invalid_argument("refinement needs at least two calibration sequences");
-    const auto count = static_cast<int64_t>(calibration_.size());
-    const std::vector<int64_t> order = eval::draw_indices(count, count, options_.seed);
-    const auto held = std::max<size_t>(1, static_cast<size_t>(kHeldBack * static_cast<double>(count)));
-    for (size_t i = 0; i < order.size(); ++i)
-      (i < held ? held_back_ : trained_on_).push_back(static_cast<size_t>(order[i]));
-    shuffle(0);
     size_t longest = 0;
     for (const eval::Tokens& sequence : calibration_) longest = std::max(longest, sequence.size());
     rotary_ = staged_.rotary(static_cast<int64_t>(longest));
@@ -78,7 +67,7 @@ class Refinement {
 
   Status load_blocks() {
     for (int64_t layer = 0; layer < staged_.config().num_hidden_layers; ++layer) {
-      AUTOGLM_ASSIGN_OR_RETURN(TrainedBlock block, TrainedBlock::load(staged_, layer, cancel_));
+      AUTOGLM_ASSIGN_OR_RETURN(TrainedBlock block, TrainedBlock::load(staged_, layer, nullptr, cancel_));
       blocks_.push_back(std::move(block));
     }
     const bool any = std::any_of(blocks_.begin(), blocks_.end(), [](const auto& block) { return block.quantized(); });
@@ -120,29 +109,6 @@ class Refinement {
     return ok_status();
   }
 
-  /// Batches of sequences of one length, in an order of their own for each epoch.
-  void shuffle(int64_t epoch) {
-    std::map<size_t, std::vector<size_t>> by_length;
-    const auto count = static_cast<int64_t>(trained_on_.size());
-    for (const int64_t i : eval::draw_indices(count, count, options_.seed + 1 + static_cast<uint64_t>(epoch))) {
-      const size_t sequence = trained_on_[static_cast<size_t>(i)];
-      by_length[calibration_[sequence].size()].push_back(sequence);
-    }
-    batches_.clear();
-    for (const auto& [length, sequences] : by_length) {
-      const size_t at_once = std::max<size_t>(1, static_cast<size_t>(options_.batch_tokens) / length);
-      for (size_t i = 0; i < sequences.size(); i += at_once) {
-        batches_.emplace_back(sequences.begin() + static_cast<std::ptrdiff_t>(i),
-                              sequences.begin() + static_cast<std::ptrdiff_t>(std::min(i + at_once, sequences.size())));
-      }
-    }
-  }
-
-  double rate_at(double progress) const {
-    const double warm = std::min(1.0, (progress + 1e-9) / kWarmUp);
-    return options_.rate * warm * 0.5 * (1 + std::cos(M_PI * progress));
-  }
-
   Result<std::vector<at::Tensor>> forward(const Batch& batch) {
     const at::NoGradGuard no_grad;
     std::vector<at::Tensor> rows;
@@ -181,47 +147,46 @@ class Refinement {
     return sum / static_cast<double>(hidden.size(0));
   }
 
-  Status step(const Batch& batch, double rate) {
+  Status step(const Batch& batch, double share) {
     AUTOGLM_ASSIGN_OR_RETURN(const std::vector<at::Tensor> states, forward(batch));
     const at::AutoGradMode with_gradient(true);
     at::Tensor last = states.back().detach().requires_grad_();
     const double kl = loss(batch, last, true);
     if (!std::isfinite(kl)) return bad_input("refinement: the compressed model gives NaN or infinity");
     at::Tensor gradient = last.grad();
+    const Rates rates{.values = options_.rate * share};
+    ++updates_;
     for (size_t layer = blocks_.size(); layer-- > 0;) {
       AUTOGLM_RETURN_IF_ERROR(cancel_.check());
       at::Tensor input = states[layer].detach().requires_grad_();
       model::forward(staged_.config(), blocks_[layer].build(), rotary_, input).backward(gradient);
       gradient = input.grad();
+      const at::NoGradGuard no_grad;
+      blocks_[layer].update(rates, updates_);
     }
     const at::NoGradGuard no_grad;
-    ++updates_;
-    for (TrainedBlock& block : blocks_) block.update(rate, updates_);
-    norm_.update(rate, updates_);
-    if (head_) head_->update(rate, updates_);
+    norm_.update(rates.values, updates_);
+    if (head_) head_->update(rates, updates_);
     return ok_status();
   }
 
   /// On the sequences that are held back.
   Result<double> divergence() {
     double sum = 0;
-    for (const size_t i : held_back_) {
+    for (const size_t i : split_.held_back()) {
       AUTOGLM_ASSIGN_OR_RETURN(const std::vector<at::Tensor> states, forward({i}));
       const at::NoGradGuard no_grad;
       sum += loss({i}, states.back(), false);
     }
-    return sum / static_cast<double>(held_back_.size());
+    return sum / static_cast<double>(split_.held_back().size());
   }
 
   Status write() {
-    const auto put = [&](const NewValues& values) {
-      return format::rewrite_tensor(staged_.checkpoint(), values.name, values.bytes);
-    };
     for (const TrainedBlock& block : blocks_) {
-      for (const NewValues& values : block.stored()) AUTOGLM_RETURN_IF_ERROR(put(values));
+      AUTOGLM_RETURN_IF_ERROR(write_over(staged_.checkpoint(), block.stored()));
     }
-    if (head_) AUTOGLM_RETURN_IF_ERROR(put(head_->stored()));
-    return put(norm_.stored());
+    if (head_) AUTOGLM_RETURN_IF_ERROR(write_over(staged_.checkpoint(), head_->stored()));
+    return write_over(staged_.checkpoint(), {norm_.stored()});
   }
 
   const model::Decoder& source_;
@@ -230,7 +195,7 @@ class Refinement {
   const RefineOptions& options_;
   CancelToken& cancel_;
 
-  std::vector<size_t> held_back_, trained_on_;
+  TrainingSplit split_;
   std::vector<Batch> batches_;
   model::Rotary rotary_;
   std::vector<TrainedBlock> blocks_;

@@ -5,8 +5,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "compress/pass/resolve.h"
 #include "compress/tensor/bridge.h"
-#include "core/format/quantized_weight.h"
+#include "core/format/rewrite.h"
 
 namespace autoglm::quant {
 namespace {
@@ -14,6 +15,7 @@ namespace {
 using format::Role;
 
 constexpr double kBeta1 = 0.9, kBeta2 = 0.99, kEpsilon = 1e-10;
+constexpr double kMargin = 0.49;  // of a position to the integer that it begins at
 
 /// x rounded to `type`, with the gradient of x (Bengio et al. 2013, arXiv:1308.3432: straight-through).
 at::Tensor rounded(const at::Tensor& x, at::ScalarType type) {
@@ -43,16 +45,21 @@ void for_each_linear(model::Block& block, Body body) {
 
 Result<TrainedVector> TrainedVector::load(const format::Checkpoint& checkpoint, const std::string& name,
                                           bool relative) {
-  TrainedVector out;
+  AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor start, tensor::load(checkpoint, name, at::kFloat));
+  TrainedVector out(start, relative ? start : start.abs().mean());
   out.name_ = name;
-  AUTOGLM_ASSIGN_OR_RETURN(out.start_, tensor::load(checkpoint, name, at::kFloat));
   out.type_ = tensor::to_torch(checkpoint.find(name)->dtype);
-  out.unit_ = relative ? out.start_ : out.start_.abs().mean();
-  out.change_ = at::zeros_like(out.start_).requires_grad_();
-  out.momentum_ = at::zeros_like(out.start_);
-  out.square_ = at::zeros_like(out.start_);
   return out;
 }
+
+TrainedVector::TrainedVector(at::Tensor start, at::Tensor unit)
+    : start_(std::move(start)),
+      unit_(std::move(unit)),
+      change_(at::zeros_like(start_).requires_grad_()),
+      momentum_(at::zeros_like(start_)),
+      square_(at::zeros_like(start_)) {}
+
+TrainedVector TrainedVector::of(const at::Tensor& positions) { return {positions, at::ones({}, positions.options())}; }
 
 at::Tensor TrainedVector::value() const { return rounded(start_ + unit_ * change_, type_); }
 
@@ -73,47 +80,99 @@ NewValues TrainedVector::stored() const {
   return {name_, {bytes.begin(), bytes.end()}};
 }
 
-Result<TrainedMatrix> TrainedMatrix::load(const model::Decoder& decoder, const format::ModuleSpec& module) {
+Result<TrainedMatrix> TrainedMatrix::load(const model::Decoder& decoder, const format::ModuleSpec& module,
+                                          const at::Tensor& wanted) {
   const format::StoredModel& stored = decoder.stored();
   const format::QuantScheme& scheme = *stored.scheme_of(module);
-  AUTOGLM_ASSIGN_OR_RETURN(
-      const format::QuantizedWeight weight,
-      format::decode(stored.checkpoint, module.name, scheme, stored.quantization->format_of(scheme), module.shape));
-  stored.release_weight(module);
   TrainedMatrix out;
-  const bool one = weight.args.strategy == format::Strategy::kTensor;
-  const int64_t rows = one ? 1 : weight.rows, groups = one ? 1 : weight.args.groups(weight.cols);
-  const int64_t columns = weight.rows * weight.cols / (rows * groups);
-  const at::Tensor codes = at::from_blob(const_cast<int8_t*>(weight.values.data()), {rows, groups, columns}, at::kChar);
-  if (weight.zero_points.empty()) {
-    out.codes_ = codes.clone();
+  out.module_ = module.name;
+  out.format_ = stored.quantization->format_of(scheme);
+  AUTOGLM_ASSIGN_OR_RETURN(out.form_,
+                           format::decode(stored.checkpoint, module.name, scheme, out.format_, module.shape));
+  stored.release_weight(module);
+  format::QuantizedWeight& form = out.form_;
+  const bool one = form.args.strategy == format::Strategy::kTensor;
+  const int64_t rows = one ? 1 : form.rows, groups = one ? 1 : form.args.groups(form.cols);
+  const int64_t columns = form.rows * form.cols / (rows * groups);
+  at::Tensor codes = at::from_blob(form.values.data(), {rows, groups, columns}, at::kChar);
+  const int8_t least = form.values.empty() ? 0 : *std::min_element(form.values.begin(), form.values.end());
+  const auto highest = static_cast<double>(form.args.q_max());
+  // A symmetric matrix may do without its lowest integer (Scheme::restricted), which is not stored.
+  const double lowest = form.args.symmetric ? std::max<double>(least, form.args.q_min()) : form.args.q_min();
+  if (form.zero_points.empty()) {
+    codes = codes.clone();
+    out.lowest_ = at::full({1, 1, 1}, lowest);
+    out.highest_ = at::full({1, 1, 1}, highest);
   } else {
-    const at::Tensor zeros =
-        at::from_blob(const_cast<int8_t*>(weight.zero_points.data()), {rows, groups, 1}, at::kChar);
-    out.codes_ = codes.to(at::kShort) - zeros.to(at::kShort);
-    if (weight.args.num_bits < 8) out.codes_ = out.codes_.to(at::kChar);
+    const at::Tensor zeros = at::from_blob(form.zero_points.data(), {rows, groups, 1}, at::kChar).to(at::kShort);
+    codes = codes.to(at::kShort) - zeros;
+    if (form.args.num_bits < 8) codes = codes.to(at::kChar);
+    out.lowest_ = lowest - zeros.to(at::kFloat);
+    out.highest_ = highest - zeros.to(at::kFloat);
   }
-  out.codes_ = out.codes_.contiguous();
+  form.values = {};
   AUTOGLM_ASSIGN_OR_RETURN(out.scales_, TrainedVector::load(stored.checkpoint, module.name + ".weight_scale", true));
-  out.shape_ = {weight.rows, weight.cols};
+  if (!wanted.defined()) {
+    out.codes_ = codes.contiguous();
+    return out;
+  }
+  const at::Tensor start = codes.to(at::kFloat), scales = out.scales_.value().detach().view({rows, groups, 1});
+  const at::Tensor distance = wanted.view({rows, groups, columns}) / scales - start;
+  out.positions_ = TrainedVector::of(start + distance.clamp(-kMargin, kMargin));
   return out;
 }
 
-at::Tensor TrainedMatrix::value() const {
-  const at::Tensor scales = scales_.value().view({codes_.size(0), codes_.size(1), 1});
-  return (codes_.to(at::kFloat) * scales).view(shape_);
+at::Tensor TrainedMatrix::codes() const {
+  if (!positions_) return codes_.to(at::kFloat);
+  const at::Tensor within = at::maximum(at::minimum(positions_->value(), highest_), lowest_);
+  return within + (within.detach().round() - within.detach());
 }
 
-Result<TrainedBlock> TrainedBlock::load(const model::Decoder& decoder, int64_t layer, CancelToken& cancel) {
+at::Tensor TrainedMatrix::value() const {
+  const at::Tensor integers = codes();
+  const at::Tensor scales = scales_.value().view({integers.size(0), integers.size(1), 1});
+  return (integers * scales).view({form_.rows, form_.cols});
+}
+
+void TrainedMatrix::update(const Rates& rates, int64_t step) {
+  scales_.update(rates.values, step);
+  if (positions_) positions_->update(rates.rounding, step);
+}
+
+std::vector<NewValues> TrainedMatrix::stored() const {
+  if (!positions_) return {scales_.stored()};
+  format::QuantizedWeight weight = form_;
+  at::Tensor integers = codes();
+  if (!form_.zero_points.empty()) integers = integers + (static_cast<double>(form_.args.q_min()) - lowest_);
+  integers = integers.to(at::kChar).contiguous();
+  weight.values.assign(integers.const_data_ptr<int8_t>(), integers.const_data_ptr<int8_t>() + integers.numel());
+  const at::Tensor scales = scales_.value().contiguous();
+  weight.scales.assign(scales.const_data_ptr<float>(), scales.const_data_ptr<float>() + scales.numel());
+  std::vector<NewValues> out;
+  for (format::StoredTensor& tensor : format::encode(weight, module_, format_)) {
+    out.push_back({std::move(tensor.name), std::move(tensor.bytes)});
+  }
+  return out;
+}
+
+Result<TrainedBlock> TrainedBlock::load(const model::Decoder& decoder, int64_t layer, const model::Decoder* source,
+                                        CancelToken& cancel) {
   TrainedBlock out;
   AUTOGLM_ASSIGN_OR_RETURN(out.block_, decoder.load_block(layer, &cancel));
+  const auto weight_before = [&](const format::ModuleSpec& module) -> Result<at::Tensor> {
+    if (source == nullptr) return at::Tensor();
+    const auto [spec, first] = pass::source_of(module, source->config(), source->layout());
+    AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor whole, source->load_weight(spec, at::kFloat));
+    return whole.narrow(0, first, module.shape[0]).contiguous();
+  };
   Status status;
   for_each_linear(out.block_, [&](model::Linear& linear) {
     if (!status.ok()) return;
     const auto load = [&]() -> Status {
       AUTOGLM_RETURN_IF_ERROR(cancel.check());
       if (decoder.stored().scheme_of(linear.spec) != nullptr) {
-        AUTOGLM_ASSIGN_OR_RETURN(TrainedMatrix matrix, TrainedMatrix::load(decoder, linear.spec));
+        AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor wanted, weight_before(linear.spec));
+        AUTOGLM_ASSIGN_OR_RETURN(TrainedMatrix matrix, TrainedMatrix::load(decoder, linear.spec, wanted));
         out.matrices_.emplace_back(linear.spec.name, std::move(matrix));
         linear.weight = at::Tensor();
       }
@@ -151,18 +210,27 @@ model::Block TrainedBlock::build() const {
   return block;
 }
 
-void TrainedBlock::update(double rate, int64_t step) {
-  for (auto& [name, matrix] : matrices_) matrix.update(rate, step);
-  for (auto& [name, bias] : biases_) bias.update(rate, step);
-  for (auto& [member, norm] : norms_) norm.update(rate, step);
+void TrainedBlock::update(const Rates& rates, int64_t step) {
+  for (auto& [name, matrix] : matrices_) matrix.update(rates, step);
+  for (auto& [name, bias] : biases_) bias.update(rates.values, step);
+  for (auto& [member, norm] : norms_) norm.update(rates.values, step);
 }
 
 std::vector<NewValues> TrainedBlock::stored() const {
   std::vector<NewValues> out;
-  for (const auto& [name, matrix] : matrices_) out.push_back(matrix.stored());
+  for (const auto& [name, matrix] : matrices_) {
+    for (NewValues& values : matrix.stored()) out.push_back(std::move(values));
+  }
   for (const auto& [name, bias] : biases_) out.push_back(bias.stored());
   for (const auto& [member, norm] : norms_) out.push_back(norm.stored());
   return out;
+}
+
+Status write_over(const format::Checkpoint& checkpoint, const std::vector<NewValues>& values) {
+  for (const NewValues& tensor : values) {
+    AUTOGLM_RETURN_IF_ERROR(format::rewrite_tensor(checkpoint, tensor.name, tensor.bytes));
+  }
+  return ok_status();
 }
 
 }  // namespace autoglm::quant

@@ -1,8 +1,10 @@
 #pragma once
-/// Values of an artifact that refinement trains, as they are stored and as tensors with gradients. Private to the room.
+/// Values of an artifact that are trained (reconstruct.h, refine.h), as they are stored and as tensors with gradients.
+/// Private to the room.
 #include <ATen/core/Tensor.h>
 
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,6 +15,7 @@
 #include "core/base/status.h"
 #include "core/format/checkpoint.h"
 #include "core/format/dtype.h"
+#include "core/format/quantized_weight.h"
 
 namespace autoglm::quant {
 
@@ -22,14 +25,23 @@ struct NewValues {
   std::vector<std::byte> bytes;
 };
 
+/// Steps of training: how far a value may move in one, relative to its unit.
+struct Rates {
+  double values = 1e-3;  ///< scales, norms, biases: a share of their size
+  double rounding = 0;   ///< integers: of a step from one to the next
+};
+
 /// One tensor that is trained with Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1): value = start + unit *
 /// change, so that a rate means the same for large and small values.
 class TrainedVector {
  public:
+  TrainedVector() = default;
   /// A float tensor of any shape. `relative`: each value moves in proportion to itself (scales), else to the mean size
   /// of all (norms, biases).
   static Result<TrainedVector> load(const format::Checkpoint& checkpoint, const std::string& name,
                                     bool relative = false);
+  /// Positions between integers, float32; they have no stored form of their own.
+  static TrainedVector of(const at::Tensor& positions);
 
   /// float32, rounded to the stored type; its gradient goes to the change.
   at::Tensor value() const;
@@ -37,34 +49,48 @@ class TrainedVector {
   NewValues stored() const;
 
  private:
+  TrainedVector(at::Tensor start, at::Tensor unit);
+
   std::string name_;
   at::ScalarType type_ = at::kFloat;
   at::Tensor start_, unit_, change_;
   at::Tensor momentum_, square_;
 };
 
-/// A quantized matrix whose scales are trained; its integers stay.
+/// A quantized matrix whose scales are trained, and where wanted its integers: each is the nearest to a position that
+/// moves, with the gradient of the position (straight-through).
 class TrainedMatrix {
  public:
-  static Result<TrainedMatrix> load(const model::Decoder& decoder, const format::ModuleSpec& module);
+  /// `wanted` [out, in] float32: what the weight was before, which decides to which side an integer moves first;
+  /// undefined: the integers stay. Zero points always stay.
+  static Result<TrainedMatrix> load(const model::Decoder& decoder, const format::ModuleSpec& module,
+                                    const at::Tensor& wanted = {});
   at::Tensor value() const;  ///< [out, in] float32
-  void update(double rate, int64_t step) { scales_.update(rate, step); }
-  NewValues stored() const { return scales_.stored(); }
+  void update(const Rates& rates, int64_t step);
+  std::vector<NewValues> stored() const;
 
  private:
-  at::Tensor codes_;  ///< q - zero_point, [out, groups, columns of a group], int8 or int16
+  at::Tensor codes() const;  ///< q - zero_point, [rows, groups, columns of a group], float32
+
+  std::string module_;
+  std::string_view format_;
+  format::QuantizedWeight form_;  ///< but for the integers and scales
+  at::Tensor codes_;              ///< as stored, int8 or int16; undefined where they are trained
+  std::optional<TrainedVector> positions_;
+  at::Tensor lowest_, highest_;  ///< codes of each group, [rows, groups, 1]
   TrainedVector scales_;
-  std::vector<int64_t> shape_;  ///< out, in
 };
 
 /// A block of which every quantized matrix, norm and bias is trained.
 class TrainedBlock {
  public:
-  static Result<TrainedBlock> load(const model::Decoder& decoder, int64_t layer, CancelToken& cancel);
+  /// `source`: the model before it was compressed, where the integers are trained too; else null.
+  static Result<TrainedBlock> load(const model::Decoder& decoder, int64_t layer, const model::Decoder* source,
+                                   CancelToken& cancel);
   bool quantized() const { return !matrices_.empty(); }
   /// With the values of now; gradients go through it where they are on.
   model::Block build() const;
-  void update(double rate, int64_t step);
+  void update(const Rates& rates, int64_t step);
   std::vector<NewValues> stored() const;
 
  private:
@@ -73,5 +99,8 @@ class TrainedBlock {
   std::vector<std::pair<std::string, TrainedVector>> biases_;    ///< by module name
   std::vector<std::pair<at::Tensor model::Block::*, TrainedVector>> norms_;
 };
+
+/// Writes them over what `checkpoint` holds under their names.
+Status write_over(const format::Checkpoint& checkpoint, const std::vector<NewValues>& values);
 
 }  // namespace autoglm::quant

@@ -71,9 +71,7 @@ class Evaluator {
       finish_latency();
       finish_tasks();
     }
-    if (options_.max_loss) {
-      AUTOGLM_RETURN_IF_ERROR(judge(*options_.max_loss));
-    }
+    if (options_.max_loss || options_.max_kl) AUTOGLM_RETURN_IF_ERROR(judge());
     out_.seconds = now_() - start_;
     if (const int64_t peak = peak_rss_bytes(); peak > 0) out_.peak_rss_bytes = peak;
     return std::move(out_);
@@ -116,10 +114,12 @@ class Evaluator {
     return ok_status();
   }
 
-  Status judge(double max_loss) {
+  Status judge() {
     if (!out_.tasks && !out_.divergence && !text_lacks_.empty())
       return resource_exhausted("the loss cannot be measured: " + text_lacks_);
-    AUTOGLM_ASSIGN_OR_RETURN(out_.contract, check_contract(max_loss, out_.tasks, out_.divergence));
+    auto contract = options_.max_kl ? check_divergence(*options_.max_kl, out_.divergence)
+                                    : check_contract(*options_.max_loss, out_.tasks, out_.divergence);
+    AUTOGLM_ASSIGN_OR_RETURN(out_.contract, std::move(contract));
     return ok_status();
   }
 

@@ -51,13 +51,14 @@ struct EvaluateOptions {
   double seconds = 60;             ///< that `fast` may take, its least text and kContractTasks apart
   uint64_t seed = 0;               ///< which tasks are asked
   std::optional<double> max_loss;  ///< fills `contract`
+  std::optional<double> max_kl;    ///< in its place
   std::function<double()> now;     ///< seconds of a clock; empty: the machine's steady clock
 };
 
 /// Measures `compressed`, against `source` unless it is null. Of the result's `text` it fills `sequences` and `length`;
 /// the rest of `text`, and `conditions`, are the caller's. Where a scorer cannot hold its model in memory
 /// (kResourceExhausted), tasks and latency are left out with a note, and text where it cannot hold what scoring needs;
-/// every other error is returned. kResourceExhausted: so little was measured that `max_loss` cannot be judged.
+/// every other error is returned. kResourceExhausted: so little was measured that a contract cannot be judged.
 Result<Evaluation> evaluate(Scorer* source, Scorer& compressed, const EvaluateInputs& inputs,
                             const EvaluateOptions& options, CancelToken& cancel);
 

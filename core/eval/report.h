@@ -46,6 +46,43 @@ struct Refinement {
   bool kept = false;  ///< false: it brought nothing, and the artifact is as it was before
 };
 
+/// What training one block's rounding, scales, norms and biases gave: |y - y_source|^2 / |y_source|^2 of its output, on
+/// calibration sequences that no step saw.
+struct BlockReconstruction {
+  int64_t layer = 0;
+  double error_before = 0, error_after = 0;
+  bool kept = false;  ///< false: it brought nothing, and the block is as it was before
+};
+
+/// The format that was chosen for tensors that are stored alike.
+struct ChosenFormat {
+  std::string name;
+  std::string scheme;  ///< "keep": as in the source
+  int64_t bytes = 0;
+  double bits_per_weight = 0;
+  double estimated_kl = 0;  ///< its share, nats per token
+};
+
+/// One size that was written and measured for a contract.
+struct Attempt {
+  int64_t bytes = 0;
+  double estimated_kl = 0;
+  std::optional<double> kl;  ///< without text to measure on: none
+  double loss = 0;
+  bool holds = false;
+};
+
+/// How formats were chosen under a budget (docs/RECIPES.md).
+struct AutomaticBits {
+  std::string profile;       ///< "any", "transformers", "vllm"
+  int64_t budget_bytes = 0;  ///< of all tensors
+  int64_t bytes = 0;         ///< of what was chosen
+  double estimated_kl = 0;   ///< nats per token, of rounding to nearest
+  int64_t tokens = 0;        ///< that the estimate rests on
+  std::vector<ChosenFormat> formats;
+  std::vector<Attempt> attempts;  ///< of a contract, in their order; else none
+};
+
 struct StageTime {
   std::string name;  ///< "calibration", "blocks", "writing", ...
   double seconds = 0;
@@ -111,6 +148,8 @@ struct Report {
   std::optional<Conditions> conditions;  ///< of compressing
   std::optional<Cost> predicted, measured;
   std::vector<StageTime> stages;
+  std::optional<AutomaticBits> automatic;
+  std::vector<BlockReconstruction> reconstruction;
   std::optional<Refinement> refinement;
   std::vector<TensorPass> passes;
   std::vector<std::string> carried_over;  ///< tensors copied untouched because no rule names them

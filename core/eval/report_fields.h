@@ -34,6 +34,43 @@ void fields(Is<StageTime> auto& s, V&& visit) {
 }
 
 template <typename V>
+void fields(Is<BlockReconstruction> auto& s, V&& visit) {
+  visit("layer", s.layer, "counted from 0");
+  visit("error_before", s.error_before, "‖y − y_source‖² / ‖y_source‖² of its output, on sequences that no step saw");
+  visit("error_after", s.error_after, "the same after the last step");
+  visit("kept", s.kept, "false: it brought nothing, and the block is as it was before");
+}
+
+template <typename V>
+void fields(Is<ChosenFormat> auto& s, V&& visit) {
+  visit("name", s.name, "modules that are stored alike");
+  visit("scheme", s.scheme, "scheme word; keep: as in the source");
+  visit("bytes", s.bytes, "stored, scales and zero points included");
+  visit("bits_per_weight", s.bits_per_weight, "the same for each weight");
+  visit("estimated_kl", s.estimated_kl, "its share of the loss, nats per token");
+}
+
+template <typename V>
+void fields(Is<Attempt> auto& s, V&& visit) {
+  visit("bytes", s.bytes, "of all tensors");
+  visit("estimated_kl", s.estimated_kl, "foreseen, nats per token");
+  visit("kl", s.kl, "measured on its files, nats per token");
+  visit("loss", s.loss, "what the contract is about, measured");
+  visit("holds", s.holds, "whether it keeps the contract, its confidence bound included");
+}
+
+template <typename V>
+void fields(Is<AutomaticBits> auto& s, V&& visit) {
+  visit("profile", s.profile, "what the formats must run on: any, transformers or vllm");
+  visit("budget_bytes", s.budget_bytes, "that all tensors may take");
+  visit("bytes", s.bytes, "that they take");
+  visit("estimated_kl", s.estimated_kl, "estimated KL of rounding to nearest, nats per token");
+  visit("tokens", s.tokens, "that the estimate rests on");
+  visit("formats", s.formats, "what was chosen");
+  visit("attempts", s.attempts, "sizes that were written and measured to find the smallest that keeps the contract");
+}
+
+template <typename V>
 void fields(Is<Refinement> auto& s, V&& visit) {
   visit("epochs", s.epochs, "passes over the calibration text");
   visit("steps", s.steps, "updates made");
@@ -98,6 +135,8 @@ void fields(Is<TaskScores> auto& s, V&& visit) {
   visit("max_new_tokens", s.max_new_tokens, "longest answer allowed, in tokens");
   visit("correct", s.correct, "right answers of the compressed model");
   visit("source_correct", s.source_correct, "right answers of the source");
+  visit("lost", s.lost, "tasks that only the source got right");
+  visit("gained", s.gained, "tasks that only the compressed model got right");
   visit("agreement", s.agreement, "share of tasks where both answer the same, right or wrong");
   visit("groups", s.groups, "the same by kind and by language");
 }
@@ -163,9 +202,10 @@ void fields(Is<Sizes> auto& s, V&& visit) {
 
 template <typename V>
 void fields(Is<Contract> auto& s, V&& visit) {
-  visit("max_loss", s.max_loss, "loss that was allowed, as a share");
-  visit("measure", s.measure, "`task accuracy` (relative drop) or `top-1 agreement` (1 − agreement)");
-  visit("loss", s.loss, "loss that was measured, as a share; negative when the model got better");
+  visit("max_loss", s.max_loss, "loss that was allowed, as a share or in nats");
+  visit("measure", s.measure, "`task accuracy` (relative drop), `top-1 agreement` (1 − agreement) or `KL divergence`");
+  visit("loss", s.loss, "loss that was measured, in the same unit; negative when the model got better");
+  visit("upper", s.upper, "what the loss is below with a confidence of 95 %, by paired comparison");
   visit("holds", s.holds, "whether the loss is within the bound");
 }
 
@@ -199,6 +239,8 @@ void fields(Is<Report> auto& s, V&& visit) {
   visit("predicted", s.predicted, "cost foreseen before the start");
   visit("measured", s.measured, "cost found after");
   visit("stages", s.stages, "time by stage");
+  visit("automatic", s.automatic, "how formats were chosen under a budget");
+  visit("reconstruction", s.reconstruction, "what training the rounding of each block gave");
   visit("refinement", s.refinement, "what training scales, norms and biases gave");
   visit("passes", s.passes, "what the methods said of each tensor");
   visit("carried_over", s.carried_over, "tensors copied untouched because no rule names them");

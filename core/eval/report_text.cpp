@@ -221,6 +221,20 @@ void add_method(std::string& out, const Report& report) {
   if (report.measured) out += "- Needed: " + cost(*report.measured) + "\n";
   for (const StageTime& stage : report.stages)
     out += fmt::format("  - {}: {}\n", plain(stage.name), duration(stage.seconds));
+  if (const auto& a = report.automatic) {
+    out += fmt::format("- Formats chosen for {} within {}, profile {}: estimated KL {:.5f} before compensation\n",
+                       format_bytes(a->bytes), format_bytes(a->budget_bytes), plain(a->profile), a->estimated_kl);
+  }
+  if (!report.reconstruction.empty()) {
+    double before = 0, after = 0;
+    for (const BlockReconstruction& block : report.reconstruction) {
+      before += block.error_before;
+      after += block.kept ? block.error_after : block.error_before;
+    }
+    const auto blocks = static_cast<double>(report.reconstruction.size());
+    out += fmt::format("- Reconstructed {} blocks: mean error of their outputs {:.5f} → {:.5f}\n",
+                       report.reconstruction.size(), before / blocks, after / blocks);
+  }
   if (const auto& r = report.refinement) {
     out += fmt::format("- Refined in {} steps: KL {:.5f} → {:.5f} on calibration text that no step saw{}\n", r->steps,
                        r->kl_before, r->kl_after, r->kept ? "" : "; not kept");
@@ -271,8 +285,11 @@ std::string verdict(const Report& report) {
   }
   if (e && e->contract) {
     const Contract& c = *e->contract;
+    const auto amount = [&](double value) {
+      return c.measure == Contract::kDivergence ? fmt::format("{:.4f}", value) : format_percent(value);
+    };
     parts.push_back(fmt::format("{}: {} lost by {}, {} allowed", c.holds ? "contract holds" : "CONTRACT BROKEN",
-                                format_percent(c.loss), c.measure, format_percent(c.max_loss)));
+                                amount(c.loss), c.measure, amount(c.max_loss)));
   }
   if (!e) parts.emplace_back("not verified");
   std::string out;

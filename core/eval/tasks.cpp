@@ -161,19 +161,23 @@ TaskScores score_answers(const std::vector<Task>& tasks, const std::vector<std::
   scores.count = static_cast<int64_t>(tasks.size());
   scores.available = scores.count;
   std::map<std::string, TaskGroup> kinds, langs;
-  int64_t same = 0, source_correct = 0;
+  int64_t same = 0, source_correct = 0, lost = 0, gained = 0;
   for (size_t i = 0; i < tasks.size(); ++i) {
     const bool correct = answers[i] == tasks[i].answer;
     const bool source_is_correct = source_answers != nullptr && (*source_answers)[i] == tasks[i].answer;
     const bool* source = source_answers != nullptr ? &source_is_correct : nullptr;
     scores.correct += correct ? 1 : 0;
     source_correct += source_is_correct ? 1 : 0;
+    lost += source_is_correct && !correct ? 1 : 0;
+    gained += correct && !source_is_correct ? 1 : 0;
     same += source_answers != nullptr && answers[i] == (*source_answers)[i] ? 1 : 0;
     if (!tasks[i].kind.empty()) count(kinds, "kind " + tasks[i].kind, correct, source);
     if (!tasks[i].lang.empty()) count(langs, "lang " + tasks[i].lang, correct, source);
   }
   if (source_answers != nullptr && scores.count > 0) {
     scores.source_correct = source_correct;
+    scores.lost = lost;
+    scores.gained = gained;
     scores.agreement = static_cast<double>(same) / static_cast<double>(scores.count);
   }
   for (auto* groups : {&kinds, &langs}) {

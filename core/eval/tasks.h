@@ -80,8 +80,9 @@ struct TaskScores {
   int64_t max_new_tokens = 0;
   int64_t correct = 0;
   std::optional<int64_t> source_correct;
-  std::optional<double> agreement;  ///< share of tasks where the compressed model's last line is the source's
-  std::vector<TaskGroup> groups;    ///< by kind, then by lang, in order of name
+  std::optional<int64_t> lost, gained;  ///< tasks that only the source, or only the compressed model, got right
+  std::optional<double> agreement;      ///< share of tasks where the compressed model's last line is the source's
+  std::vector<TaskGroup> groups;        ///< by kind, then by lang, in order of name
 
   double accuracy() const { return count > 0 ? static_cast<double>(correct) / static_cast<double>(count) : 0; }
   std::optional<double> source_accuracy() const {

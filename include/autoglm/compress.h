@@ -27,14 +27,23 @@ struct CompressOptions {
   // The recipe. Every member has an "unset" value, which a recipe file, then the default in brackets, fills.
   std::string config;        ///< a recipe file (YAML, docs/RECIPES.md)
   std::string quantization;  ///< scheme word: int2..int8, w8a8, fp16, bf16, with -gN, -channel, -asym, ...:
-                             ///< "int4-g64-asym" [int4]
+                             ///< "int4-g64-asym"; "auto" chooses by a budget below [int4, or auto with a budget]
   std::string method;        ///< "gptq", "gptaq", "rtn" [gptq where there is calibration text, else rtn]
+  std::string effort;        ///< fast | balanced | best: sets the three that follow where they are not given [fast]
+  int64_t reconstruct = -1;  ///< steps that train each block's rounding and scales against the source's block [0]
   int64_t refine = -1;       ///< passes over the calibration text that train scales and norms against the source [0]
   std::vector<std::string>
       overrides;  ///< "REGEX=SCHEME[:METHOD]" over module names, SCHEME may be "keep"; the first match decides
   std::vector<std::string> ignore;  ///< regexes of modules that stay as they are
   std::string embedding;            ///< scheme word of the embedding [kept]
   std::string head;                 ///< scheme word of the head [kept]
+
+  // A budget for automatic bits: one of these, or "auto" and a contract (below); needs calibration text.
+  double target_bits = 0;   ///< stored bits per parameter of the whole model
+  int64_t target_size = 0;  ///< bytes of the weight files
+  double ratio = 0;         ///< times smaller than the model in fp32
+  std::string profile;  ///< formats to choose from: any | transformers | vllm [transformers, any where that is too big]
+  std::string scores;   ///< file that keeps measured sensitivities for further budgets [none]
 
   // Calibration text: .txt, .jsonl or a folder of them [MODEL/tasks/calibration.jsonl where it exists].
   std::string calibration;
@@ -44,7 +53,8 @@ struct CompressOptions {
   // Verification, by a fresh process on the written files.
   std::string verify;      ///< none | fast (as long as compressing took, at least 10 s) | full [fast]
   std::string evaluation;  ///< text to measure on [see docs/RECIPES.md]
-  double max_loss = -1;    ///< contract, as a share (0.03) [none]
+  double max_loss = -1;    ///< contract, as a share (0.03); with "auto" the smallest artifact that keeps it [none]
+  double max_kl = 0;       ///< contract in its place: mean KL(source || artifact) in nats [none]
   std::string verifier;    ///< the autoglm program to run [found on PATH]
 
   // Bounds and reproducibility.

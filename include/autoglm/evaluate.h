@@ -15,6 +15,7 @@ struct EvaluateOptions {
   std::string level = "fast";  ///< fast | full
   double seconds = 60;         ///< time that `fast` may take
   double max_loss = -1;        ///< contract, as a share; negative: none
+  double max_kl = 0;           ///< contract in its place, mean KL(source || model) in nats; 0: none
   int64_t max_ram = 0;         ///< bytes; 0: what the machine has
   int threads = 0;
   uint64_t seed = 0;

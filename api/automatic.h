@@ -1,0 +1,34 @@
+#pragma once
+/// Automatic bits: what fits a budget and loses least, chosen from measured sensitivities.
+#include <string>
+#include <vector>
+
+#include "api/settings.h"
+#include "compress/model/decoder.h"
+#include "compress/pass/registry.h"
+#include "compress/search/allocation.h"
+#include "compress/search/sensitivity.h"
+#include "core/base/cancel.h"
+#include "core/base/status.h"
+#include "core/eval/scorer.h"
+
+namespace autoglm::api {
+
+struct Automatic {
+  search::Sensitivity sensitivity;
+  search::Profile profile = search::Profile::kAny;
+};
+
+/// Sensitivities of `source` (which computes in fp32): those of the file `settings.scores` where they are of this
+/// model, text and recipe, else measured now and written there. kBadInput: that file cannot be read as scores, and is
+/// left as it is.
+Result<Automatic> measure_for_budget(const Settings& settings, const model::Decoder& source,
+                                     const pass::Registry& registry, const std::vector<eval::Tokens>& calibration,
+                                     CancelToken& cancel);
+
+/// Bytes of tensors that the settings' budget allows, or for a contract where to begin. Settles `automatic.profile`:
+/// without one in the settings, transformers' where its formats fit, else any, of which it warns.
+/// kInvalidArgument: the budget is smaller than what is possible.
+Result<int64_t> first_budget(const Settings& settings, Automatic& automatic);
+
+}  // namespace autoglm::api

@@ -1,0 +1,172 @@
+#include "compress/quant/reconstruct.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "compress/calibrate/hidden_states.h"
+#include "compress/quant/schedule.h"
+#include "compress/quant/trained.h"
+#include "compress/tensor/bridge.h"
+#include "core/base/progress.h"
+
+namespace autoglm::quant {
+namespace {
+
+using calibrate::HiddenStates;
+
+class Reconstruction {
+ public:
+  Reconstruction(const model::Decoder& source, const model::Decoder& staged,
+                 const std::vector<eval::Tokens>& calibration, const ReconstructOptions& options, CancelToken& cancel)
+      : source_(source), staged_(staged), options_(options), cancel_(cancel), split_(calibration, options.seed) {}
+
+  Result<std::vector<ReconstructedBlock>> run(const std::vector<eval::Tokens>& calibration) {
+    if (calibration.size() < 2) return invalid_argument("reconstruction needs at least two calibration sequences");
+    AUTOGLM_RETURN_IF_ERROR(embed(calibration));
+    const int64_t layers = staged_.config().num_hidden_layers;
+    Progress progress("reconstructing", layers * options_.steps);
+    std::vector<ReconstructedBlock> out;
+    for (int64_t layer = 0; layer < layers; ++layer) {
+      AUTOGLM_RETURN_IF_ERROR(run_source(layer));
+      AUTOGLM_ASSIGN_OR_RETURN(TrainedBlock block, TrainedBlock::load(staged_, layer, &source_, cancel_));
+      if (block.quantized()) {
+        AUTOGLM_ASSIGN_OR_RETURN(ReconstructedBlock done, train(layer, block, progress));
+        out.push_back(done);
+      }
+      AUTOGLM_RETURN_IF_ERROR(carry_on(layer));
+    }
+    return out.empty() ? invalid_argument("reconstruction: no block has quantized weights to be trained")
+                       : Result<std::vector<ReconstructedBlock>>(std::move(out));
+  }
+
+ private:
+  Status embed(const std::vector<eval::Tokens>& calibration) {
+    std::vector<int64_t> lengths;
+    for (const eval::Tokens& sequence : calibration) lengths.push_back(static_cast<int64_t>(sequence.size()));
+    rotary_ = staged_.rotary(*std::max_element(lengths.begin(), lengths.end()));
+    for (auto [decoder, states] : {std::pair(&source_, &wanted_), std::pair(&staged_, &states_)}) {
+      AUTOGLM_ASSIGN_OR_RETURN(*states, HiddenStates::create(lengths, source_.config().hidden_size, at::kFloat,
+                                                             options_.state_bytes / 2, options_.scratch));
+      for (size_t i = 0; i < calibration.size(); ++i) {
+        AUTOGLM_RETURN_IF_ERROR(cancel_.check());
+        AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor embedded, decoder->embed(ids_of(calibration[i])));
+        AUTOGLM_RETURN_IF_ERROR(states->put(static_cast<int64_t>(i), embedded));
+      }
+    }
+    return ok_status();
+  }
+
+  Status run_block(const model::Block& block, HiddenStates& states) {
+    const at::NoGradGuard no_grad;
+    model::ForwardOptions options;
+    options.cancel = &cancel_;
+    for (int64_t i = 0; i < states.sequences(); ++i) {
+      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor input, states.get(i, 1));
+      const at::Tensor output = model::forward(staged_.config(), block, rotary_, input, options);
+      AUTOGLM_RETURN_IF_ERROR(cancel_.check());
+      AUTOGLM_RETURN_IF_ERROR(states.put(i, output));
+    }
+    return ok_status();
+  }
+
+  Status run_source(int64_t layer) {
+    AUTOGLM_ASSIGN_OR_RETURN(const model::Block block, source_.load_block(layer, &cancel_));
+    return run_block(block, wanted_);
+  }
+
+  /// By what the files hold.
+  Status carry_on(int64_t layer) {
+    AUTOGLM_ASSIGN_OR_RETURN(const model::Block block, staged_.load_block(layer, &cancel_));
+    return run_block(block, states_);
+  }
+
+  /// Sequences of one length, [count, length, hidden].
+  static Result<at::Tensor> batch_of(const HiddenStates& states, const std::vector<size_t>& sequences) {
+    std::vector<at::Tensor> parts;
+    for (const size_t i : sequences) {
+      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor one, states.get(static_cast<int64_t>(i), 1));
+      parts.push_back(one);
+    }
+    return at::cat(parts);
+  }
+
+  Result<ReconstructedBlock> train(int64_t layer, TrainedBlock& block, Progress& progress) {
+    ReconstructedBlock out{.layer = layer};
+    AUTOGLM_ASSIGN_OR_RETURN(out.error_before, error(block));
+    const auto steps = static_cast<double>(options_.steps);
+    std::vector<std::vector<size_t>> batches;
+    for (int64_t step = 0, epoch = 0; step < options_.steps; ++step) {
+      progress.update(layer * options_.steps + step, fmt::format("layer {}", layer + 1));
+      AUTOGLM_RETURN_IF_ERROR(cancel_.check());
+      if (batches.empty()) batches = split_.batches(options_.batch_tokens, epoch++);
+      AUTOGLM_RETURN_IF_ERROR(descend(block, batches.back(), step + 1, cosine(static_cast<double>(step) / steps)));
+      batches.pop_back();
+    }
+    AUTOGLM_ASSIGN_OR_RETURN(out.error_after, error(block));
+    out.kept = out.error_after < out.error_before;  // false for NaN too
+    if (out.kept) AUTOGLM_RETURN_IF_ERROR(write_over(staged_.checkpoint(), block.stored()));
+    return out;
+  }
+
+  Status descend(TrainedBlock& block, const std::vector<size_t>& sequences, int64_t step, double share) {
+    AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor input, batch_of(states_, sequences));
+    AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor wanted, batch_of(wanted_, sequences));
+    const at::AutoGradMode with_gradient(true);
+    const at::Tensor output = model::forward(staged_.config(), block.build(), rotary_, input);
+    const at::Tensor loss = (output - wanted).square().sum() / wanted.square().sum();
+    if (!std::isfinite(loss.item<double>())) return bad_input("reconstruction: a block gives NaN or infinity");
+    loss.backward();
+    const at::NoGradGuard no_grad;
+    block.update({options_.rate * share, options_.rounding_rate * share}, step);
+    return ok_status();
+  }
+
+  /// On the sequences that are held back.
+  Result<double> error(const TrainedBlock& trained) {
+    const at::NoGradGuard no_grad;
+    const model::Block block = trained.build();
+    double difference = 0, whole = 0;
+    for (const size_t i : split_.held_back()) {
+      AUTOGLM_RETURN_IF_ERROR(cancel_.check());
+      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor input, batch_of(states_, {i}));
+      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor wanted, batch_of(wanted_, {i}));
+      const at::Tensor output = model::forward(staged_.config(), block, rotary_, input);
+      difference += (output - wanted).square().sum().item<double>();
+      whole += wanted.square().sum().item<double>();
+    }
+    return difference / whole;
+  }
+
+  const model::Decoder& source_;
+  const model::Decoder& staged_;
+  const ReconstructOptions& options_;
+  CancelToken& cancel_;
+  TrainingSplit split_;
+  model::Rotary rotary_;
+  HiddenStates states_;  ///< what the compressed blocks give
+  HiddenStates wanted_;  ///< what the source's give
+};
+
+}  // namespace
+
+Result<std::vector<ReconstructedBlock>> reconstruct(const model::Decoder& source, const model::Decoder& staged,
+                                                    const std::vector<eval::Tokens>& calibration,
+                                                    const ReconstructOptions& options, CancelToken& cancel) {
+  return tensor::guarded([&] { return Reconstruction(source, staged, calibration, options, cancel).run(calibration); });
+}
+
+int64_t reconstruct_bytes(const model::Decoder& source, int64_t sequences, int64_t length,
+                          const ReconstructOptions& options) {
+  const format::ModelConfig& config = source.config();
+  const int64_t block = source.block_bytes();
+  const int64_t batch = std::max(options.batch_tokens, length);
+  const int64_t states = std::min(options.state_bytes, 2 * sequences * length * config.hidden_size * int64_t{4});
+  const int64_t activations = batch * int64_t{4} * (16 * config.hidden_size + 12 * config.intermediate_size);
+  return 9 * block + states + activations;  // positions, Adam's sums, gradients and what rounding keeps for them
+}
+
+}  // namespace autoglm::quant

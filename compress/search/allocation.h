@@ -1,0 +1,45 @@
+#pragma once
+/// Allocation: one format for every group under a bound on stored bytes, with the least estimated loss.
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "compress/pass/recipe.h"
+#include "compress/search/sensitivity.h"
+#include "core/base/status.h"
+
+namespace autoglm::search {
+
+struct Allocation {
+  std::vector<size_t> choices;  ///< index of the candidate of every group
+  int64_t bytes = 0;            ///< of all tensors, those outside the groups included
+  double loss = 0;              ///< estimated, nats per token
+};
+
+/// What an artifact is made for, and so which formats it may have.
+enum class Profile {
+  kAny,           ///< all that autoglm-edge runs
+  kTransformers,  ///< any integers, but the embedding is kept (docs/FORMATS.md)
+  kVllm,          ///< 4 and 8 bits; embedding and head are kept
+};
+std::string_view to_string(Profile profile);
+Result<Profile> profile_of(std::string_view word);  ///< "any", "transformers", "vllm"; else kInvalidArgument
+
+/// The least loss in at most `bytes` (exact: knapsack.h). kInvalidArgument: less than the smallest possible; the
+/// message has both numbers.
+Result<Allocation> allocate(const Sensitivity& sensitivity, int64_t bytes, Profile profile);
+
+/// The bytes of the smallest and of the largest allocation.
+struct SizeRange {
+  int64_t smallest = 0, largest = 0;
+};
+SizeRange size_range(const Sensitivity& sensitivity, Profile profile);
+
+/// The smallest bytes whose allocation has an estimated loss of at most `loss`, to a thousandth.
+int64_t size_for(const Sensitivity& sensitivity, Profile profile, double loss);
+
+/// `recipe` with an override for every group, after its own: what they match stays theirs.
+pass::Recipe with_allocation(pass::Recipe recipe, const Sensitivity& sensitivity, const Allocation& allocation);
+
+}  // namespace autoglm::search

@@ -1,0 +1,182 @@
+#include "compress/search/sensitivity.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <random>
+
+#include "compress/pass/pipeline.h"
+#include "compress/search/testing.h"
+#include "core/format/tiny_models.h"
+
+namespace autoglm::search {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+std::vector<eval::Tokens> random_tokens(int64_t count, int64_t length, uint64_t seed) {
+  std::mt19937_64 generator(seed);
+  std::vector<eval::Tokens> out(static_cast<size_t>(count));
+  for (eval::Tokens& tokens : out) {
+    for (int64_t i = 0; i < length; ++i) tokens.push_back(static_cast<int32_t>(generator() % 320));
+  }
+  return out;
+}
+
+Result<Sensitivity> measure(const std::string& family, const pass::Recipe& recipe,
+                            const std::vector<std::string>& schemes, int64_t tokens = 2048) {
+  CancelToken cancel;
+  AUTOGLM_ASSIGN_OR_RETURN(const model::Decoder source, model::Decoder::open(format::kTiny / family));
+  SensitivityOptions options;
+  options.schemes = schemes;
+  options.tokens = tokens;
+  options.length = 32;
+  return measure_sensitivity(source, recipe, testing::registry(), random_tokens(64, 32, 1), options, cancel);
+}
+
+class Scratch {
+ public:
+  Scratch() {
+    std::string name = (fs::temp_directory_path() / "autoglm-search-XXXXXX").string();
+    folder_ = ::mkdtemp(name.data());
+  }
+  ~Scratch() { fs::remove_all(folder_); }
+  const fs::path& operator*() const { return folder_; }
+
+ private:
+  fs::path folder_;
+};
+
+/// Mean KL(source || written) over the tokens, in nats.
+double divergence(const model::Decoder& source, const model::Decoder& written, const std::vector<eval::Tokens>& texts) {
+  const at::NoGradGuard no_grad;
+  double sum = 0;
+  int64_t tokens = 0;
+  for (const eval::Tokens& text : texts) {
+    at::Tensor ids = at::empty({1, static_cast<int64_t>(text.size())}, at::kLong), logits[2];
+    std::copy(text.begin(), text.end(), ids.mutable_data_ptr<int64_t>());
+    for (const int which : {0, 1}) {
+      const model::Decoder& model = which == 0 ? source : written;
+      at::Tensor states = model.embed(ids).value();
+      const model::Rotary rotary = model.rotary(ids.size(1));
+      for (int64_t layer = 0; layer < model.config().num_hidden_layers; ++layer) {
+        states = model::forward(model.config(), model.load_block(layer).value(), rotary, states);
+      }
+      logits[which] = at::log_softmax(model.logits(states[0]).value(), -1);
+    }
+    sum += (logits[0].exp() * (logits[0] - logits[1])).sum().item<double>();
+    tokens += ids.size(1);
+  }
+  return sum / static_cast<double>(tokens);
+}
+
+class SensitivityFamily : public ::testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Tiny, SensitivityFamily,
+                         ::testing::Values("chatglm", "glm", "glm4", "glm4_tied", "glm4v", "glm4_moe", "qwen3"));
+
+/// The estimate against what rounding everything really costs.
+TEST_P(SensitivityFamily, ForeseesTheDivergence) {
+  const auto sensitivity = measure(GetParam(), {}, {"int6-channel"});
+  ASSERT_TRUE(sensitivity.ok()) << sensitivity.status().message();
+  double estimated = 0;
+  for (const Group& group : sensitivity->groups) estimated += group.candidates.front().loss;
+
+  CancelToken cancel;
+  Scratch scratch;
+  const model::Decoder source = model::Decoder::open(format::kTiny / GetParam()).value();
+  const pass::Registry registry = testing::registry();
+  pass::Recipe recipe;
+  recipe.scheme = *pass::Scheme::parse("int6-channel");
+  recipe.embedding = recipe.head = recipe.scheme;
+  const auto resolved =
+      pass::resolve(recipe, source.config(), source.layout(), &source.checkpoint(), registry, false).value();
+  const auto plan = pass::make_plan(recipe, registry, resolved, &source.checkpoint(), {}).value();
+  auto writer = format::CheckpointWriter::create(*scratch / "out").value();
+  ASSERT_TRUE(pass::run_pipeline({&recipe, &registry, &resolved, &plan, &source, {}, {}}, writer, cancel).ok());
+  ASSERT_TRUE(writer.commit().ok());
+  const model::Decoder written = model::Decoder::open(*scratch / "out").value();
+  const double measured = divergence(source, written, random_tokens(64, 32, 1));
+  // That other experts are chosen has no gradient.
+  EXPECT_GT(estimated, (GetParam() == "glm4_moe" ? 0.25 : 0.5) * measured) << measured;
+  EXPECT_LT(estimated, 2 * measured) << measured;
+}
+
+TEST(Sensitivity, CountsEveryByteThatIsWritten) {
+  const auto sensitivity = measure("glm4_moe", {}, {"int4-g32"}, 64);
+  ASSERT_TRUE(sensitivity.ok()) << sensitivity.status().message();
+  int64_t bytes = sensitivity->other_bytes, kept = sensitivity->other_bytes;
+  for (const Group& group : sensitivity->groups) {
+    ASSERT_EQ(group.candidates.size(), 2u) << group.name;
+    EXPECT_EQ(group.candidates.back().scheme, "keep");
+    EXPECT_EQ(group.candidates.back().loss, 0);
+    bytes += group.candidates.front().bytes;
+    kept += group.candidates.back().bytes;
+  }
+  const model::Decoder source = model::Decoder::open(format::kTiny / "glm4_moe").value();
+  const pass::Registry registry = testing::registry();
+  pass::Recipe recipe;
+  recipe.scheme = *pass::Scheme::parse("int4-g32");
+  recipe.embedding = recipe.head = recipe.scheme;
+  const auto resolved =
+      pass::resolve(recipe, source.config(), source.layout(), &source.checkpoint(), registry, false).value();
+  EXPECT_EQ(bytes, pass::make_plan(recipe, registry, resolved, &source.checkpoint(), {})->bytes_after);
+  EXPECT_EQ(kept, source.checkpoint().total_bytes());
+}
+
+TEST(Sensitivity, GroupsWhatLoadersReadTogether) {
+  const auto sensitivity = measure("glm4_moe", {}, {"int4-g32", "int4-g32-asym"}, 64);
+  ASSERT_TRUE(sensitivity.ok()) << sensitivity.status().message();
+  int experts = 0;
+  for (const Group& group : sensitivity->groups) {
+    if (group.kind == "experts") {
+      ++experts;
+      EXPECT_EQ(group.name, "routed experts");
+      EXPECT_EQ(group.candidates.size(), 2u);  // no zero points for experts
+    }
+    const bool queries = group.name.find("q_proj") != std::string::npos;
+    EXPECT_EQ(queries, group.name.find("q_proj+k_proj+v_proj") != std::string::npos) << group.name;
+  }
+  EXPECT_EQ(experts, 1);
+}
+
+TEST(Sensitivity, LeavesToTheRecipeWhatItDecides) {
+  pass::Recipe recipe;
+  recipe.head = *pass::Scheme::parse("int8");
+  recipe.ignore = {"layers\\.0\\."};
+  recipe.overrides.push_back({"down_proj", *pass::Scheme::parse("int8"), ""});
+  const auto sensitivity = measure("glm4", recipe, {"int4-g32"}, 64);
+  ASSERT_TRUE(sensitivity.ok()) << sensitivity.status().message();
+  for (const Group& group : sensitivity->groups) {
+    EXPECT_EQ(group.name.find("layers.0."), std::string::npos);
+    EXPECT_EQ(group.name.find("down_proj"), std::string::npos);
+    EXPECT_NE(group.kind, "head");
+  }
+  EXPECT_THAT(measure("glm4",
+                      [] {
+                        pass::Recipe nothing;
+                        nothing.ignore = {"."};
+                        return nothing;
+                      }(),
+                      {"int4-g32"})
+                  .status()
+                  .message(),
+              HasSubstr("no module whose format could be chosen"));
+}
+
+TEST(Sensitivity, IsTheSameAgainAndSurvivesItsFile) {
+  const auto first = measure("glm4", {}, {"int3-g32", "int4-g32-asym"}, 256);
+  const auto second = measure("glm4", {}, {"int3-g32", "int4-g32-asym"}, 256);
+  ASSERT_TRUE(first.ok() && second.ok());
+  EXPECT_EQ(first->to_json().dump(), second->to_json().dump());
+  const auto again = Sensitivity::from_json(nlohmann::json::parse(first->to_json().dump()));
+  ASSERT_TRUE(again.ok()) << again.status().message();
+  EXPECT_EQ(again->to_json().dump(), first->to_json().dump());
+  EXPECT_THAT(Sensitivity::from_json({{"tokens", 3}}).status().message(), HasSubstr("no sensitivities"));
+}
+
+}  // namespace
+}  // namespace autoglm::search
