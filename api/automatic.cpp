@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "api/engine.h"
 #include "core/base/log.h"
 #include "core/base/memory.h"
 #include "core/format/display.h"
@@ -15,6 +16,8 @@ namespace {
 
 constexpr double kFirstBits = 4.5;  // per parameter, where a contract's search begins
 constexpr int64_t kMaxScoresBytes = 256 << 20;
+constexpr std::string_view kScoresVersion = "1";                       // raised when the estimate changes
+constexpr int64_t kSmallFile = 64 << 20, kReservedHeader = 256 << 10;  // as core/format/checkpoint_writer keeps them
 constexpr int64_t kHeaderBytesPerTensor = 180;  // of safetensors' JSON: name, type, shape, offsets
 
 // FNV-1a (Fowler, Noll, Vo 1991), 64 bits: tells scores of another model or text apart, no protection.
@@ -37,6 +40,8 @@ class Fingerprint {
 Result<std::string> fingerprint_of(const Settings& settings, const model::Decoder& source,
                                    const std::vector<eval::Tokens>& calibration) {
   Fingerprint out;
+  out.add(kScoresVersion);
+  for (const std::string& word : search::all_schemes()) out.add(word);
   out.add(source.config().raw.dump());
   for (const std::string& name : source.checkpoint().names()) {
     AUTOGLM_ASSIGN_OR_RETURN(const auto bytes, source.checkpoint().bytes(name));
@@ -74,15 +79,44 @@ Status write_scores(const std::string& path, const search::Sensitivity& scores) 
   return resource_exhausted(fmt::format("{}: cannot be written", format::display_path(path)));
 }
 
-// What the safetensors header of the artifact takes at most.
-int64_t header_bytes(const search::Sensitivity& sensitivity) {
-  int64_t bytes = 1024;
+// What the safetensors headers of an artifact of `size` bytes take at most: what is in them, or what the writer keeps
+// free for them in large files.
+int64_t header_bytes(const search::Sensitivity& sensitivity, int64_t size, int64_t max_shard) {
+  int64_t bytes = 64 * kHeaderBytesPerTensor + sensitivity.other_tensors * kHeaderBytesPerTensor;
   for (const search::Group& group : sensitivity.groups) {
     for (const std::string& name : group.modules) {
       bytes += 4 * (static_cast<int64_t>(name.size()) + kHeaderBytesPerTensor);
     }
   }
-  return bytes;
+  if (size <= kSmallFile) return bytes;
+  int64_t reserved = kReservedHeader;
+  while (reserved < bytes) reserved *= 4;
+  return reserved * (size / max_shard + 1);
+}
+
+Status refuse_other_scores(const std::string& path) {
+  return invalid_argument(fmt::format(
+      "{}: holds scores of another model, text, seed or recipe; remove it, or name another file with --scores",
+      format::display_path(path)));
+}
+
+// Whether the file can be written, before the work.
+Status check_writable(const std::string& path) {
+  const std::string staged = path + ".part";
+  const bool can = std::ofstream(staged, std::ios::binary).good();
+  std::error_code error;
+  std::filesystem::remove(staged, error);
+  return can ? ok_status() : resource_exhausted(format::display_path(path) + ": cannot be written");
+}
+
+Status check_memory(const Settings& settings, const model::Decoder& source, const search::SensitivityOptions& options) {
+  const int64_t needed = current_rss_bytes() + search::sensitivity_bytes(source, options);
+  const int64_t most = memory_limit(settings.max_ram);
+  if (needed <= most) return ok_status();
+  return resource_exhausted(
+      fmt::format("measuring sensitivities needs {} of memory, but {} are allowed; name a quantization instead of a "
+                  "budget, or --scores that were measured elsewhere",
+                  format_bytes(needed), format_bytes(most)));
 }
 
 }  // namespace
@@ -95,11 +129,14 @@ Result<Automatic> measure_for_budget(const Settings& settings, const model::Deco
   std::error_code error;
   if (!settings.scores.empty() && std::filesystem::exists(settings.scores, error)) {
     AUTOGLM_ASSIGN_OR_RETURN(out.sensitivity, read_scores(settings.scores));
-    if (out.sensitivity.fingerprint == fingerprint) return out;
-    warn(fmt::format("{}: scores of another model, text or recipe; they are measured anew", settings.scores));
+    if (out.sensitivity.fingerprint != fingerprint) return refuse_other_scores(settings.scores);
+    return out;
   }
   search::SensitivityOptions options;
   options.seed = settings.seed;
+  AUTOGLM_RETURN_IF_ERROR(check_memory(settings, source, options));
+  if (!settings.scores.empty()) AUTOGLM_RETURN_IF_ERROR(check_writable(settings.scores));
+  out.measured = true;
   AUTOGLM_ASSIGN_OR_RETURN(
       out.sensitivity, search::measure_sensitivity(source, settings.recipe, registry, calibration, options, cancel));
   out.sensitivity.fingerprint = fingerprint;
@@ -109,16 +146,18 @@ Result<Automatic> measure_for_budget(const Settings& settings, const model::Deco
 
 Result<int64_t> first_budget(const Settings& settings, Automatic& automatic) {
   const search::Sensitivity& sensitivity = automatic.sensitivity;
-  const auto parameters = static_cast<double>(sensitivity.parameters());
+  const auto parameters = static_cast<double>(sensitivity.parameters);
   const double bits = settings.target_bits > 0 ? settings.target_bits
                       : settings.ratio > 0     ? 32 / settings.ratio
                                                : kFirstBits;
   int64_t bytes = static_cast<int64_t>(bits / 8 * parameters);
-  if (settings.target_size > 0) bytes = settings.target_size - header_bytes(sensitivity);
+  if (settings.target_size > 0)
+    bytes = settings.target_size - header_bytes(sensitivity, settings.target_size, settings.max_shard);
   if (!settings.profile.empty()) {
     AUTOGLM_ASSIGN_OR_RETURN(automatic.profile, search::profile_of(settings.profile));
   } else {
-    const bool fits = bytes >= search::size_range(sensitivity, search::Profile::kTransformers).smallest;
+    const bool fits =
+        !has_budget(settings) || bytes >= search::size_range(sensitivity, search::Profile::kTransformers).smallest;
     automatic.profile = fits ? search::Profile::kTransformers : search::Profile::kAny;
     if (!fits) {
       warn(

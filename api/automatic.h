@@ -16,7 +16,8 @@ namespace autoglm::api {
 
 struct Automatic {
   search::Sensitivity sensitivity;
-  search::Profile profile = search::Profile::kAny;
+  search::Profile profile = search::Profile::kTransformers;
+  bool measured = false;  // now, rather than read
 };
 
 /// Sensitivities of `source` (which computes in fp32): those of the file `settings.scores` where they are of this
@@ -27,7 +28,7 @@ Result<Automatic> measure_for_budget(const Settings& settings, const model::Deco
                                      CancelToken& cancel);
 
 /// Bytes of tensors that the settings' budget allows, or for a contract where to begin. Settles `automatic.profile`:
-/// without one in the settings, transformers' where its formats fit, else any, of which it warns.
+/// without one in the settings, transformers' unless a budget is too small for it: then any, of which it warns.
 /// kInvalidArgument: the budget is smaller than what is possible.
 Result<int64_t> first_budget(const Settings& settings, Automatic& automatic);
 

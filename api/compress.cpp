@@ -16,6 +16,8 @@
 #include "api/model_source.h"
 #include "api/settings.h"
 #include "api/texts.h"
+#include "compress/calibrate/self_sample.h"
+#include "compress/model/generator.h"
 #include "compress/pass/pipeline.h"
 #include "compress/quant/reconstruct.h"
 #include "compress/quant/refine.h"
@@ -25,6 +27,7 @@
 #include "core/base/log.h"
 #include "core/base/memory.h"
 #include "core/base/progress.h"
+#include "core/eval/bits_picture.h"
 #include "core/eval/dataset.h"
 #include "core/eval/report.h"
 #include "core/format/checkpoint_writer.h"
@@ -39,7 +42,8 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-constexpr double kShortestVerification = 10;  // seconds: below that, nothing can be said of a model
+constexpr uint64_t kCalibrationSeed = 0x63616c6962ULL;  // tells text for calibration from text for verification
+constexpr double kShortestVerification = 10;            // seconds: below that, nothing can be said of a model
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -111,12 +115,20 @@ class Compression {
   Result<CompressOutcome> publish(Made& made) {
     CompressOutcome outcome;
     eval::Report& report = made.report;
-    outcome.verification = made.verification;
+    if (!made.verification.ok()) {
+      outcome.verification = {made.verification.code(),
+                              fmt::format("{}; the artifact is kept, `autoglm eval {} --source {}` measures it",
+                                          made.verification.message(), made.writer.target().string(), model_.string())};
+    }
     outcome.output = report.artifact.path = made.writer.target().string();
     report.warnings = warnings();
     if (!outcome.verification.ok()) report.warnings.push_back(outcome.verification.message());
     outcome.report_json = to_json(report);
     outcome.summary = fmt::format("{}\n\n{}", verdict(report), eval::summary_table({&report, 1}));
+    if (report.automatic) {
+      outcome.summary += "\n" + eval::bits_table(*report.automatic);
+      AUTOGLM_RETURN_IF_ERROR(made.writer.write_file("bits.svg", eval::bits_svg(*report.automatic)));
+    }
     AUTOGLM_RETURN_IF_ERROR(made.writer.write_file("report.json", outcome.report_json));
     AUTOGLM_RETURN_IF_ERROR(made.writer.write_file("report.md", to_markdown(report)));
     AUTOGLM_RETURN_IF_ERROR(made.writer.commit());
@@ -203,19 +215,24 @@ class Compression {
     return settings_.automatic || options_.dry_run ? ok_status() : read_texts();
   }
 
+  // An embedding or head that is to be kept is no choice.
+  void keep_what_was_named() {
+    const pass::Recipe& given = settings_.recipe;
+    for (const pass::Decision& decision : resolved_->decisions) {
+      const format::Role role = decision.module.role;
+      const bool kept = (role == format::Role::kEmbedding && settings_.embedding_given && !given.embedding) ||
+                        (role == format::Role::kHead && settings_.head_given && !given.head);
+      if (kept) settings_.recipe.ignore.push_back("^" + search::quoted(decision.module.name) + "$");
+    }
+  }
+
   // Measures what formats would cost, and takes those that fit the budget, or a first guess for a contract.
   Status choose_formats() {
     if (!decoder_) return invalid_argument("a budget needs the model's weights: its config.json alone is not enough");
     if (!calibrated_) return invalid_argument("a budget needs calibration text: give --calibration-dataset");
     const auto start = Clock::now();
     AUTOGLM_RETURN_IF_ERROR(read_texts());
-    const int64_t needed = current_rss_bytes() + search::sensitivity_bytes(*decoder_, {});
-    if (const int64_t most = api::memory_limit(settings_.max_ram); needed > most) {
-      return resource_exhausted(fmt::format(
-          "measuring sensitivities needs {} of memory, but {} are allowed; name a quantization instead of a "
-          "budget, or --scores measured elsewhere",
-          format_bytes(needed), format_bytes(most)));
-    }
+    keep_what_was_named();
     AUTOGLM_ASSIGN_OR_RETURN(const auto measured_on, training_source());
     AUTOGLM_ASSIGN_OR_RETURN(automatic_,
                              api::measure_for_budget(settings_, measured_on, registry_, calibration_, cancel_));
@@ -247,7 +264,11 @@ class Compression {
                             .estimated_kl = chosen.loss,
                             .tokens = automatic_.sensitivity.tokens,
                             .formats = {},
+                            .curve = {},
                             .attempts = {}};
+    for (const search::Point& point : search::size_loss_curve(automatic_.sensitivity, automatic_.profile)) {
+      out.curve.push_back({point.bytes, point.loss});
+    }
     for (size_t i = 0; i < chosen.choices.size(); ++i) {
       const search::Group& group = automatic_.sensitivity.groups[i];
       const search::Candidate& format = group.candidates[chosen.choices[i]];
@@ -257,16 +278,17 @@ class Compression {
     return out;
   }
 
-  // The source as training reads it, whatever blocks are run in.
+  // The source as sensitivities and training read it, whatever blocks are run in.
   Result<model::Decoder> training_source() const {
-    return model::Decoder::open(model_, {.compute = at::kFloat, .device = decoder_->options().device});
+    return model::Decoder::open(model_, {.compute = at::kFloat, .device = at::kCPU});
   }
 
   Status choose_output(const std::string& calibration) {
     output_ = options_.output.empty() ? default_output(model_, options_.model, settings_) : options_.output;
-    for (const fs::path& input : {model_, fs::path(calibration), fs::path(settings_.evaluation)}) {
+    const fs::path scores = settings_.scores.empty() ? "" : fs::absolute(settings_.scores).parent_path();
+    for (const fs::path& input : {model_, fs::path(calibration), fs::path(settings_.evaluation), scores}) {
       if (input.empty() || !lies_in(input, output_)) continue;
-      return invalid_argument(fmt::format("{}: the output would replace {}, which is read; name another folder",
+      return invalid_argument(fmt::format("{}: the output would replace {}, which is in use; name another folder",
                                           output_, format::display_path(input)));
     }
     return ok_status();
@@ -287,7 +309,7 @@ class Compression {
   // A broken tokenizer is found before the work, here or where the verification would read it.
   Status load_tokenizer() {
     if (!calibrated_ && settings_.verify == "none") return ok_status();
-    const bool optional = options_.dry_run || (!calibrated_ && texts_.evaluation.empty());
+    const bool optional = (options_.dry_run && !settings_.automatic) || (!calibrated_ && texts_.evaluation.empty());
     if (optional && !tokenizer::Tokenizer::find(model_)) return ok_status();
     AUTOGLM_ASSIGN_OR_RETURN(tokenizer_, tokenizer::Tokenizer::load(model_));
     return ok_status();
@@ -329,21 +351,36 @@ class Compression {
   // Sensitivities come before the pipeline and training after it: the largest need counts.
   Status plan_other_phases(const pass::PlanOptions& how) {
     if (!decoder_) return ok_status();
-    if (settings_.automatic) {
+    if (texts_.calibration == api::kSelf) AUTOGLM_RETURN_IF_ERROR(plan_part("writing text", writing_bytes(how), how));
+    if (automatic_.measured) {
       AUTOGLM_RETURN_IF_ERROR(plan_part("sensitivities", search::sensitivity_bytes(*decoder_, {}), how));
     }
     const int64_t program = plan_.memory_parts.front().second;
     const int64_t free = how.max_ram > 0 ? how.max_ram - program : INT64_MAX;
     if (settings_.recipe.reconstruct > 0) {
       // What does not fit of the states goes to disk.
+      reconstruction_.state_bytes = INT64_MAX;
       const int64_t whole = quant::reconstruct_bytes(*decoder_, how.sequences, how.length, reconstruction_);
       const int64_t states = 2 * how.sequences * how.length * decoder_->config().hidden_size * int64_t{4};
       reconstruction_.state_bytes = std::clamp<int64_t>(free - (whole - states), 0, states);
       AUTOGLM_RETURN_IF_ERROR(plan_part(
           "reconstruction", quant::reconstruct_bytes(*decoder_, how.sequences, how.length, reconstruction_), how));
+      plan_.seconds += pass::estimated_seconds(quant::reconstruct_flops(*decoder_, reconstruction_), threads_);
     }
     if (settings_.recipe.refine == 0) return ok_status();
+    plan_.seconds +=
+        pass::estimated_seconds(quant::refine_flops(*decoder_, how.sequences, how.length, refine_options()), threads_);
     return plan_part("refinement", quant::refine_bytes(*decoder_, how.sequences, how.length, refine_options()), how);
+  }
+
+  // The whole model, keys and values of a batch, and its logits.
+  int64_t writing_bytes(const pass::PlanOptions& how) const {
+    const format::ModelConfig& config = decoder_->config();
+    const int64_t element = static_cast<int64_t>(c10::elementSize(how.compute)),
+                  batch = calibrate::SelfSampleOptions().batch;
+    const int64_t cache = batch * 2 * how.length * config.num_hidden_layers * 2 * config.num_key_value_heads *
+                          config.head_dim * element;  // grows by doubling
+    return model::Generator::weight_bytes(*decoder_) + cache + 4 * batch * config.vocab_size * int64_t{4};
   }
 
   Status plan_part(const char* name, int64_t bytes, const pass::PlanOptions& how) {
@@ -391,6 +428,13 @@ class Compression {
   // Trains what costs no bytes in the files that were written.
   Status train(const fs::path& staged) {
     if (!trains()) return ok_status();
+    const bool any = std::any_of(resolved_->decisions.begin(), resolved_->decisions.end(), [](const auto& decision) {
+      return decision.module.layer >= 0 && decision.scheme && !decision.scheme->cast;
+    });
+    if (!any) {
+      warn("no block has integers, so --reconstruct and --refine have nothing to train");
+      return ok_status();
+    }
     AUTOGLM_ASSIGN_OR_RETURN(const auto source, training_source());
     if (settings_.recipe.reconstruct > 0) {
       const auto start = Clock::now();
@@ -422,13 +466,31 @@ class Compression {
     held_back_ = std::move(split.evaluation);
     const std::unique_ptr<tokenizer::Tokenizer> tokenizer = std::move(tokenizer_);
     if (!calibrated_) return ok_status();
-    auto sequences = eval::draw_sequences(
-        split.calibration, *tokenizer, {settings_.calibration_samples, settings_.calibration_length, settings_.seed});
+    auto sequences =
+        texts_.calibration == api::kSelf
+            ? write_texts(*tokenizer)
+            : eval::draw_sequences(split.calibration, *tokenizer,
+                                   {settings_.calibration_samples, settings_.calibration_length, settings_.seed});
     if (!sequences.ok()) return sequences.status().with_context(texts_.calibration);
     calibration_ = std::move(sequences).value();
     report_.calibration = eval::TextUse{texts_.calibration, static_cast<int64_t>(calibration_.size()),
                                         settings_.calibration_length, settings_.seed};
     return ok_status();
+  }
+
+  // Calibration text by the source model; the verification's own, where it writes some, begins with another seed.
+  Result<std::vector<eval::Tokens>> write_texts(const tokenizer::Tokenizer& tokenizer) {
+    if (!decoder_)
+      return invalid_argument("text by the model itself needs its weights: config.json alone is not enough");
+    const int64_t limit = api::memory_limit(settings_.max_ram), program = current_rss_bytes();
+    AUTOGLM_ASSIGN_OR_RETURN(auto generator,
+                             model::Generator::create(*decoder_, std::max<int64_t>(1, limit - program), &cancel_));
+    return calibrate::self_sample(generator,
+                                  {.count = settings_.calibration_samples,
+                                   .length = settings_.calibration_length,
+                                   .seed = settings_.seed ^ kCalibrationSeed,
+                                   .start = api::start_of_text(tokenizer)},
+                                  cancel_);
   }
 
   // Puts the held-back text where the verification reads it.
@@ -449,9 +511,7 @@ class Compression {
       return internal_error(held_out_.string() + ": cannot be removed");
     }
     if (status.ok() || status.code() == StatusCode::kCancelled) return status;
-    return {status.code(),
-            fmt::format("not measured: {}; the artifact is kept, `autoglm eval {} --source {}` measures it",
-                        status.message(), writer.target().string(), model_.string())};
+    return status.with_context("not measured");
   }
 
   // Runs `autoglm eval` on the staged folder; it prints the measured part of the report.

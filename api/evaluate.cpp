@@ -11,6 +11,7 @@
 #include "api/engine.h"
 #include "api/facts.h"
 #include "api/model_source.h"
+#include "api/texts.h"
 #include "compress/calibrate/self_sample.h"
 #include "compress/model/generator.h"
 #include "compress/model/torch_scorer.h"
@@ -139,9 +140,7 @@ class Measurement {
     AUTOGLM_RETURN_IF_ERROR(generator.status());
     calibrate::SelfSampleOptions how{.count = kFirstSamples, .seed = options_.seed};
     how.length = std::min(kSampleLength, author.config().max_position_embeddings);
-    for (const char* token : {"[gMASK]", "<sop>"}) {
-      if (const auto id = tokenizer_ ? tokenizer_->token_to_id(token) : std::nullopt) how.start.push_back(*id);
-    }
+    if (tokenizer_) how.start = api::start_of_text(*tokenizer_);
     const auto start = Clock::now();
     AUTOGLM_ASSIGN_OR_RETURN(inputs_.sequences, calibrate::self_sample(*generator, how, cancel_));
     int64_t most = kMostSamples;

@@ -6,7 +6,7 @@
 #include <functional>
 #include <set>
 
-#include "compress/search/allocation.h"
+#include "compress/search/profile.h"
 #include "core/base/memory.h"
 #include "core/base/share.h"
 #include "core/base/suggest.h"
@@ -119,6 +119,7 @@ Status check_budget(const Settings& s) {
     return invalid_argument("--profile and --scores mean something beside a budget alone, such as --target-bits 3.5");
   }
   if (s.target_bits > 32) return invalid_argument(fmt::format("--target-bits is {}; give 2 to 32", s.target_bits));
+  if (s.ratio > 0 && s.ratio < 1) return invalid_argument(fmt::format("--ratio is {}; give 1 to 16", s.ratio));
   return s.profile.empty() ? ok_status() : search::profile_of(s.profile).status();
 }
 
@@ -148,7 +149,6 @@ Status check(const Settings& s) {
 Result<Settings> with_effort(const std::string& effort) {
   AUTOGLM_RETURN_IF_ERROR(one_of("--effort", effort, {"fast", "balanced", "best"}));
   Settings settings;
-  settings.effort = effort;
   if (effort == "fast") return settings;
   settings.recipe.method = "gptaq";
   settings.recipe.reconstruct = effort == "best" ? 300 : 100;
@@ -161,14 +161,14 @@ Result<Settings> with_effort(const std::string& effort) {
 Result<Settings> read_recipe(const json& file, const std::string& where, const std::string& effort) {
   if (file.is_null()) return with_effort(effort.empty() ? "fast" : effort);  // an empty file
   if (!file.is_object()) return invalid_argument(where + ": a recipe is a list of members such as 'scheme: int4'");
-  Settings settings;
   json rest = file;
+  std::string usual = "fast";
   if (const auto found = rest.find("effort"); found != rest.end()) {
     if (!found->is_string()) return invalid_argument(where + ": effort: must be fast, balanced or best");
-    settings.effort = found->get<std::string>();
+    usual = found->get<std::string>();
     rest.erase(found);
   }
-  AUTOGLM_ASSIGN_OR_RETURN(settings, with_effort(effort.empty() ? settings.effort : effort));
+  AUTOGLM_ASSIGN_OR_RETURN(Settings settings, with_effort(effort.empty() ? usual : effort));
   for (const Member& member : members()) {
     const auto found = rest.find(member.name);
     if (found == rest.end()) continue;
@@ -188,6 +188,8 @@ Result<Settings> read_recipe(const json& file, const std::string& where, const s
       return invalid_argument(fmt::format("{}: {}", where, unknown_word("member", name, known)));
     }
   }
+  settings.embedding_given = rest.contains("embedding");
+  settings.head_given = rest.contains("head");
   if (const auto scheme = rest.find("scheme"); scheme != rest.end()) {
     settings.automatic = *scheme == "auto";
     settings.scheme_given = !settings.automatic;
@@ -213,10 +215,19 @@ Result<Settings> settle(const CompressOptions& options) {
     if (!scheme.ok()) return scheme.status().with_context(option);
     return scheme;
   };
-  s.automatic = options.quantization.empty() ? s.automatic : options.quantization == "auto";
-  if (s.automatic && !options.quantization.empty()) s.scheme_given = false;
+  // What the caller gives takes the place of the file's scheme or budget.
+  if (!options.quantization.empty()) {
+    s.automatic = options.quantization == "auto";
+    s.scheme_given = !s.automatic;
+    if (s.scheme_given) s.target_bits = s.ratio = static_cast<double>(s.target_size = 0);
+  }
+  if (options.target_bits != 0 || options.target_size != 0 || options.ratio != 0) {
+    if (options.quantization.empty()) s.scheme_given = false;
+    s.target_bits = options.target_bits;
+    s.target_size = options.target_size;
+    s.ratio = options.ratio;
+  }
   if (!options.quantization.empty() && !s.automatic) {
-    s.scheme_given = true;
     auto scheme = pass::Scheme::parse(options.quantization);
     if (!scheme.ok()) return scheme.status().with_context("--quantization");
     s.recipe.scheme = *scheme;
@@ -224,6 +235,8 @@ Result<Settings> settle(const CompressOptions& options) {
   if (!options.method.empty()) s.recipe.method = options.method;
   if (options.reconstruct >= 0) s.recipe.reconstruct = options.reconstruct;
   if (options.refine >= 0) s.recipe.refine = options.refine;
+  s.embedding_given = s.embedding_given || !options.embedding.empty();
+  s.head_given = s.head_given || !options.head.empty();
   if (!options.embedding.empty()) {
     AUTOGLM_ASSIGN_OR_RETURN(s.recipe.embedding, scheme_of("--embedding", options.embedding));
   }
@@ -245,11 +258,6 @@ Result<Settings> settle(const CompressOptions& options) {
   const auto take = [](const auto& given, const auto& unset, auto& setting) {
     if (given != unset) setting = given;
   };
-  if (options.target_bits != 0 || options.target_size != 0 || options.ratio != 0) {
-    s.target_bits = options.target_bits;
-    s.target_size = options.target_size;
-    s.ratio = options.ratio;
-  }
   s.automatic = s.automatic || (has_budget(s) && !s.scheme_given);
   take(options.profile, std::string(), s.profile);
   take(options.scores, std::string(), s.scores);

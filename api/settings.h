@@ -12,9 +12,9 @@ namespace autoglm::api {
 
 struct Settings {
   pass::Recipe recipe;
-  std::string effort = "fast";
   bool scheme_given = false;  // by the recipe file or the caller
-  bool automatic = false;     // formats are chosen by one of the budgets that follow
+  bool embedding_given = false, head_given = false;
+  bool automatic = false;  // formats are chosen by one of the budgets that follow
   double target_bits = 0;
   int64_t target_size = 0;
   double ratio = 0;

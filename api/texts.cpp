@@ -55,9 +55,17 @@ void append(std::vector<std::string>& to, std::vector<std::string> documents) {
 
 }  // namespace
 
+eval::Tokens start_of_text(const tokenizer::Tokenizer& tokenizer) {
+  eval::Tokens start;
+  for (const char* token : {"[gMASK]", "<sop>"}) {
+    if (const auto id = tokenizer.token_to_id(token)) start.push_back(*id);
+  }
+  return start;
+}
+
 Result<std::string> find_calibration(const Settings& settings, const fs::path& model) {
   for (const std::string& named : {settings.calibration, settings.evaluation}) {
-    if (!named.empty()) AUTOGLM_RETURN_IF_ERROR(eval::text_files(named).status());
+    if (!named.empty() && named != kSelf) AUTOGLM_RETURN_IF_ERROR(eval::text_files(named).status());
   }
   if (!settings.calibration.empty()) return settings.calibration;
   const fs::path own = model / "tasks" / "calibration.jsonl";
@@ -71,7 +79,7 @@ Result<Texts> assign_texts(const Settings& settings, const fs::path& model, cons
   Files calibrated;
   if (calibration.empty()) {
     warn_unused("--calibration-dataset", settings.calibration, "no method of this recipe needs calibration");
-  } else {
+  } else if (calibration != kSelf) {
     AUTOGLM_ASSIGN_OR_RETURN(calibrated, eval::text_files(calibration));
   }
   if (settings.verify == "none") {
@@ -120,7 +128,7 @@ Result<TextSplit> read_texts(const Texts& texts, const tokenizer::ChatTemplate* 
   } else if (evaluation.empty() && !texts.evaluation.empty()) {
     return bad_input(format::display_path(texts.evaluation) + ": there is no text in it");
   }
-  if (split.calibration.empty() && !texts.calibration.empty()) {
+  if (split.calibration.empty() && !texts.calibration.empty() && texts.calibration != kSelf) {
     return bad_input(format::display_path(texts.calibration) + ": there is no text in it");
   }
   return split;

@@ -3,20 +3,29 @@
 /// are named for both are split.
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "api/settings.h"
 #include "core/base/status.h"
+#include "core/eval/scorer.h"
 #include "core/tokenizer/chat_template.h"
+#include "core/tokenizer/tokenizer.h"
 
 namespace autoglm::api {
 
-/// Where calibration text comes from: the file or folder that was named, else the model's own calibration tasks; "" for
-/// none. kBadInput: what was named, here or for evaluation, is not there, whether or not it will be read.
+/// The word that stands for text which the source model writes itself.
+inline constexpr std::string_view kSelf = "self";
+
+/// What every text of the model begins with: "[gMASK]<sop>" where its vocabulary has them.
+eval::Tokens start_of_text(const tokenizer::Tokenizer& tokenizer);
+
+/// Where calibration text comes from: kSelf, the file or folder that was named, else the model's own calibration tasks;
+/// "" for none. kBadInput: what was named, here or for evaluation, is not there, whether or not it will be read.
 Result<std::string> find_calibration(const Settings& settings, const std::filesystem::path& model);
 
 struct Texts {
-  std::string calibration;  ///< file or folder; "": nothing is calibrated
+  std::string calibration;  ///< file, folder or kSelf; "": nothing is calibrated
   std::string evaluation;  ///< file or folder that was named; "": the model's tasks, held-back text, or its own writing
 
   // Their files, told apart by what they are on the disk, not by name.

@@ -60,7 +60,7 @@ def main():
         ours = [AUTOGLM, "compress", DEMO, "-o", scratch / "ours", "--overwrite", "-q", f"int4-g{a.group}", "--method", "gptq",
                 "--calibration-dataset", scratch / "calibration.txt", "--calibration-samples", SAMPLES,
                 "--calibration-length", LENGTH, "--verify", "none", "--quiet", *(["--max-ram", a.max_ram] if a.max_ram else [])]
-        theirs = [ROOT / ".venvs/llmcompressor/bin/python", ROOT / "benchmarks/llmcompressor_gptq.py", DEMO, scratch / "tokens.npy",
+        theirs = [ROOT / ".venvs/llmcompressor/bin/python", ROOT / "benchmarks/peer_llmcompressor.py", DEMO, scratch / "tokens.npy",
                   scratch / "theirs", "--group", a.group]
         results = {"autoglm": [], "llm-compressor": []}
         for _ in range(a.runs):  # in turn, so that both meet the same machine

@@ -55,8 +55,10 @@ void add_options(CLI::App& app, CompressOptions& options) {
   app.add_option("--config", options.config, "recipe file in YAML; options given here take precedence")->group(recipe);
 
   const std::string calibration = "Calibration";
-  app.add_option("--calibration-dataset", options.calibration,
-                 ".txt, .jsonl or a folder of them [MODEL/tasks/calibration.jsonl where it exists]")
+  app.add_option(
+         "--calibration-dataset", options.calibration,
+         ".txt, .jsonl, a folder of them, or self: text that the model writes [MODEL/tasks/calibration.jsonl where "
+         "it exists]")
       ->group(calibration);
   app.add_option("--calibration-samples", options.calibration_samples, "sequences [128]")
       ->check(CLI::PositiveNumber)

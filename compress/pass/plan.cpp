@@ -255,7 +255,7 @@ double estimate_seconds(const Resolved& resolved, const Methods& methods, const 
     if (first && needs.drift) flops += 2 * tokens * static_cast<double>(cols * cols);
   }
   const double disk = static_cast<double>(plan.bytes_before + plan.bytes_after) / kDiskBytesPerSecond;
-  return flops / (kFlopsPerThread * std::max(1, options.threads)) + disk;
+  return estimated_seconds(flops, options.threads) + disk;
 }
 
 /// "model.layers.3.mlp" -> "model.layers.*.mlp".
@@ -305,6 +305,8 @@ calibrate::Needs Methods::needs(const Decision& decision) const {
   if (needs.any()) needs.sample_tokens = std::max(needs.sample_tokens, kReportSamples);
   return needs;
 }
+
+double estimated_seconds(double flops, int threads) { return flops / (kFlopsPerThread * std::max(1, threads)); }
 
 int64_t written_bytes(const Decision& decision, const format::Checkpoint* checkpoint) {
   const int64_t bias = bias_bytes(decision, checkpoint);

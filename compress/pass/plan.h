@@ -80,6 +80,9 @@ class Methods {
 Result<Plan> make_plan(const Recipe& recipe, const Registry& registry, const Resolved& resolved,
                        const format::Checkpoint* checkpoint, const PlanOptions& options);
 
+/// What this many floating-point operations take on `threads` cores, by the assumption that the plan's notes state.
+double estimated_seconds(double flops, int threads);
+
 /// Bytes that a decision's module (weight and bias) takes when written.
 int64_t written_bytes(const Decision& decision, const format::Checkpoint* checkpoint);
 

@@ -284,7 +284,7 @@ std::pair<ModuleSpec, int64_t> source_of(const ModuleSpec& module, const ModelCo
 
 Result<Resolved> resolve(const Recipe& recipe, const ModelConfig& config, const TensorLayout& layout,
                          const format::Checkpoint* checkpoint, const Registry& registry, bool calibrated) {
-  if (config.raw.contains("quantization_config")) {
+  if (config.raw.contains("quantization_config") && !config.raw["quantization_config"].is_null()) {
     return bad_input("this model is quantized already; start from the float checkpoint it was made from");
   }
   AUTOGLM_RETURN_IF_ERROR(check_methods(recipe, registry));

@@ -103,7 +103,8 @@ class Reconstruction {
       progress.update(layer * options_.steps + step, fmt::format("layer {}", layer + 1));
       AUTOGLM_RETURN_IF_ERROR(cancel_.check());
       if (batches.empty()) batches = split_.batches(options_.batch_tokens, epoch++);
-      AUTOGLM_RETURN_IF_ERROR(descend(block, batches.back(), step + 1, cosine(static_cast<double>(step) / steps)));
+      AUTOGLM_RETURN_IF_ERROR(
+          descend(block, batches.back(), step + 1, cosine((static_cast<double>(step) + 0.5) / steps)));
       batches.pop_back();
     }
     AUTOGLM_ASSIGN_OR_RETURN(out.error_after, error(block));
@@ -162,11 +163,15 @@ Result<std::vector<ReconstructedBlock>> reconstruct(const model::Decoder& source
 int64_t reconstruct_bytes(const model::Decoder& source, int64_t sequences, int64_t length,
                           const ReconstructOptions& options) {
   const format::ModelConfig& config = source.config();
-  const int64_t block = source.block_bytes();
+  const int64_t block = float_block_bytes(source);
   const int64_t batch = std::max(options.batch_tokens, length);
   const int64_t states = std::min(options.state_bytes, 2 * sequences * length * config.hidden_size * int64_t{4});
   const int64_t activations = batch * int64_t{4} * (16 * config.hidden_size + 12 * config.intermediate_size);
   return 9 * block + states + activations;  // positions, Adam's sums, gradients and what rounding keeps for them
+}
+
+double reconstruct_flops(const model::Decoder& source, const ReconstructOptions& options) {
+  return 3 * static_cast<double>(options.steps * options.batch_tokens) * block_flops(source);
 }
 
 }  // namespace autoglm::quant

@@ -46,4 +46,7 @@ Result<std::vector<ReconstructedBlock>> reconstruct(const model::Decoder& source
 int64_t reconstruct_bytes(const model::Decoder& source, int64_t sequences, int64_t length,
                           const ReconstructOptions& options);
 
+/// Floating-point operations, for time estimates: a step is a forward and a backward pass of twice its cost.
+double reconstruct_flops(const model::Decoder& source, const ReconstructOptions& options);
+
 }  // namespace autoglm::quant

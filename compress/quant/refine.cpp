@@ -20,6 +20,7 @@ namespace {
 using format::Role;
 
 constexpr int64_t kHeadTokens = 256;  // whose logits exist at once
+
 class Refinement {
  public:
   Refinement(const model::Decoder& source, const model::Decoder& staged, const std::vector<eval::Tokens>& calibration,
@@ -43,7 +44,7 @@ class Refinement {
       progress.update(out.steps, "");
       if (out.steps % per_epoch == 0) batches_ = split_.batches(options_.batch_tokens, out.steps / per_epoch);
       AUTOGLM_RETURN_IF_ERROR(step(batches_[static_cast<size_t>(out.steps % per_epoch)],
-                                   cosine(static_cast<double>(out.steps) / static_cast<double>(steps))));
+                                   cosine((static_cast<double>(out.steps) + 0.5) / static_cast<double>(steps))));
     }
     AUTOGLM_ASSIGN_OR_RETURN(out.kl_after, divergence());
     out.kept = out.kl_after < out.kl_before;  // false for NaN too
@@ -216,7 +217,7 @@ Result<Refined> refine(const model::Decoder& source, const model::Decoder& stage
 
 int64_t refine_bytes(const model::Decoder& source, int64_t sequences, int64_t length, const RefineOptions& options) {
   const format::ModelConfig& config = source.config();
-  const int64_t block = source.block_bytes(), layers = config.num_hidden_layers;
+  const int64_t block = float_block_bytes(source), layers = config.num_hidden_layers;
   const int64_t batch = std::max(options.batch_tokens, length);
   const int64_t states = (batch * (layers + 1) + sequences * length) * config.hidden_size * int64_t{4};
   const int64_t heads = 2 * config.vocab_size * config.hidden_size * int64_t{4};
@@ -224,6 +225,13 @@ int64_t refine_bytes(const model::Decoder& source, int64_t sequences, int64_t le
   const int64_t activations = batch * int64_t{4} * (16 * config.hidden_size + 12 * config.intermediate_size);
   const int64_t trained = layers * block / 2;  // of fp32: integers a quarter; scales, their gradients and Adam's sums
   return trained + 3 * block + states + heads + logits + activations;
+}
+
+double refine_flops(const model::Decoder& source, int64_t sequences, int64_t length, const RefineOptions& options) {
+  const format::ModelConfig& config = source.config();
+  const double head = 2.0 * static_cast<double>(config.vocab_size * config.hidden_size);
+  const auto tokens = static_cast<double>(sequences * length);
+  return tokens * (block_flops(source) + static_cast<double>(options.epochs) * 4 * (block_flops(source) + head));
 }
 
 }  // namespace autoglm::quant

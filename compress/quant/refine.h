@@ -40,4 +40,7 @@ Result<Refined> refine(const model::Decoder& source, const model::Decoder& stage
 /// gradients, states, both heads, logits.
 int64_t refine_bytes(const model::Decoder& source, int64_t sequences, int64_t length, const RefineOptions& options);
 
+/// Floating-point operations, for time estimates: a step runs forward twice, the second time to take the gradient.
+double refine_flops(const model::Decoder& source, int64_t sequences, int64_t length, const RefineOptions& options);
+
 }  // namespace autoglm::quant

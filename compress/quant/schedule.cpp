@@ -16,6 +16,18 @@ constexpr double kWarmUp = 0.05;
 
 }  // namespace
 
+int64_t float_block_bytes(const model::Decoder& decoder) {
+  return decoder.block_bytes() * 4 / static_cast<int64_t>(c10::elementSize(decoder.options().compute));
+}
+
+double block_flops(const model::Decoder& decoder) {
+  int64_t weights = 0;
+  for (int64_t layer = 0; layer < decoder.config().num_hidden_layers; ++layer) {
+    weights += decoder.block_bytes(layer) / static_cast<int64_t>(c10::elementSize(decoder.options().compute));
+  }
+  return 2.0 * static_cast<double>(weights);
+}
+
 at::Tensor ids_of(const eval::Tokens& sequence) {
   at::Tensor ids = at::empty({1, static_cast<int64_t>(sequence.size())}, at::kLong);
   std::copy(sequence.begin(), sequence.end(), ids.mutable_data_ptr<int64_t>());
@@ -51,7 +63,12 @@ std::vector<std::vector<size_t>> TrainingSplit::batches(int64_t tokens, int64_t 
                        sequences.begin() + static_cast<std::ptrdiff_t>(std::min(i + at_once, sequences.size())));
     }
   }
-  return out;
+  std::vector<std::vector<size_t>> shuffled;  // so that lengths are mixed
+  const auto batches = static_cast<int64_t>(out.size());
+  for (const int64_t i : eval::draw_indices(batches, batches, seed_ + static_cast<uint64_t>(epoch))) {
+    shuffled.push_back(std::move(out[static_cast<size_t>(i)]));
+  }
+  return shuffled;
 }
 
 }  // namespace autoglm::quant

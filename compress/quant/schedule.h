@@ -5,9 +5,16 @@
 #include <cstdint>
 #include <vector>
 
+#include "compress/model/decoder.h"
 #include "core/eval/scorer.h"
 
 namespace autoglm::quant {
+
+/// Bytes of the largest block in float32, whatever the decoder computes in.
+int64_t float_block_bytes(const model::Decoder& decoder);
+
+/// Operations that one token takes through all blocks, two for each weight.
+double block_flops(const model::Decoder& decoder);
 
 /// ids [1, tokens] int64 of a sequence.
 at::Tensor ids_of(const eval::Tokens& sequence);

@@ -3,19 +3,9 @@
 #include <algorithm>
 
 #include "compress/search/knapsack.h"
-#include "core/base/suggest.h"
 
 namespace autoglm::search {
 namespace {
-
-std::string quoted(const std::string& name) {
-  std::string out;
-  for (const char c : name) {
-    if (c == '.') out += '\\';
-    out += c;
-  }
-  return out;
-}
 
 /// Matches the group's modules and no others. Experts are too many to be named one by one.
 std::string pattern_of(const Group& group) {
@@ -30,49 +20,63 @@ bool allows(Profile profile, const Group& group, const std::string& word) {
   if (word == "keep" || profile == Profile::kAny) return true;
   if (group.kind == "embedding") return false;
   if (profile == Profile::kTransformers) return true;
-  return group.kind != "head" && (word.starts_with("int4-") || word.starts_with("int8-"));
+  const auto scheme = pass::Scheme::parse(word);
+  return group.kind != "head" && scheme.ok() && (scheme->weights.num_bits == 4 || scheme->weights.num_bits == 8);
+}
+
+/// What a profile leaves of every group, and where it stands among all candidates.
+struct Allowed {
+  Groups groups;
+  std::vector<std::vector<size_t>> places;
+};
+
+Allowed allowed_by(const Sensitivity& sensitivity, Profile profile) {
+  Allowed out;
+  for (const Group& group : sensitivity.groups) {
+    out.groups.emplace_back();
+    out.places.emplace_back();
+    for (size_t i = 0; i < group.candidates.size(); ++i) {
+      const Candidate& candidate = group.candidates[i];
+      if (!allows(profile, group, candidate.scheme)) continue;
+      out.groups.back().push_back({candidate.bytes, candidate.loss});
+      out.places.back().push_back(i);
+    }
+  }
+  return out;
 }
 
 }  // namespace
 
-std::string_view to_string(Profile profile) {
-  switch (profile) {
-    case Profile::kAny: return "any";
-    case Profile::kTransformers: return "transformers";
-    case Profile::kVllm: return "vllm";
+std::string quoted(const std::string& name) {
+  std::string out;
+  for (const char c : name) {
+    if (c == '.') out += '\\';
+    out += c;
   }
-  return "";
-}
-
-Result<Profile> profile_of(std::string_view word) {
-  std::vector<std::string> known;
-  for (const Profile profile : {Profile::kAny, Profile::kTransformers, Profile::kVllm}) {
-    if (word == to_string(profile)) return profile;
-    known.emplace_back(to_string(profile));
-  }
-  return invalid_argument(unknown_word("profile", word, known));
+  return out;
 }
 
 Result<Allocation> allocate(const Sensitivity& sensitivity, int64_t bytes, Profile profile) {
-  Groups allowed;
-  std::vector<std::vector<size_t>> places;  // of the allowed candidates among all
-  for (const Group& group : sensitivity.groups) {
-    allowed.emplace_back();
-    places.emplace_back();
-    for (size_t i = 0; i < group.candidates.size(); ++i) {
-      const Candidate& candidate = group.candidates[i];
-      if (!allows(profile, group, candidate.scheme)) continue;
-      allowed.back().push_back({candidate.bytes, candidate.loss});
-      places.back().push_back(i);
-    }
-  }
-  AUTOGLM_ASSIGN_OR_RETURN(const std::vector<size_t> chosen, solve_knapsack(allowed, bytes - sensitivity.other_bytes));
+  const Allowed allowed = allowed_by(sensitivity, profile);
+  AUTOGLM_ASSIGN_OR_RETURN(const std::vector<size_t> chosen,
+                           solve_knapsack(allowed.groups, bytes - sensitivity.other_bytes));
   Allocation out;
   out.bytes = sensitivity.other_bytes;
   for (size_t i = 0; i < chosen.size(); ++i) {
-    out.choices.push_back(places[i][chosen[i]]);
-    out.bytes += allowed[i][chosen[i]].bytes;
-    out.loss += allowed[i][chosen[i]].loss;
+    out.choices.push_back(allowed.places[i][chosen[i]]);
+    out.bytes += allowed.groups[i][chosen[i]].bytes;
+    out.loss += allowed.groups[i][chosen[i]].loss;
+  }
+  return out;
+}
+
+std::vector<Point> size_loss_curve(const Sensitivity& sensitivity, Profile profile, size_t points) {
+  const std::vector<Point> all = convex_frontier(allowed_by(sensitivity, profile).groups);
+  std::vector<Point> out;
+  const size_t count = std::min(points, all.size());
+  for (size_t i = 0; i < count; ++i) {
+    out.push_back(all[count < 2 ? 0 : i * (all.size() - 1) / (count - 1)]);
+    out.back().bytes += sensitivity.other_bytes;
   }
   return out;
 }

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "compress/pass/recipe.h"
+#include "compress/search/knapsack.h"
+#include "compress/search/profile.h"
 #include "compress/search/sensitivity.h"
 #include "core/base/status.h"
 
@@ -17,15 +19,6 @@ struct Allocation {
   double loss = 0;              ///< estimated, nats per token
 };
 
-/// What an artifact is made for, and so which formats it may have.
-enum class Profile {
-  kAny,           ///< all that autoglm-edge runs
-  kTransformers,  ///< any integers, but the embedding is kept (docs/FORMATS.md)
-  kVllm,          ///< 4 and 8 bits; embedding and head are kept
-};
-std::string_view to_string(Profile profile);
-Result<Profile> profile_of(std::string_view word);  ///< "any", "transformers", "vllm"; else kInvalidArgument
-
 /// The least loss in at most `bytes` (exact: knapsack.h). kInvalidArgument: less than the smallest possible; the
 /// message has both numbers.
 Result<Allocation> allocate(const Sensitivity& sensitivity, int64_t bytes, Profile profile);
@@ -36,8 +29,15 @@ struct SizeRange {
 };
 SizeRange size_range(const Sensitivity& sensitivity, Profile profile);
 
+/// Sizes and the least estimated loss for each, from the smallest to the least loss, at most `points` of the lower
+/// convex hull.
+std::vector<Point> size_loss_curve(const Sensitivity& sensitivity, Profile profile, size_t points = 40);
+
 /// The smallest bytes whose allocation has an estimated loss of at most `loss`, to a thousandth.
 int64_t size_for(const Sensitivity& sensitivity, Profile profile, double loss);
+
+/// A module's name as a regex.
+std::string quoted(const std::string& name);
 
 /// `recipe` with an override for every group, after its own: what they match stays theirs.
 pass::Recipe with_allocation(pass::Recipe recipe, const Sensitivity& sensitivity, const Allocation& allocation);

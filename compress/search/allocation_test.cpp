@@ -16,6 +16,7 @@ using ::testing::HasSubstr;
 Sensitivity example() {
   Sensitivity out;
   out.other_bytes = 100;
+  out.parameters = 2400;
   out.groups = {
       {"model.embed_tokens", "embedding", {"model.embed_tokens"}, 800, {{"int2-g32", 200, 0.5}, {"keep", 1600, 0}}},
       {"model.layers.0.mlp.down_proj",

@@ -20,7 +20,7 @@ bool is_shared_expert(Role role) {
   return role == Role::kSharedGate || role == Role::kSharedUp || role == Role::kSharedDown;
 }
 
-/// A head that is the embedding while both are kept: one tensor then, two in any other format.
+/// A head that is the embedding while both are kept: one tensor then, two otherwise.
 bool is_tied_head(const Decision& decision) {
   return decision.module.role == Role::kHead && decision.source.role == Role::kEmbedding;
 }
@@ -93,12 +93,14 @@ class Fixed {
   std::vector<format::Regex> patterns_;
 };
 
-void add_candidates(GroupedDecisions& grouped, const std::vector<Scheme>& schemes,
+/// `embedding_kept`: whether it is where nothing of the group is changed.
+void add_candidates(GroupedDecisions& grouped, const std::vector<Scheme>& schemes, bool embedding_kept,
                     const format::Checkpoint& checkpoint) {
   const auto add = [&](const std::optional<Scheme>& scheme) {
     Candidate candidate{.scheme = scheme ? scheme->to_string() : "keep"};
     for (const Decision* decision : grouped.decisions) {
-      if (scheme || !is_tied_head(*decision)) candidate.bytes += bytes_as(*decision, scheme, checkpoint);
+      const bool is_embedding = !scheme && embedding_kept && is_tied_head(*decision);
+      if (!is_embedding) candidate.bytes += bytes_as(*decision, scheme, checkpoint);
     }
     grouped.group.candidates.push_back(std::move(candidate));
   };
@@ -124,14 +126,18 @@ Result<std::vector<GroupedDecisions>> group_decisions(const pass::Recipe& recipe
     if (!is_fixed(decision)) groups[key_of(decision)].decisions.push_back(&decision);
   }
   std::vector<GroupedDecisions> out;
+  const Decision& embedding = resolved.decisions.front();
   for (auto& [key, grouped] : groups) {
+    const bool has_embedding = grouped.decisions.front() == &embedding;
     grouped.group.name = name_of(grouped.decisions);
     grouped.group.kind = kind_of(*grouped.decisions.front());
     for (const Decision* decision : grouped.decisions) {
       grouped.group.modules.push_back(decision->module.name);
-      grouped.group.parameters += format::element_count(decision->module.shape).value_or(0);
+      const bool counted = is_tied_head(*decision) && has_embedding;
+      grouped.group.parameters += counted ? 0 : format::element_count(decision->module.shape).value_or(0);
     }
-    add_candidates(grouped, schemes, checkpoint);
+    const bool embedding_kept = has_embedding || !embedding.scheme || embedding.scheme->cast;
+    add_candidates(grouped, schemes, embedding_kept, checkpoint);
     out.push_back(std::move(grouped));
   }
   return out;

@@ -16,6 +16,7 @@
 #include "compress/tensor/bridge.h"
 #include "core/base/progress.h"
 #include "core/eval/random.h"
+#include "core/format/display.h"
 
 namespace autoglm::search {
 namespace {
@@ -24,7 +25,7 @@ using calibrate::HiddenStates;
 using format::Role;
 using pass::Decision;
 
-constexpr int64_t kHeadRows = 4096;  // of the head at once
+constexpr int64_t kHeadRows = 1024;  // of the head at once
 
 /// The recipe with which everything that is left open is quantized somehow.
 pass::Recipe everything_open(pass::Recipe recipe) {
@@ -86,7 +87,7 @@ class Estimator {
     rotary_ = source_.rotary(*std::max_element(lengths.begin(), lengths.end()));
     for (int64_t layer = 0; layer <= source_.config().num_hidden_layers; ++layer) {
       AUTOGLM_ASSIGN_OR_RETURN(HiddenStates states,
-                               HiddenStates::create(lengths, source_.config().hidden_size, at::kFloat, INT64_MAX, "/"));
+                               HiddenStates::create(lengths, source_.config().hidden_size, at::kFloat, INT64_MAX, ""));
       states_.push_back(std::move(states));
     }
     return ok_status();
@@ -145,7 +146,7 @@ class Estimator {
       }));
       AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor drawn, draw(head, x, total));
       AUTOGLM_RETURN_IF_ERROR(for_head_rows(head, [&](int64_t first, const at::Tensor& rows) {
-        at::Tensor wanted = -(at::mm(x, rows.t()) - total).exp_();
+        at::Tensor wanted = at::mm(x, rows.t()).sub_(total).exp_().neg_();
         const at::Tensor inside = drawn.ge(first).logical_and_(drawn.lt(first + rows.size(0)));
         const at::Tensor tokens = inside.nonzero().view({-1});
         wanted.index_put_({tokens, drawn.index_select(0, tokens) - first}, at::ones({}), /*accumulate=*/true);
@@ -184,9 +185,9 @@ class Estimator {
     }
     at::Tensor drawn = at::zeros({tokens_}, at::kLong), before = at::zeros({tokens_, 1}, at::kDouble);
     AUTOGLM_RETURN_IF_ERROR(for_head_rows(head, [&](int64_t, const at::Tensor& rows) {
-      const at::Tensor cumulated = (at::mm(x, rows.t()) - total).exp_().to(at::kDouble).cumsum_(1).add_(before);
+      const at::Tensor cumulated = at::mm(x, rows.t()).sub_(total).exp_().to(at::kDouble).cumsum_(1).add_(before);
       drawn += cumulated.le(uniform).sum(1);
-      before = cumulated.narrow(1, rows.size(0) - 1, 1);
+      before = cumulated.narrow(1, rows.size(0) - 1, 1).clone();
       return ok_status();
     }));
     return drawn.clamp_max_(head.shape[0] - 1);  // where the probabilities add up to a little less than one
@@ -315,12 +316,17 @@ class Estimator {
     for (const Decision& decision : resolved_.decisions) {
       if (chosen.contains(&decision)) continue;
       out.other_bytes += pass::written_bytes(decision, &source_.checkpoint());
-      out.other_parameters += format::element_count(decision.module.shape).value_or(0);
+      out.other_tensors += 5;  // at most: a quantized one with a bias
+    }
+    for (const format::ModuleSpec& module : source_.layout().modules()) {
+      const int64_t weights = format::element_count(module.shape).value_or(0);
+      out.parameters += weights + (module.has_bias ? module.shape.front() : 0);
     }
     for (const std::string& name : resolved_.others) {
       const format::TensorInfo* tensor = source_.checkpoint().find(name);
       out.other_bytes += tensor->nbytes;
-      out.other_parameters += format::element_count(tensor->shape).value_or(0);
+      ++out.other_tensors;
+      out.parameters += format::element_count(tensor->shape).value_or(0);
     }
     return out;
   }
@@ -341,20 +347,26 @@ class Estimator {
   std::vector<at::Tensor> gradients_;  ///< of each sequence's states, at the layer that is at hand
 };
 
-}  // namespace
-
-int64_t Sensitivity::parameters() const {
-  int64_t sum = other_parameters;
-  for (const Group& group : groups) sum += group.parameters;
-  return sum;
+bool is_sound(const Group& group) {
+  const auto can_be_chosen = [](const Candidate& candidate) {
+    const bool known = candidate.scheme == "keep" || pass::Scheme::parse(candidate.scheme).ok();
+    return known && candidate.bytes >= 0 && candidate.bytes < (int64_t{1} << 50) && candidate.loss >= 0 &&
+           std::isfinite(candidate.loss);
+  };
+  return !group.modules.empty() && group.parameters > 0 && !group.candidates.empty() &&
+         group.candidates.back().scheme == "keep" &&
+         std::all_of(group.candidates.begin(), group.candidates.end(), can_be_chosen);
 }
+
+}  // namespace
 
 nlohmann::ordered_json Sensitivity::to_json() const {
   nlohmann::ordered_json out;
   out["fingerprint"] = fingerprint;
   out["tokens"] = tokens;
   out["other_bytes"] = other_bytes;
-  out["other_parameters"] = other_parameters;
+  out["other_tensors"] = other_tensors;
+  out["parameters"] = parameters;
   out["groups"] = nlohmann::ordered_json::array();
   for (const Group& group : groups) {
     nlohmann::ordered_json item;
@@ -377,7 +389,8 @@ Result<Sensitivity> Sensitivity::from_json(const nlohmann::json& json) {
     out.fingerprint = json.at("fingerprint").get<std::string>();
     out.tokens = json.at("tokens").get<int64_t>();
     out.other_bytes = json.at("other_bytes").get<int64_t>();
-    out.other_parameters = json.at("other_parameters").get<int64_t>();
+    out.other_tensors = json.at("other_tensors").get<int64_t>();
+    out.parameters = json.at("parameters").get<int64_t>();
     for (const auto& item : json.at("groups")) {
       Group group;
       group.name = item.at("name").get<std::string>();
@@ -388,8 +401,12 @@ Result<Sensitivity> Sensitivity::from_json(const nlohmann::json& json) {
         group.candidates.push_back({format.at("scheme").get<std::string>(), format.at("bytes").get<int64_t>(),
                                     format.at("loss").get<double>()});
       }
+      if (!is_sound(group))
+        return bad_input(fmt::format("the scores of {} make no sense", format::display(group.name)));
       out.groups.push_back(std::move(group));
     }
+    if (out.groups.empty() || out.other_bytes < 0 || out.parameters <= 0)
+      return bad_input("these are no sensitivities");
     return out;
   } catch (const nlohmann::json::exception& error) {
     return bad_input(fmt::format("these are no sensitivities: {}", error.what()));
@@ -415,9 +432,10 @@ Result<Sensitivity> measure_sensitivity(const model::Decoder& source, const pass
 int64_t sensitivity_bytes(const model::Decoder& source, const SensitivityOptions& options) {
   const format::ModelConfig& config = source.config();
   const int64_t states = options.tokens * config.hidden_size * int64_t{4};
-  const int64_t head = kHeadRows * (2 * options.tokens + 3 * config.hidden_size) * int64_t{4};
+  const int64_t block = source.block_bytes() * 4 / static_cast<int64_t>(c10::elementSize(source.options().compute));
+  const int64_t head = kHeadRows * (6 * options.tokens + 4 * config.hidden_size) * int64_t{4};
   const int64_t activations = options.length * int64_t{4} * (16 * config.hidden_size + 12 * config.intermediate_size);
-  return (config.num_hidden_layers + 4) * states + std::max(head, 4 * source.block_bytes() + activations);
+  return (config.num_hidden_layers + 4) * states + std::max(head, 4 * block + activations);
 }
 
 }  // namespace autoglm::search

@@ -40,12 +40,12 @@ struct Group {
 
 struct Sensitivity {
   std::vector<Group> groups;
-  int64_t other_bytes = 0;       ///< what is stored whatever is chosen: norms, tensors of no module, fixed modules
-  int64_t other_parameters = 0;  ///< in those
-  int64_t tokens = 0;            ///< that the estimate rests on
-  std::string fingerprint;       ///< of the model and the text, where the caller sets one
+  int64_t other_bytes = 0;    ///< what is stored whatever is chosen: norms, tensors of no module, fixed modules
+  int64_t other_tensors = 0;  ///< their number
+  int64_t parameters = 0;     ///< of the whole model, tied tables counted once
+  int64_t tokens = 0;         ///< that the estimate rests on
+  std::string fingerprint;    ///< of the model and the text, where the caller sets one
 
-  int64_t parameters() const;
   nlohmann::ordered_json to_json() const;
   /// kBadInput: not what to_json gives.
   static Result<Sensitivity> from_json(const nlohmann::json& json);

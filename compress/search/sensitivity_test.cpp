@@ -127,6 +127,36 @@ TEST(Sensitivity, CountsEveryByteThatIsWritten) {
   EXPECT_EQ(kept, source.checkpoint().total_bytes());
 }
 
+/// A tied head costs nothing while it is the embedding, and a table of its own otherwise.
+TEST(Sensitivity, CountsTiedTablesOnce) {
+  const model::Decoder source = model::Decoder::open(format::kTiny / "glm4_tied").value();
+  const int64_t table = format::element_count(source.stored().embedding().shape).value();
+  const auto together = measure("glm4_tied", {}, {"int4-g32"}, 64);
+  ASSERT_TRUE(together.ok()) << together.status().message();
+  const Group& both = together->groups.front();
+  EXPECT_EQ(both.modules.size(), 2u);
+  EXPECT_EQ(both.parameters, table);
+  const int64_t stored = source.checkpoint().find(source.stored().embedding().weight_name())->nbytes;
+  EXPECT_EQ(both.candidates.back().bytes, stored);
+  int64_t parameters = 0;
+  for (const std::string& name : source.checkpoint().names()) {
+    parameters += format::element_count(source.checkpoint().find(name)->shape).value();
+  }
+  EXPECT_EQ(together->parameters, parameters);
+
+  pass::Recipe recipe;
+  recipe.embedding = *pass::Scheme::parse("int8");  // then a head that is kept is a table of its own
+  const auto apart = measure("glm4_tied", recipe, {"int4-g32"}, 64);
+  ASSERT_TRUE(apart.ok()) << apart.status().message();
+  EXPECT_EQ(apart->groups.front().kind, "head");
+  EXPECT_EQ(apart->groups.front().candidates.back().bytes, stored);
+  recipe.embedding.reset();
+  recipe.ignore = {"embed_tokens"};
+  const auto kept = measure("glm4_tied", recipe, {"int4-g32"}, 64);
+  ASSERT_TRUE(kept.ok()) << kept.status().message();
+  EXPECT_EQ(kept->groups.front().kind, "linear");  // what is said of the table is said of the head that it is
+}
+
 TEST(Sensitivity, GroupsWhatLoadersReadTogether) {
   const auto sensitivity = measure("glm4_moe", {}, {"int4-g32", "int4-g32-asym"}, 64);
   ASSERT_TRUE(sensitivity.ok()) << sensitivity.status().message();

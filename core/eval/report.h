@@ -63,6 +63,12 @@ struct ChosenFormat {
   double estimated_kl = 0;  ///< its share, nats per token
 };
 
+/// A size and the least loss that formats of that size are estimated to have.
+struct CurvePoint {
+  int64_t bytes = 0;
+  double estimated_kl = 0;
+};
+
 /// One size that was written and measured for a contract.
 struct Attempt {
   int64_t bytes = 0;
@@ -80,6 +86,7 @@ struct AutomaticBits {
   double estimated_kl = 0;   ///< nats per token, of rounding to nearest
   int64_t tokens = 0;        ///< that the estimate rests on
   std::vector<ChosenFormat> formats;
+  std::vector<CurvePoint> curve;  ///< estimated, from the smallest size to the least loss
   std::vector<Attempt> attempts;  ///< of a contract, in their order; else none
 };
 

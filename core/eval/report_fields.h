@@ -51,6 +51,12 @@ void fields(Is<ChosenFormat> auto& s, V&& visit) {
 }
 
 template <typename V>
+void fields(Is<CurvePoint> auto& s, V&& visit) {
+  visit("bytes", s.bytes, "of all tensors");
+  visit("estimated_kl", s.estimated_kl, "least loss for these bytes, nats per token");
+}
+
+template <typename V>
 void fields(Is<Attempt> auto& s, V&& visit) {
   visit("bytes", s.bytes, "of all tensors");
   visit("estimated_kl", s.estimated_kl, "foreseen, nats per token");
@@ -67,6 +73,7 @@ void fields(Is<AutomaticBits> auto& s, V&& visit) {
   visit("estimated_kl", s.estimated_kl, "estimated KL of rounding to nearest, nats per token");
   visit("tokens", s.tokens, "that the estimate rests on");
   visit("formats", s.formats, "what was chosen");
+  visit("curve", s.curve, "sizes and the least loss estimated for each");
   visit("attempts", s.attempts, "sizes that were written and measured to find the smallest that keeps the contract");
 }
 

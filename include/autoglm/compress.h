@@ -45,7 +45,8 @@ struct CompressOptions {
   std::string profile;  ///< formats to choose from: any | transformers | vllm [transformers, any where that is too big]
   std::string scores;   ///< file that keeps measured sensitivities for further budgets [none]
 
-  // Calibration text: .txt, .jsonl or a folder of them [MODEL/tasks/calibration.jsonl where it exists].
+  // Calibration text: .txt, .jsonl, a folder of them, or "self": written by the model [MODEL/tasks/calibration.jsonl
+  // where it exists].
   std::string calibration;
   int64_t calibration_samples = 0;  ///< sequences [128]
   int64_t calibration_length = 0;   ///< tokens of each [512]

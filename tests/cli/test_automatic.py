@@ -33,11 +33,10 @@ def test_a_budget_in_bits_is_spent_and_not_exceeded(autoglm, tmp_path, scores):
 
 def test_another_budget_takes_no_new_measurement(autoglm, tmp_path, scores):
     first = made(autoglm, tmp_path / "first", *QUICK, "--target-bits", 6, "--scores", scores)
-    kept = scores.read_text()
+    kept = scores.stat().st_mtime_ns
     second = made(autoglm, tmp_path / "second", *QUICK, "--ratio", "9x", "--profile", "any", "--scores", scores)
-    assert scores.read_text() == kept
+    assert scores.stat().st_mtime_ns == kept
     assert first["automatic"]["estimated_kl"] < second["automatic"]["estimated_kl"]
-    assert next(s["seconds"] for s in second["stages"] if s["name"] == "measuring sensitivity") < 5
     # The file makes no difference to what is written.
     third = made(autoglm, tmp_path / "third", *QUICK, "--ratio", "9", "--profile", "any")
     assert third["automatic"] == second["automatic"]
@@ -64,6 +63,7 @@ def test_a_small_budget_gives_up_the_embedding_and_says_so(autoglm, tmp_path, sc
 
 def test_the_profile_of_vllm_has_four_and_eight_bits_alone(autoglm, tmp_path, scores):
     report = made(autoglm, tmp_path / "out", *QUICK, "--target-bits", 8, "--profile", "vllm", "--scores", scores)
+    assert "int8" in {entry["scheme"] for entry in report["automatic"]["formats"]}  # the most usual of them
     for entry in report["automatic"]["formats"]:
         assert entry["scheme"] == "keep" or entry["scheme"].split("-")[0] in ("int4", "int8"), entry
 
@@ -133,11 +133,19 @@ def test_scores_that_cannot_be_used(autoglm, tmp_path, scores):
     autoglm("compress", DEMO, "-o", tmp_path / "out", *QUICK, "--target-bits", 6, "--scores", broken).refused(
         BAD_INPUT, "broken.json", "interrupted", "--scores")
     assert broken.read_text() == scores.read_text()[:500]
-    other = json.loads(scores.read_text())
-    del other["groups"][0]["formats"][0]["bytes"]
-    broken.write_text(json.dumps(other))
-    autoglm("compress", DEMO, "-o", tmp_path / "out", *QUICK, "--target-bits", 6, "--scores", broken).refused(
-        BAD_INPUT, "broken.json", "bytes")
+    for change, word in [(lambda group: group["formats"][0].pop("bytes"), "bytes"), (lambda group: group["modules"].clear(), "no sense"),
+                         (lambda group: group["formats"][0].update(scheme="int9"), "no sense")]:
+        other = json.loads(scores.read_text())
+        change(other["groups"][0])
+        broken.write_text(json.dumps(other))
+        autoglm("compress", DEMO, "-o", tmp_path / "out", *QUICK, "--target-bits", 6, "--scores", broken).refused(
+            BAD_INPUT, "broken.json", word)
+    autoglm("compress", DEMO, "-o", tmp_path / "out", *QUICK, "--target-bits", 6, "--scores", scores, "--seed", 5).refused(
+        USAGE, "demo.json", "another model, text, seed")
+    autoglm("compress", DEMO, "-o", tmp_path / "out", *QUICK, "--target-bits", 6, "--scores", tmp_path / "no/such.json").refused(
+        RESOURCES, "such.json")
+    autoglm("compress", DEMO, "-o", tmp_path / "first", "--overwrite", *QUICK, "--target-bits", 6, "--scores", tmp_path / "first/s.json"
+            ).refused(USAGE, "in use")
 
 
 def test_memory_for_sensitivities_is_bounded_beforehand(autoglm, tmp_path):
@@ -145,23 +153,53 @@ def test_memory_for_sensitivities_is_bounded_beforehand(autoglm, tmp_path):
         RESOURCES, "sensitivities", "100")
 
 
+def test_sensitivities_keep_to_the_memory_foreseen(autoglm, tmp_path):
+    options = ("--calibration-samples", 32, "--calibration-length", 128, "--verify", "none", "--quiet", "--method", "rtn")
+    report = made(autoglm, tmp_path / "out", *options, "--target-bits", 6)
+    assert report["automatic"]["tokens"] == 4096  # the most that are used
+    assert report["measured"]["peak_rss_bytes"] <= report["predicted"]["peak_rss_bytes"]
+
+
+def test_what_the_recipe_names_is_no_choice(autoglm, tmp_path):
+    report = made(autoglm, tmp_path / "out", *QUICK, "--target-bits", 7, "--profile", "any", "--embedding", "keep", "--head", "int4")
+    names = {entry["name"] for entry in report["automatic"]["formats"]}
+    assert not names & {"model.embed_tokens", "lm_head"} and len(names) == 32
+    assert 6.9 <= 8 * report["measured"]["output_bytes"] / report["source"]["parameters"] <= 7
+
+
+def test_floats_have_nothing_to_train(autoglm, tmp_path):
+    report = made(autoglm, tmp_path / "out", *QUICK, "-q", "fp16", "--effort", "balanced")
+    assert any("nothing to train" in text for text in report["warnings"])
+
+
+def test_the_command_line_comes_before_the_file(autoglm, tmp_path, scores):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("target_bits: 4\n")
+    done = autoglm("compress", DEMO, *QUICK, "--config", recipe, "-q", "int8", "--dry-run", "--json")
+    assert done.code == 0 and "int8" in {module["scheme"] for module in json.loads(done.out)["modules"]}, done.err
+    recipe.write_text("scheme: int4\n")
+    done = autoglm("compress", DEMO, *QUICK, "--config", recipe, "--target-bits", 6, "--scores", scores, "--dry-run", "--json")
+    assert done.code == 0 and len({module["scheme"] for module in json.loads(done.out)["modules"]}) > 3, done.err
+
+
 def test_a_dry_run_plans_what_was_chosen(autoglm, tmp_path, scores):
     done = autoglm("compress", DEMO, *QUICK, "--target-bits", 6, "--scores", scores, "--dry-run", "--json")
     assert done.code == 0, done.err
     plan = json.loads(done.out)
-    assert plan["bytes_after"] <= 6 / 8 * 8_397_056
+    assert 5.9 <= 8 * plan["bytes_after"] / sum(module["parameters"] for module in plan["modules"]) <= 6
     assert len({module["scheme"] for module in plan["modules"]}) > 3
 
 
 @pytest.mark.parametrize("effort", ["balanced", "best"])
 def test_effort_buys_quality(autoglm, tmp_path, effort):
-    options = ("-q", "int3", "--calibration-samples", 8, "--calibration-length", 64, "--verify", "none", "--quiet")
+    options = ("-q", "int3", "--calibration-samples", 16, "--calibration-length", 128, "--verify", "none", "--quiet")
     report = made(autoglm, tmp_path / "out", *options, "--effort", effort, "--reconstruct", 3, "--refine", 1)
     assert {entry["method"] for entry in report["passes"]} == {"gptaq"}
     assert report["recipe"]["reconstruct"] == 3 and report["recipe"]["refine"] == 1
     assert [block["layer"] for block in report["reconstruction"]] == list(range(8))
     for block in report["reconstruction"]:
         assert block["kept"] == (block["error_after"] < block["error_before"])
+    assert any(block["kept"] for block in report["reconstruction"])
     assert report["measured"]["peak_rss_bytes"] <= report["predicted"]["peak_rss_bytes"]
 
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from conftest import BAD_INPUT, DEMO, TINY, USAGE, leftovers
+from conftest import BAD_INPUT, DEMO, RESOURCES, TINY, USAGE, leftovers
 
 
 @pytest.fixture
@@ -198,3 +198,20 @@ def test_a_model_without_a_tokenizer_is_measured_on_its_own_text_and_that_is_not
     evaluation = json.loads((out / "report.json").read_text())["evaluation"]
     assert evaluation["text"]["source"] == "sampled from the source model"
     assert any("no tokenizer" in note for note in evaluation["notes"])
+
+
+def test_the_model_writes_its_own_calibration_text(autoglm, bare, tmp_path):
+    options = ("-q", "int4", "--calibration-dataset", "self")
+    report = compress(autoglm, bare, tmp_path, *options)
+    assert report["calibration"]["source"] == "self" and report["calibration"]["sequences"] == 4
+    assert {entry["method"] for entry in report["passes"]} == {"gptq"}
+    assert report["evaluation"]["divergence"]["kl_mean"] < 0.1
+    assert report["measured"]["peak_rss_bytes"] <= report["predicted"]["peak_rss_bytes"]
+    first = (tmp_path / "out/model.safetensors").read_bytes()
+    compress(autoglm, bare, tmp_path, *options, "--overwrite", "--verify", "none")
+    assert (tmp_path / "out/model.safetensors").read_bytes() == first
+
+
+def test_writing_its_own_text_takes_the_whole_model_in_memory(autoglm, bare, tmp_path):
+    autoglm("compress", bare, "-o", tmp_path / "out", "--calibration-dataset", "self", "--max-ram", "150M").refused(RESOURCES, "memory")
+    assert not (tmp_path / "out").exists()
