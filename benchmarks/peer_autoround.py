@@ -8,7 +8,9 @@ what they were rounded to. Prints one JSON line: seconds.
 """
 import argparse
 import json
+import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,4 +35,8 @@ rounding = AutoRound(model, tokenizer, bits=arguments.bits, group_size=arguments
                      nsamples=len(tokens), seqlen=tokens.shape[1], batch_size=8, dataset=[row.unsqueeze(0) for row in tokens],
                      device_map="cpu", enable_torch_compile=False, seed=0)
 rounding.quantize_and_save(arguments.out, format="fake")
+for folder in [f for f in Path(arguments.out).iterdir() if f.is_dir()]:  # it makes a folder of its own inside
+    for file in folder.iterdir():
+        shutil.move(file, arguments.out)
+    folder.rmdir()
 print(json.dumps({"seconds": time.perf_counter() - start}))

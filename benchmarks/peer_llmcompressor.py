@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """llm-compressor on given tokens: the peer of `autoglm compress`. Runs in its own environment.
 
-usage: peer_llmcompressor.py MODEL TOKENS.npy OUT [--method gptq|awq|rtn] [--bits 4] [--group 128] [--asymmetric]
+usage: peer_llmcompressor.py MODEL TOKENS.npy OUT [--method gptq|rtn] [--bits 4] [--group 128] [--asymmetric]
 
 TOKENS is an int64 array [samples, length]. Every linear layer but the head is quantized. Prints one JSON line: seconds spent
 in oneshot and in saving.
@@ -21,7 +21,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("model")
 parser.add_argument("tokens")
 parser.add_argument("out")
-parser.add_argument("--method", choices=["gptq", "awq", "rtn"], default="gptq")
+parser.add_argument("--method", choices=["gptq", "rtn"], default="gptq")
 parser.add_argument("--bits", type=int, default=4)
 parser.add_argument("--group", type=int, default=128)
 parser.add_argument("--asymmetric", action="store_true")
@@ -33,15 +33,7 @@ model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float3
 weights = {"num_bits": arguments.bits, "type": "int", "strategy": "group", "group_size": arguments.group,
            "symmetric": not arguments.asymmetric, "dynamic": False}
 scheme = {"config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}, "ignore": ["lm_head"]}
-if arguments.method == "awq":
-    from llmcompressor.modifiers.awq import AWQMapping, AWQModifier
-
-    # Glm4 is no architecture that AWQ knows: what is scaled into the two norms that feed linear layers.
-    mappings = [AWQMapping("re:.*input_layernorm$", ["re:.*q_proj$", "re:.*k_proj$", "re:.*v_proj$"]),
-                AWQMapping("re:.*post_attention_layernorm$", ["re:.*gate_up_proj$"])]
-    recipe = AWQModifier(mappings=mappings, **scheme)
-else:
-    recipe = {"gptq": GPTQModifier, "rtn": QuantizationModifier}[arguments.method](**scheme)
+recipe = {"gptq": GPTQModifier, "rtn": QuantizationModifier}[arguments.method](**scheme)
 
 start = time.perf_counter()
 oneshot(model=model, dataset=dataset, recipe=recipe, num_calibration_samples=len(tokens), max_seq_length=tokens.shape[1])

@@ -44,7 +44,7 @@ def main():
     parser.add_argument("calibration")
     parser.add_argument("held_out")
     parser.add_argument("--model", type=Path, default=ROOT / "models/glm-phone-demo")
-    parser.add_argument("--only", action="append", default=[], help="rows whose name holds this, for example int3 or auto-round")
+    parser.add_argument("--only", action="append", default=[], help="rows whose name holds this, for example 'int3-g128 ours' or auto-round; repeatable")
     parser.add_argument("--tasks", type=int, default=0)
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--length", type=int, default=512)
@@ -70,12 +70,11 @@ def main():
                 "ours best": [*ours, "-q", word, "--effort", "best"],
                 "llm-compressor rtn": [PEER, ROOT / "benchmarks/peer_llmcompressor.py", *peer, *how, "--method", "rtn"],
                 "llm-compressor gptq": [PEER, ROOT / "benchmarks/peer_llmcompressor.py", *peer, *how, "--method", "gptq"],
-                "llm-compressor awq": [PEER, ROOT / "benchmarks/peer_llmcompressor.py", *peer, *how, "--method", "awq"],
                 "auto-round": [PEER, ROOT / "benchmarks/peer_autoround.py", *peer, *how],
             }
             bits_per_parameter = 0
             for name, command in [*rows.items(), ("ours automatic balanced", None)]:
-                if not all(part in f"{word} {name}" for part in a.only):
+                if a.only and not any(part in f"{word} {name}" for part in a.only):
                     continue
                 if command is None:
                     if not bits_per_parameter:

@@ -1,12 +1,17 @@
 #!/usr/bin/env bash
 # The benchmarks of docs/BENCHMARKS.md. Text is not part of the project: CALIBRATION and HELD_OUT name plain text files
-# (by default the demo model's own task files), SCRATCH a folder with 60 GB for the large checkpoints (skipped without).
+# (by default the demo model's own task files), SCRATCH a folder with 60 GB for the large checkpoints (skipped without);
+# QUALITY=1 asks for the table of all methods and peers too, which takes hours.
 set -euo pipefail
 cd "$(dirname "$0")"
 tasks=../models/glm-phone-demo/tasks
 python=../.venv/bin/python
 echo "== INT4 GPTQ of the demo model beside llm-compressor"
 $python gptq_demo.py "${CALIBRATION:-$tasks/train.jsonl}" "${HELD_OUT:-$tasks/eval.jsonl}" --runs "${RUNS:-3}"
+if [ -n "${QUALITY:-}" ]; then
+  echo "== what every method loses, beside llm-compressor and AutoRound"
+  $python quality.py "${CALIBRATION:-$tasks/train.jsonl}" "${HELD_OUT:-$tasks/eval.jsonl}" --tasks 128
+fi
 echo "== INT8 of everything"
 $python sizes.py
 if [ -n "${SCRATCH:-}" ]; then
