@@ -8,17 +8,18 @@
 #include "api/engine.h"
 #include "core/base/log.h"
 #include "core/base/memory.h"
+#include "core/format/checkpoint_writer.h"
 #include "core/format/display.h"
 #include "core/format/file.h"
+#include "core/format/shard_writer.h"
 
 namespace autoglm::api {
 namespace {
 
 constexpr double kFirstBits = 4.5;  // per parameter, where a contract's search begins
 constexpr int64_t kMaxScoresBytes = 256 << 20;
-constexpr std::string_view kScoresVersion = "1";                       // raised when the estimate changes
-constexpr int64_t kSmallFile = 64 << 20, kReservedHeader = 256 << 10;  // as core/format/checkpoint_writer keeps them
-constexpr int64_t kHeaderBytesPerTensor = 180;  // of safetensors' JSON: name, type, shape, offsets
+constexpr std::string_view kScoresVersion = "1";  // raised when the estimate changes
+constexpr int64_t kHeaderBytesPerTensor = 180;    // of safetensors' JSON: name, type, shape, offsets
 
 // FNV-1a (Fowler, Noll, Vo 1991), 64 bits: tells scores of another model or text apart, no protection.
 class Fingerprint {
@@ -88,8 +89,8 @@ int64_t header_bytes(const search::Sensitivity& sensitivity, int64_t size, int64
       bytes += 4 * (static_cast<int64_t>(name.size()) + kHeaderBytesPerTensor);
     }
   }
-  if (size <= kSmallFile) return bytes;
-  int64_t reserved = kReservedHeader;
+  if (size <= format::ShardWriter::kMovedBytes) return bytes;
+  int64_t reserved = format::kFirstReserve;
   while (reserved < bytes) reserved *= 4;
   return reserved * (size / max_shard + 1);
 }

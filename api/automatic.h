@@ -20,9 +20,10 @@ struct Automatic {
   bool measured = false;  // now, rather than read
 };
 
-/// Sensitivities of `source` (which computes in fp32): those of the file `settings.scores` where they are of this
-/// model, text and recipe, else measured now and written there. kBadInput: that file cannot be read as scores, and is
-/// left as it is.
+/// Sensitivities of `source` (which computes in fp32): those of the file `settings.scores` where there is one, else
+/// measured now and written there. kBadInput: that file cannot be read as scores. kInvalidArgument: its scores are of
+/// another model, text, seed or recipe. kResourceExhausted: memory, or the file cannot be written (found before the
+/// work).
 Result<Automatic> measure_for_budget(const Settings& settings, const model::Decoder& source,
                                      const pass::Registry& registry, const std::vector<eval::Tokens>& calibration,
                                      CancelToken& cancel);

@@ -359,10 +359,9 @@ class Compression {
     const int64_t free = how.max_ram > 0 ? how.max_ram - program : INT64_MAX;
     if (settings_.recipe.reconstruct > 0) {
       // What does not fit of the states goes to disk.
-      reconstruction_.state_bytes = INT64_MAX;
-      const int64_t whole = quant::reconstruct_bytes(*decoder_, how.sequences, how.length, reconstruction_);
-      const int64_t states = 2 * how.sequences * how.length * decoder_->config().hidden_size * int64_t{4};
-      reconstruction_.state_bytes = std::clamp<int64_t>(free - (whole - states), 0, states);
+      reconstruction_.state_bytes = 0;
+      const int64_t others = quant::reconstruct_bytes(*decoder_, how.sequences, how.length, reconstruction_);
+      reconstruction_.state_bytes = std::max<int64_t>(0, free - others);
       AUTOGLM_RETURN_IF_ERROR(plan_part(
           "reconstruction", quant::reconstruct_bytes(*decoder_, how.sequences, how.length, reconstruction_), how));
       plan_.seconds += pass::estimated_seconds(quant::reconstruct_flops(*decoder_, reconstruction_), threads_);

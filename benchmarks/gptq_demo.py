@@ -9,31 +9,15 @@ process, median), peak memory (maximum), KL divergence to the source.
 """
 import argparse
 import json
-import os
 import statistics
 import tempfile
 from pathlib import Path
 
+from calibration_windows import write_windows
 from measure import AUTOGLM, ROOT, megabytes, run
 
 SAMPLES, LENGTH = 128, 512
 DEMO = ROOT / "models/glm-phone-demo"
-
-
-def calibration(text_file, folder):
-    """Text of exactly 128 windows, and the same windows as token ids."""
-    import numpy as np
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(DEMO)
-    text = Path(text_file).read_text(errors="replace")[: SAMPLES * LENGTH * 8]
-    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    # One window more than needed is cut off at a token's end, so that both tools see the same 128.
-    end = encoding["offset_mapping"][SAMPLES * LENGTH + 8][1]
-    ids = tokenizer(text[:end], add_special_tokens=False)["input_ids"]
-    assert SAMPLES * LENGTH <= len(ids) < (SAMPLES + 1) * LENGTH
-    (folder / "calibration.txt").write_text(text[:end])
-    np.save(folder / "tokens.npy", np.array(ids[: SAMPLES * LENGTH], dtype=np.int64).reshape(SAMPLES, LENGTH))
 
 
 def kl(artifact, held_out):
@@ -51,12 +35,7 @@ def main():
     a = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
-        # In a process of its own: the kernel counts what a parent occupies towards the children it starts.
-        if os.fork() == 0:
-            calibration(a.calibration, scratch)
-            os._exit(0)
-        if os.waitstatus_to_exitcode(os.wait()[1]) != 0:
-            raise SystemExit("the calibration text could not be prepared")
+        write_windows(a.calibration, scratch, DEMO, SAMPLES, LENGTH)
         ours = [AUTOGLM, "compress", DEMO, "-o", scratch / "ours", "--overwrite", "-q", f"int4-g{a.group}", "--method", "gptq",
                 "--calibration-dataset", scratch / "calibration.txt", "--calibration-samples", SAMPLES,
                 "--calibration-length", LENGTH, "--verify", "none", "--quiet", *(["--max-ram", a.max_ram] if a.max_ram else [])]

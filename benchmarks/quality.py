@@ -18,25 +18,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from calibration_windows import write_windows
 from measure import AUTOGLM, ROOT, megabytes, run
 
 PEER = ROOT / ".venvs/llmcompressor/bin/python"
 FORMATS = [(8, 128, False), (4, 128, False), (4, 128, True), (4, 32, False), (3, 128, False), (3, 128, True), (2, 64, True)]
-
-
-def prepare(text_file, folder, model, samples, length):
-    """Text of exactly `samples` windows, and the same windows as token ids."""
-    import numpy as np
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    text = Path(text_file).read_text(errors="replace")[: samples * length * 8]
-    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    end = encoding["offset_mapping"][samples * length + 8][1]
-    ids = tokenizer(text[:end], add_special_tokens=False)["input_ids"]
-    assert samples * length <= len(ids) < (samples + 1) * length
-    (folder / "calibration.txt").write_text(text[:end])
-    np.save(folder / "tokens.npy", np.array(ids[: samples * length], dtype=np.int64).reshape(samples, length))
 
 
 def main():
@@ -51,11 +37,7 @@ def main():
     a = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
-        if os.fork() == 0:  # in a process of its own: a child's peak begins with its parent's
-            prepare(a.calibration, scratch, a.model, a.samples, a.length)
-            os._exit(0)
-        if os.waitstatus_to_exitcode(os.wait()[1]) != 0:
-            raise SystemExit("the calibration text could not be prepared")
+        write_windows(a.calibration, scratch, a.model, a.samples, a.length)
         text = ["--calibration-dataset", scratch / "calibration.txt", "--calibration-samples", a.samples, "--calibration-length", a.length]
         ours = [AUTOGLM, "compress", a.model, "-o", scratch / "out", "--overwrite", "--verify", "none", "--quiet", *text]
         peer = [a.model, scratch / "tokens.npy", scratch / "out"]

@@ -166,6 +166,12 @@ Result<at::Tensor> Decoder::embed(const at::Tensor& ids) const {
   });
 }
 
+Result<at::Tensor> Decoder::embed(const std::vector<int32_t>& sequence) const {
+  at::Tensor ids = at::empty({1, static_cast<int64_t>(sequence.size())}, at::kLong);
+  std::copy(sequence.begin(), sequence.end(), ids.mutable_data_ptr<int64_t>());
+  return embed(ids);
+}
+
 Result<at::Tensor> Decoder::head_input(const at::Tensor& hidden) const {
   return tensor::guarded([&]() -> Result<at::Tensor> {
     const at::NoGradGuard no_grad;
@@ -211,6 +217,14 @@ int64_t Decoder::block_bytes(int64_t layer) const {
     total += elements * (routing ? static_cast<int64_t>(sizeof(float)) : width);
   }
   return total;
+}
+
+int64_t Decoder::float_block_bytes() const {
+  return block_bytes() * int64_t{4} / static_cast<int64_t>(c10::elementSize(options_.compute));
+}
+
+int64_t Decoder::backward_bytes(int64_t tokens) const {
+  return tokens * int64_t{4} * (16 * config().hidden_size + 12 * config().intermediate_size);
 }
 
 int64_t Decoder::block_bytes() const {

@@ -5,8 +5,10 @@
 /// Thread-compatible.
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <vector>
 
 #include "compress/model/block.h"
 #include "core/base/cancel.h"
@@ -42,6 +44,8 @@ class Decoder {
   /// ids [batch, tokens] int64 -> [batch, tokens, hidden]. Reads only the rows that are needed. kInvalidArgument: an id
   /// outside the vocabulary.
   Result<at::Tensor> embed(const at::Tensor& ids) const;
+  /// One sequence: [1, tokens, hidden].
+  Result<at::Tensor> embed(const std::vector<int32_t>& sequence) const;
 
   /// The final norm alone, which is the head's input: hidden [n, hidden] -> [n, hidden].
   Result<at::Tensor> head_input(const at::Tensor& hidden) const;
@@ -57,6 +61,9 @@ class Decoder {
   /// Bytes a block takes in memory in the compute dtype, exactly; and the largest of them all (for memory plans).
   int64_t block_bytes(int64_t layer) const;
   int64_t block_bytes() const;
+  int64_t float_block_bytes() const;  ///< the largest in float32, whatever the compute dtype
+  /// What a block keeps for its backward pass over `tokens` tokens in float32, at most (for memory plans).
+  int64_t backward_bytes(int64_t tokens) const;
   /// Bytes of the head's weight once `keep_head` was called.
   int64_t head_bytes() const;
 

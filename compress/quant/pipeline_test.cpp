@@ -26,10 +26,8 @@ using ::testing::HasSubstr;
 
 /// [length, hidden] after the last block.
 at::Tensor states_of(const model::Decoder& decoder, const eval::Tokens& tokens) {
-  at::Tensor ids = at::empty({1, static_cast<int64_t>(tokens.size())}, at::kLong);
-  for (size_t i = 0; i < tokens.size(); ++i) ids[0][static_cast<int64_t>(i)] = tokens[i];
-  at::Tensor hidden = decoder.embed(ids).value();
-  const model::Rotary rotary = decoder.rotary(ids.size(1));
+  at::Tensor hidden = decoder.embed(tokens).value();
+  const model::Rotary rotary = decoder.rotary(hidden.size(1));
   for (int64_t layer = 0; layer < decoder.config().num_hidden_layers; ++layer) {
     hidden = model::forward(decoder.config(), decoder.load_block(layer).value(), rotary, hidden);
   }

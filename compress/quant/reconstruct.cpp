@@ -53,7 +53,7 @@ class Reconstruction {
                                                              options_.state_bytes / 2, options_.scratch));
       for (size_t i = 0; i < calibration.size(); ++i) {
         AUTOGLM_RETURN_IF_ERROR(cancel_.check());
-        AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor embedded, decoder->embed(ids_of(calibration[i])));
+        AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor embedded, decoder->embed(calibration[i]));
         AUTOGLM_RETURN_IF_ERROR(states->put(static_cast<int64_t>(i), embedded));
       }
     }
@@ -162,12 +162,10 @@ Result<std::vector<ReconstructedBlock>> reconstruct(const model::Decoder& source
 
 int64_t reconstruct_bytes(const model::Decoder& source, int64_t sequences, int64_t length,
                           const ReconstructOptions& options) {
-  const format::ModelConfig& config = source.config();
-  const int64_t block = float_block_bytes(source);
-  const int64_t batch = std::max(options.batch_tokens, length);
-  const int64_t states = std::min(options.state_bytes, 2 * sequences * length * config.hidden_size * int64_t{4});
-  const int64_t activations = batch * int64_t{4} * (16 * config.hidden_size + 12 * config.intermediate_size);
-  return 9 * block + states + activations;  // positions, Adam's sums, gradients and what rounding keeps for them
+  const int64_t states =
+      std::min(options.state_bytes, 2 * sequences * length * source.config().hidden_size * int64_t{4});
+  // Positions, Adam's sums, gradients and what rounding keeps for them.
+  return 9 * source.float_block_bytes() + states + source.backward_bytes(std::max(options.batch_tokens, length));
 }
 
 double reconstruct_flops(const model::Decoder& source, const ReconstructOptions& options) {

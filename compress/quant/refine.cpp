@@ -93,7 +93,7 @@ class Refinement {
   Status run_source() {
     const at::NoGradGuard no_grad;
     for (const eval::Tokens& sequence : calibration_) {
-      AUTOGLM_ASSIGN_OR_RETURN(at::Tensor states, source_.embed(ids_of(sequence)));
+      AUTOGLM_ASSIGN_OR_RETURN(at::Tensor states, source_.embed(sequence));
       source_states_.push_back(states);
     }
     for (int64_t layer = 0; layer < source_.config().num_hidden_layers; ++layer) {
@@ -114,7 +114,7 @@ class Refinement {
     const at::NoGradGuard no_grad;
     std::vector<at::Tensor> rows;
     for (const size_t i : batch) {
-      AUTOGLM_ASSIGN_OR_RETURN(at::Tensor states, staged_.embed(ids_of(calibration_[i])));
+      AUTOGLM_ASSIGN_OR_RETURN(at::Tensor states, staged_.embed(calibration_[i]));
       rows.push_back(states);
     }
     std::vector<at::Tensor> states = {at::cat(rows)};
@@ -217,14 +217,13 @@ Result<Refined> refine(const model::Decoder& source, const model::Decoder& stage
 
 int64_t refine_bytes(const model::Decoder& source, int64_t sequences, int64_t length, const RefineOptions& options) {
   const format::ModelConfig& config = source.config();
-  const int64_t block = float_block_bytes(source), layers = config.num_hidden_layers;
+  const int64_t block = source.float_block_bytes(), layers = config.num_hidden_layers;
   const int64_t batch = std::max(options.batch_tokens, length);
   const int64_t states = (batch * (layers + 1) + sequences * length) * config.hidden_size * int64_t{4};
   const int64_t heads = 2 * config.vocab_size * config.hidden_size * int64_t{4};
   const int64_t logits = 6 * kHeadTokens * config.vocab_size * int64_t{4};
-  const int64_t activations = batch * int64_t{4} * (16 * config.hidden_size + 12 * config.intermediate_size);
   const int64_t trained = layers * block / 2;  // of fp32: integers a quarter; scales, their gradients and Adam's sums
-  return trained + 3 * block + states + heads + logits + activations;
+  return trained + 3 * block + states + heads + logits + source.backward_bytes(batch);
 }
 
 double refine_flops(const model::Decoder& source, int64_t sequences, int64_t length, const RefineOptions& options) {

@@ -1,7 +1,5 @@
 #include "compress/quant/schedule.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -16,22 +14,12 @@ constexpr double kWarmUp = 0.05;
 
 }  // namespace
 
-int64_t float_block_bytes(const model::Decoder& decoder) {
-  return decoder.block_bytes() * 4 / static_cast<int64_t>(c10::elementSize(decoder.options().compute));
-}
-
 double block_flops(const model::Decoder& decoder) {
   int64_t weights = 0;
   for (int64_t layer = 0; layer < decoder.config().num_hidden_layers; ++layer) {
     weights += decoder.block_bytes(layer) / static_cast<int64_t>(c10::elementSize(decoder.options().compute));
   }
   return 2.0 * static_cast<double>(weights);
-}
-
-at::Tensor ids_of(const eval::Tokens& sequence) {
-  at::Tensor ids = at::empty({1, static_cast<int64_t>(sequence.size())}, at::kLong);
-  std::copy(sequence.begin(), sequence.end(), ids.mutable_data_ptr<int64_t>());
-  return ids;
 }
 
 double cosine(double progress) {

@@ -1,7 +1,5 @@
 #pragma once
 /// The order and pace in which calibration sequences are trained on. Private to the room.
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
 #include <vector>
 
@@ -10,14 +8,8 @@
 
 namespace autoglm::quant {
 
-/// Bytes of the largest block in float32, whatever the decoder computes in.
-int64_t float_block_bytes(const model::Decoder& decoder);
-
 /// Operations that one token takes through all blocks, two for each weight.
 double block_flops(const model::Decoder& decoder);
-
-/// ids [1, tokens] int64 of a sequence.
-at::Tensor ids_of(const eval::Tokens& sequence);
 
 /// Share of the full rate at `progress` in [0, 1): rises over the first twentieth, then falls to zero along a cosine
 /// (Loshchilov and Hutter 2017, arXiv:1608.03983, eq. 5).

@@ -93,17 +93,10 @@ class Estimator {
     return ok_status();
   }
 
-  at::Tensor ids(size_t sequence) const {
-    const eval::Tokens& tokens = sequences_[sequence];
-    at::Tensor out = at::empty({1, static_cast<int64_t>(tokens.size())}, at::kLong);
-    std::copy(tokens.begin(), tokens.end(), out.mutable_data_ptr<int64_t>());
-    return out;
-  }
-
   Status run_forward(Progress& progress) {
     const at::NoGradGuard no_grad;
     for (size_t i = 0; i < sequences_.size(); ++i) {
-      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor embedded, source_.embed(ids(i)));
+      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor embedded, source_.embed(sequences_[i]));
       AUTOGLM_RETURN_IF_ERROR(states_[0].put(static_cast<int64_t>(i), embedded));
     }
     for (int64_t layer = 0; layer < source_.config().num_hidden_layers; ++layer) {
@@ -432,10 +425,9 @@ Result<Sensitivity> measure_sensitivity(const model::Decoder& source, const pass
 int64_t sensitivity_bytes(const model::Decoder& source, const SensitivityOptions& options) {
   const format::ModelConfig& config = source.config();
   const int64_t states = options.tokens * config.hidden_size * int64_t{4};
-  const int64_t block = source.block_bytes() * 4 / static_cast<int64_t>(c10::elementSize(source.options().compute));
   const int64_t head = kHeadRows * (6 * options.tokens + 4 * config.hidden_size) * int64_t{4};
-  const int64_t activations = options.length * int64_t{4} * (16 * config.hidden_size + 12 * config.intermediate_size);
-  return (config.num_hidden_layers + 4) * states + std::max(head, 4 * block + activations);
+  const int64_t block = 4 * source.float_block_bytes() + source.backward_bytes(options.length);
+  return (config.num_hidden_layers + 4) * states + std::max(head, block);
 }
 
 }  // namespace autoglm::search

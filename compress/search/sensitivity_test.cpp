@@ -5,17 +5,16 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <filesystem>
 #include <random>
 
 #include "compress/pass/pipeline.h"
 #include "compress/search/testing.h"
+#include "core/eval/test_folder.h"
 #include "core/format/tiny_models.h"
 
 namespace autoglm::search {
 namespace {
 
-namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
 std::vector<eval::Tokens> random_tokens(int64_t count, int64_t length, uint64_t seed) {
@@ -38,38 +37,24 @@ Result<Sensitivity> measure(const std::string& family, const pass::Recipe& recip
   return measure_sensitivity(source, recipe, testing::registry(), random_tokens(64, 32, 1), options, cancel);
 }
 
-class Scratch {
- public:
-  Scratch() {
-    std::string name = (fs::temp_directory_path() / "autoglm-search-XXXXXX").string();
-    folder_ = ::mkdtemp(name.data());
-  }
-  ~Scratch() { fs::remove_all(folder_); }
-  const fs::path& operator*() const { return folder_; }
-
- private:
-  fs::path folder_;
-};
-
 /// Mean KL(source || written) over the tokens, in nats.
 double divergence(const model::Decoder& source, const model::Decoder& written, const std::vector<eval::Tokens>& texts) {
   const at::NoGradGuard no_grad;
   double sum = 0;
   int64_t tokens = 0;
   for (const eval::Tokens& text : texts) {
-    at::Tensor ids = at::empty({1, static_cast<int64_t>(text.size())}, at::kLong), logits[2];
-    std::copy(text.begin(), text.end(), ids.mutable_data_ptr<int64_t>());
+    at::Tensor logits[2];
     for (const int which : {0, 1}) {
       const model::Decoder& model = which == 0 ? source : written;
-      at::Tensor states = model.embed(ids).value();
-      const model::Rotary rotary = model.rotary(ids.size(1));
+      at::Tensor states = model.embed(text).value();
+      const model::Rotary rotary = model.rotary(states.size(1));
       for (int64_t layer = 0; layer < model.config().num_hidden_layers; ++layer) {
         states = model::forward(model.config(), model.load_block(layer).value(), rotary, states);
       }
       logits[which] = at::log_softmax(model.logits(states[0]).value(), -1);
     }
     sum += (logits[0].exp() * (logits[0] - logits[1])).sum().item<double>();
-    tokens += ids.size(1);
+    tokens += static_cast<int64_t>(text.size());
   }
   return sum / static_cast<double>(tokens);
 }
@@ -86,7 +71,7 @@ TEST_P(SensitivityFamily, ForeseesTheDivergence) {
   for (const Group& group : sensitivity->groups) estimated += group.candidates.front().loss;
 
   CancelToken cancel;
-  Scratch scratch;
+  const eval::TestFolder scratch;
   const model::Decoder source = model::Decoder::open(format::kTiny / GetParam()).value();
   const pass::Registry registry = testing::registry();
   pass::Recipe recipe;
@@ -95,10 +80,10 @@ TEST_P(SensitivityFamily, ForeseesTheDivergence) {
   const auto resolved =
       pass::resolve(recipe, source.config(), source.layout(), &source.checkpoint(), registry, false).value();
   const auto plan = pass::make_plan(recipe, registry, resolved, &source.checkpoint(), {}).value();
-  auto writer = format::CheckpointWriter::create(*scratch / "out").value();
+  auto writer = format::CheckpointWriter::create(scratch.path() / "out").value();
   ASSERT_TRUE(pass::run_pipeline({&recipe, &registry, &resolved, &plan, &source, {}, {}}, writer, cancel).ok());
   ASSERT_TRUE(writer.commit().ok());
-  const model::Decoder written = model::Decoder::open(*scratch / "out").value();
+  const model::Decoder written = model::Decoder::open(scratch.path() / "out").value();
   const double measured = divergence(source, written, random_tokens(64, 32, 1));
   // That other experts are chosen has no gradient.
   EXPECT_GT(estimated, (GetParam() == "glm4_moe" ? 0.25 : 0.5) * measured) << measured;

@@ -36,17 +36,10 @@ Place place_of(const std::string& name) {
   return place;
 }
 
-/// Names come from files.
-std::string plain(std::string text) {
-  for (char& c : text) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
-  }
-  return text;
-}
-
+/// For XML; names come from files.
 std::string escaped(const std::string& text) {
   std::string out;
-  for (const char c : plain(text)) {
+  for (const char c : printable(text)) {
     switch (c) {
       case '<': out += "&lt;"; break;
       case '>': out += "&gt;"; break;
@@ -154,7 +147,7 @@ std::string bits_table(const AutomaticBits& bits) {
     const Place place = place_of(format.name);
     const std::string cell = fmt::format("{:.1f}", format.bits_per_weight);
     if (place.layer < 0) {
-      rest += fmt::format("{}: {} ({})\n", plain(format.name), cell, plain(format.scheme));
+      rest += fmt::format("{}: {} ({})\n", printable(format.name), cell, printable(format.scheme));
       continue;
     }
     if (std::find(columns.begin(), columns.end(), place.matrix) == columns.end()) columns.push_back(place.matrix);

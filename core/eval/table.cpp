@@ -5,7 +5,6 @@
 #include <algorithm>
 
 namespace autoglm::eval {
-namespace {
 
 std::string printable(std::string text) {
   for (char& c : text) {
@@ -13,8 +12,6 @@ std::string printable(std::string text) {
   }
   return text;
 }
-
-}  // namespace
 
 int64_t display_width(std::string_view text) {
   int64_t width = 0;

@@ -24,6 +24,9 @@ class Table {
   std::vector<std::vector<std::string>> rows_;  // the header first
 };
 
+/// `text` with its control characters as '?'.
+std::string printable(std::string text);
+
 /// Columns that `text` takes on a terminal.
 int64_t display_width(std::string_view text);
 

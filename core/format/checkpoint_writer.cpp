@@ -25,7 +25,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kFirstReserve = 256 << 10;     // room for about 2000 tensors
 constexpr int64_t kMaxReserve = 64 << 20;        // under the format's bound of 100 MB
 constexpr int64_t kMaxDeferredBytes = 64 << 20;  // held in memory
 constexpr size_t kMaxNameBytes = 1 << 20;

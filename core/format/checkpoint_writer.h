@@ -25,6 +25,10 @@
 
 namespace autoglm::format {
 
+/// What is kept free for a file's header at first, four times as much where that was too little; files of up to
+/// ShardWriter::kMovedBytes of data are made to fit in the end.
+inline constexpr int64_t kFirstReserve = 256 << 10;  // room for about 2000 tensors
+
 struct WriterOptions {
   int64_t max_shard_bytes = 5'000'000'000;  ///< of tensors; one that is larger gets a shard of its own
   bool overwrite = false;                   ///< replace an existing target instead of refusing it

@@ -13,10 +13,9 @@
 namespace autoglm::format {
 namespace {
 
-constexpr int64_t kAlignment = 8;          // of the data's start, and of every tensor written at once
-constexpr int64_t kLengthBytes = 8;        // the header's length, before it
-constexpr int64_t kMovedBytes = 64 << 20;  // data up to this is moved up to a header that fits exactly
-constexpr int64_t kHeldBytes = 64 << 20;   // a tensor up to this may be held in memory
+constexpr int64_t kAlignment = 8;         // of the data's start, and of every tensor written at once
+constexpr int64_t kLengthBytes = 8;       // the header's length, before it
+constexpr int64_t kHeldBytes = 64 << 20;  // a tensor up to this may be held in memory
 constexpr std::string_view kStart = R"({"__metadata__":{"format":"pt"})";  // transformers insists on the format
 constexpr int64_t kFrameBytes = kStart.size() + 1;                         // and the closing brace
 

@@ -16,6 +16,8 @@ namespace autoglm::format {
 
 class ShardWriter {
  public:
+  static constexpr int64_t kMovedBytes = 64 << 20;  ///< data up to this is moved up to a header that fits exactly
+
   /// Hands out a tensor's bytes piece by piece, each valid until the next call; empty at the end. An error ends `add`.
   using Source = std::function<Result<std::span<const std::byte>>()>;
 
