@@ -2,6 +2,7 @@
 # Line coverage per room, from the tests of a build of its own (build/coverage). Fails below 85 % in a room outside apps/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH"
 tools/build.sh coverage
 find build/coverage -name '*.gcda' -delete
 ctest --preset coverage || echo "some tests failed; what they ran still counts" >&2

@@ -7,6 +7,7 @@
 # Formatting, complexity and repetition are always looked at everywhere. Exits with 1 when anything fails.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH"
 readonly note_complexity=15 max_complexity=30 max_repeated=2
 
 failed=0
