@@ -233,6 +233,9 @@ Result<Settings> settle(const CompressOptions& options) {
     s.recipe.scheme = *scheme;
   }
   if (!options.method.empty()) s.recipe.method = options.method;
+  if (!options.observer.empty()) {
+    AUTOGLM_ASSIGN_OR_RETURN(s.recipe.observer, calibrate::parse_observer(options.observer));
+  }
   if (options.reconstruct >= 0) s.recipe.reconstruct = options.reconstruct;
   if (options.refine >= 0) s.recipe.refine = options.refine;
   s.embedding_given = s.embedding_given || !options.embedding.empty();

@@ -11,10 +11,10 @@ void add_options(CLI::App& app, CompressOptions& options) {
   app.add_flag("--overwrite", options.overwrite, "replace an artifact that exists");
 
   const std::string recipe = "Recipe";
-  app.add_option(
-         "-q,--quantization", options.quantization,
-         "int2..int8, w8a8, fp16 or bf16; -gN sets the group size, -channel, -tensor, -asym: int4-g64-asym; auto "
-         "chooses by a budget or a contract [int4]")
+  app.add_option("-q,--quantization", options.quantization,
+                 "int2..int8, w8a8, w8a8-static, fp16 or bf16; -gN sets the group size, -channel, -tensor, -asym: "
+                 "int4-g64-asym; auto "
+                 "chooses by a budget or a contract [int4]")
       ->group(recipe);
   app.add_option("--target-bits", options.target_bits,
                  "choose formats for this many stored bits per parameter, for example 3.5")
@@ -33,6 +33,9 @@ void add_options(CLI::App& app, CompressOptions& options) {
                  "file that keeps the measured sensitivities: another budget then takes no new measurement")
       ->group(recipe);
   app.add_option("--method", options.method, "gptq, gptaq or rtn [gptq with calibration text, else rtn]")
+      ->group(recipe);
+  app.add_option("--observer", options.observer,
+                 "how w8a8-static finds ranges: minmax, moving-average, percentile, mse or entropy [mse]")
       ->group(recipe);
   app.add_option("--effort", options.effort,
                  "fast (gptq alone), balanced or best (gptaq, then --reconstruct and --refine) [fast]")

@@ -16,7 +16,7 @@ bool all_finite(const at::Tensor& tensor) { return !tensor.defined() || at::isfi
 }  // namespace
 
 Needs Needs::operator|(const Needs& other) const {
-  return {hessian || other.hessian, drift || other.drift, moments || other.moments,
+  return {hessian || other.hessian, drift || other.drift, moments || other.moments, summary || other.summary,
           std::max(sample_tokens, other.sample_tokens)};
 }
 
@@ -39,6 +39,10 @@ void StatisticsBuilder::add(const at::Tensor& input, const at::Tensor& source) {
       sums_.mean = mean;
       sums_.mean_square = square;
     }
+  }
+  if (needs_.summary && finite_) {
+    finite_ = all_finite(x);
+    if (finite_) sums_.summary.add(x);
   }
   if (needs_.sample_tokens > 0) add_sample(x);
   sums_.tokens += x.size(0);
@@ -89,8 +93,8 @@ Result<InputStatistics> StatisticsBuilder::finish(std::string_view where) {
   if (needs_.sample_tokens > 0 && sampled_ > 0) sums_.sample = sums_.sample.slice(0, 0, sampled_);
   // A NaN or infinity in any token shows in the diagonal, the sums or (alone) the sample.
   const bool has_drift = sums_.drift.defined();
-  if ((has_drift && !all_finite(sums_.drift.sum())) || !all_finite(sums_.mean_square) || !all_finite(sums_.absmax) ||
-      !all_finite(sums_.sample)) {
+  if (!finite_ || (has_drift && !all_finite(sums_.drift.sum())) || !all_finite(sums_.mean_square) ||
+      !all_finite(sums_.absmax) || !all_finite(sums_.sample)) {
     return bad_input(fmt::format(
         "calibration gave NaN or infinity in the input of {}: the source overflows there; try --compute fp32", where));
   }
@@ -102,7 +106,7 @@ int64_t statistics_bytes(const Needs& needs, int64_t width) {
   if (needs.hessian) floats += width * width;
   if (needs.drift) floats += width * width;
   if (needs.moments) floats += 3 * width;
-  return floats * static_cast<int64_t>(sizeof(float));
+  return floats * static_cast<int64_t>(sizeof(float)) + (needs.summary ? summary_bytes(width) : 0);
 }
 
 }  // namespace autoglm::calibrate

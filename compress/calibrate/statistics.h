@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "compress/calibrate/summary.h"
 #include "core/base/status.h"
 
 namespace autoglm::calibrate {
@@ -14,9 +15,10 @@ struct Needs {
   bool hessian = false;       ///< the matrix of GPTQ
   bool drift = false;         ///< how the source's inputs differ from these, for GPTAQ
   bool moments = false;       ///< absmax, mean and mean square of every input channel
+  bool summary = false;       ///< how the values are distributed
   int64_t sample_tokens = 0;  ///< this many inputs themselves
 
-  bool any() const { return hessian || drift || moments || sample_tokens > 0; }
+  bool any() const { return hessian || drift || moments || summary || sample_tokens > 0; }
   Needs operator|(const Needs& other) const;
 };
 
@@ -32,7 +34,8 @@ struct InputStatistics {
   at::Tensor absmax;   ///< [in]
   at::Tensor mean;     ///< [in]
   at::Tensor mean_square;  ///< [in]; with `hessian` alone also filled (its diagonal / 2)
-  at::Tensor sample;       ///< [<= sample_tokens, in], spread evenly over the tokens seen
+  InputSummary summary;
+  at::Tensor sample;  ///< [<= sample_tokens, in], spread evenly over the tokens seen
 };
 
 /// Adds batches of inputs. Not thread-safe.
@@ -55,6 +58,7 @@ class StatisticsBuilder {
   int64_t expected_tokens_;  ///< all that will come, as far as known: spaces the sample
   InputStatistics sums_;
   int64_t sampled_ = 0;
+  bool finite_ = true;
 };
 
 /// Bytes that the statistics of an input of `width` channels take (for memory plans).

@@ -25,11 +25,6 @@ int64_t rows_per_piece(const ModuleSpec& module) {
   return std::max<int64_t>(1, kPieceElements / std::max<int64_t>(1, module.shape[1]));
 }
 
-/// Activations are quantized here as they come; ranges found by calibration are not used.
-bool runs(const format::QuantArgs& args) {
-  return args.dynamic && (args.strategy == format::Strategy::kToken || args.strategy == format::Strategy::kTensor);
-}
-
 }  // namespace
 
 Result<Decoder> Decoder::open(const std::filesystem::path& folder, const DecoderOptions& options) {
@@ -42,7 +37,8 @@ Result<Decoder> Decoder::open(const std::filesystem::path& folder, const Decoder
     Decoder decoder;
     decoder.options_ = options;
     AUTOGLM_ASSIGN_OR_RETURN(format::StoredModel stored, format::StoredModel::open(folder));
-    AUTOGLM_RETURN_IF_ERROR(stored.check_activations(runs, "dynamic token and tensor"));
+    AUTOGLM_RETURN_IF_ERROR(
+        stored.check_activations(can_fake_quantize, "dynamic token and tensor, and static tensor,"));
     decoder.stored_ = std::make_shared<const format::StoredModel>(std::move(stored));
     const ModuleSpec* norm = decoder.layout().find(Role::kFinalNorm);
     AUTOGLM_ASSIGN_OR_RETURN(decoder.final_norm_,
@@ -82,8 +78,7 @@ Result<Linear> Decoder::load_linear(const ModuleSpec& module) const {
     AUTOGLM_ASSIGN_OR_RETURN(linear.bias,
                              tensor::load(checkpoint(), module.bias_name(), options_.compute, options_.device));
   }
-  const format::QuantScheme* scheme = stored_->scheme_of(module);
-  if (scheme != nullptr) linear.input_activations = scheme->input_activations;
+  AUTOGLM_ASSIGN_OR_RETURN(linear.input, stored_->input_quant(module));
   return linear;
 }
 
@@ -184,9 +179,8 @@ Result<at::Tensor> Decoder::logits(const at::Tensor& hidden) const {
     const at::NoGradGuard no_grad;
     const ModuleSpec& module = stored_->head();
     at::Tensor x = rms_norm(hidden.to(options_.device), final_norm_, config().rms_norm_eps);
-    const format::QuantScheme* scheme = stored_->scheme_of(module);
-    const bool quantizes = scheme != nullptr && module.role == Role::kHead && scheme->input_activations;
-    if (quantizes) x = fake_quantize(x, *scheme->input_activations);
+    AUTOGLM_ASSIGN_OR_RETURN(const auto quant, stored_->input_quant(module));
+    if (quant) x = fake_quantize(x, *quant);
     if (head_.defined()) return at::linear(x, head_).to(at::kFloat);
 
     const int64_t vocab = module.shape[0], step = std::min(vocab, rows_per_piece(module));

@@ -4,7 +4,7 @@
 
 #include <optional>
 
-#include "core/format/quant_scheme.h"
+#include "core/format/stored_model.h"
 #include "core/format/tensor_layout.h"
 
 namespace autoglm::model {
@@ -13,17 +13,21 @@ namespace autoglm::model {
 struct Linear {
   format::ModuleSpec spec;  ///< name, role, expert
   at::Tensor weight;
-  at::Tensor bias;                                     ///< undefined: none
-  std::optional<format::QuantArgs> input_activations;  ///< quantize x before multiplying
+  at::Tensor bias;                          ///< undefined: none
+  std::optional<format::InputQuant> input;  ///< quantize x before multiplying
 
   at::Tensor operator()(const at::Tensor& x) const;  ///< [..., in] -> [..., out]
 };
 
-/// What dynamic quantization to integers makes of activations x [..., in]: scale (and zero point) from the range of
-/// each token (Strategy::kToken) or of the whole tensor (kTensor), round, and back, in the dtype of x; as
-/// compressed-tensors computes it (quantization/utils/helpers.py, calculate_qparams; lifecycle/forward_helpers.py,
-/// _quantize_dequantize). One difference: a token is a row here whatever the rank of x, while compressed-tensors takes
-/// one scale for a whole two-dimensional x. Where x needs a gradient, it is that of x (straight-through).
-at::Tensor fake_quantize(const at::Tensor& x, const format::QuantArgs& args);
+/// What quantization to integers makes of activations x [..., in], in the dtype of x: rounded and back, with the static
+/// scale of the whole tensor, or a dynamic one (and zero point) from the range of each token (Strategy::kToken) or of
+/// the tensor (kTensor); as compressed-tensors computes it (quantization/utils/helpers.py, calculate_qparams;
+/// lifecycle/forward_helpers.py, _quantize_dequantize). One difference: a token is a row here whatever the rank of x,
+/// while compressed-tensors takes one dynamic scale for a whole two-dimensional x. Where x needs a gradient, it is that
+/// of x (straight-through).
+at::Tensor fake_quantize(const at::Tensor& x, const format::InputQuant& quant);
+
+/// Whether `fake_quantize` can do it.
+bool can_fake_quantize(const format::QuantArgs& args);
 
 }  // namespace autoglm::model

@@ -164,7 +164,7 @@ TEST(QuantizedDecoder, QuantizesActivationsWhereTheSchemeSaysSo) {
       Block block = floats.load_block(layer).value();
       for (const format::Stage stage : format::kStages) {
         for (Linear* linear : block.linears(stage)) {
-          linear->input_activations = QuantArgs{.num_bits = 8, .strategy = Strategy::kToken, .dynamic = true};
+          linear->input = format::InputQuant{{.num_bits = 8, .strategy = Strategy::kToken, .dynamic = true}};
         }
       }
       hidden = forward(floats.config(), block, floats.rotary(24), hidden);
@@ -196,8 +196,11 @@ TEST(QuantizedDecoder, NamesWhatIsWrongWithAnArtifact) {
   EXPECT_THAT(status.message(), HasSubstr("awq"));
 
   QuantConfig static_activations = config;
-  static_activations.config_groups[0].second.input_activations = QuantArgs{.strategy = Strategy::kTensor};
+  static_activations.config_groups[0].second.input_activations = QuantArgs{.strategy = Strategy::kChannel};
   EXPECT_THAT(with(static_activations.to_json()).status().message(), HasSubstr("static"));
+  static_activations.config_groups[0].second.input_activations = QuantArgs{.strategy = Strategy::kTensor};
+  EXPECT_THAT(with(static_activations.to_json()).value().load_block(0).status().message(),
+              HasSubstr("q_proj.input_scale' is missing"));
 
   QuantConfig ignoring = config;
   ignoring.ignore = {"model.layers.1.self_attn.o_proj"};

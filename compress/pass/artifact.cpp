@@ -113,6 +113,11 @@ Status Artifact::write(const Decision& decision, Target& target) {
     for (const format::StoredTensor& stored : tensors) {
       AUTOGLM_RETURN_IF_ERROR(writer_.add(stored.name, stored.dtype, stored.shape, stored.bytes));
     }
+    if (target.scheme.calibrates_input()) {
+      std::vector<std::byte> scale(static_cast<size_t>(format::size_of(target.scale_dtype)));
+      format::from_float(target.scale_dtype, {&target.input_scale, 1}, scale);
+      AUTOGLM_RETURN_IF_ERROR(writer_.add(decision.module.name + ".input_scale", target.scale_dtype, {1}, scale));
+    }
   }
   target.result = std::monostate{};
   return ok_status();

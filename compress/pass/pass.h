@@ -38,6 +38,8 @@ struct Target {
   /// Shared by the targets of a stage that have one input; null for methods that need none.
   calibrate::InputStatistics* input = nullptr;
 
+  float input_scale = 0;  ///< of activations whose scale is found by calibration, as stored; else 0
+
   // Filled by the pass.
   std::variant<std::monostate, format::QuantizedWeight, CastWeight> result;
   std::string note;  ///< damping raised, dead columns, ... for the report

@@ -233,6 +233,18 @@ class Pipeline {
     return work;
   }
 
+  void set_input_scale(Target& target) const {
+    if (!target.scheme.calibrates_input()) return;
+    const double wanted =
+        calibrate::static_scale(target.input->summary.observed(), input_.recipe->observer, *target.scheme.activations);
+    target.input_scale = format::nearest_scale(target.scale_dtype, static_cast<float>(wanted));
+  }
+
+  static std::optional<format::InputQuant> input_of(const Target& target) {
+    if (!target.scheme.activations) return std::nullopt;
+    return format::InputQuant{*target.scheme.activations, target.input_scale};
+  }
+
   Status run_round(model::Block& block, Stage stage, std::span<Work> round) {
     AUTOGLM_ASSIGN_OR_RETURN(calibrate::StatisticsByLinear statistics, collect(block, stage, round));
     calibrate::InputStatistics nothing;  // of an expert that no token reached
@@ -242,6 +254,7 @@ class Pipeline {
       if (methods_.needs(*work.decision).any()) {
         const auto found = statistics.find(work.linear);
         work.target.input = found != statistics.end() ? found->second.get() : &nothing;
+        set_input_scale(work.target);
       }
       Pass* pass = &methods_.of(*work.decision);
       if (by_pass[pass].empty()) passes.push_back(pass);
@@ -286,7 +299,7 @@ class Pipeline {
         const int64_t count = std::min(kRows, work.target.rows - first);
         rows.narrow(0, first, count).copy_(result_rows(work.target, first, count, work.linear->weight.scalar_type()));
       }
-      work.linear->input_activations = work.target.scheme.activations;
+      work.linear->input = input_of(work.target);
     }
     return write(*work.decision, work.target);
   }
@@ -307,6 +320,7 @@ class Pipeline {
     }
     Target target = file_target(decision, decoder_.checkpoint());
     target.input = &statistics;
+    set_input_scale(target);
     AUTOGLM_RETURN_IF_ERROR(compress_alone(decision, target));
     return write(decision, target);
   }

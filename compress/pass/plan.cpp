@@ -302,6 +302,7 @@ Result<Methods> Methods::create(const Recipe& recipe, const Registry& registry, 
 calibrate::Needs Methods::needs(const Decision& decision) const {
   if (!is_quantized(decision)) return {};
   calibrate::Needs needs = of(decision).needs();
+  needs.summary = decision.scheme->calibrates_input();
   if (needs.any()) needs.sample_tokens = std::max(needs.sample_tokens, kReportSamples);
   return needs;
 }
@@ -319,6 +320,7 @@ int64_t written_bytes(const Decision& decision, const format::Checkpoint* checkp
                              decision.module.name, decision.scheme->format())) {
     bytes += tensor.nbytes;
   }
+  if (decision.scheme->calibrates_input()) bytes += format::size_of(decision.scale_dtype);
   return bytes;
 }
 

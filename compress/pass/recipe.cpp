@@ -103,9 +103,9 @@ Result<Override> Recipe::parse_override(std::string_view text) {
 Result<Recipe> Recipe::from_json(const json& object) { return from_json(object, Recipe()); }
 
 Result<Recipe> Recipe::from_json(const json& object, Recipe recipe) {
-  AUTOGLM_RETURN_IF_ERROR(check_members(
-      object, "recipe",
-      {"scheme", "method", "embedding", "head", "overrides", "ignore", "reconstruct", "refine", "methods"}));
+  AUTOGLM_RETURN_IF_ERROR(check_members(object, "recipe",
+                                        {"scheme", "method", "embedding", "head", "overrides", "ignore", "observer",
+                                         "reconstruct", "refine", "methods"}));
   std::optional<Scheme> scheme = recipe.scheme;
   AUTOGLM_RETURN_IF_ERROR(read_scheme(object, "recipe", "scheme", scheme));
   if (!scheme) return invalid_argument("recipe: scheme: 'keep' is for overrides, embedding and head");
@@ -133,6 +133,11 @@ Result<Recipe> Recipe::from_json(const json& object, Recipe recipe) {
       if (const Status status = check_pattern(recipe.ignore.back()); !status.ok()) return status.with_context(where);
     }
   }
+  if (object.contains("observer")) {
+    std::string word;
+    AUTOGLM_RETURN_IF_ERROR(read_string(object, "recipe", "observer", word));
+    AUTOGLM_ASSIGN_OR_RETURN(recipe.observer, calibrate::parse_observer(word));
+  }
   AUTOGLM_RETURN_IF_ERROR(read_count(object, "reconstruct", kMaxSteps, recipe.reconstruct));
   AUTOGLM_RETURN_IF_ERROR(read_count(object, "refine", kMaxEpochs, recipe.refine));
   if (object.contains("methods")) {
@@ -153,6 +158,7 @@ nlohmann::ordered_json Recipe::to_json() const {
     out["overrides"].push_back({{"match", item.pattern}, {"scheme", print(item.scheme)}, {"method", item.method}});
   }
   out["ignore"] = ignore;
+  out["observer"] = calibrate::to_string(observer);
   out["reconstruct"] = reconstruct;
   out["refine"] = refine;
   out["methods"] = methods;

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "compress/calibrate/observer.h"
 #include "compress/pass/scheme.h"
 #include "core/base/status.h"
 
@@ -28,11 +29,12 @@ struct Recipe {
   std::optional<Scheme> head;              ///< none: kept
   std::vector<Override> overrides;         ///< the first that matches decides; comes before the members above
   std::vector<std::string> ignore;         ///< regexes of modules that are kept; comes before everything
-  int64_t reconstruct = 0;                 ///< steps that train each block's rounding and scales against the source's
-  int64_t refine = 0;                      ///< passes over the calibration text that train what costs no bytes
+  calibrate::Observer observer = calibrate::Observer::kMse;  ///< of the ranges of static activations
+  int64_t reconstruct = 0;  ///< steps that train each block's rounding and scales against the source's
+  int64_t refine = 0;       ///< passes over the calibration text that train what costs no bytes
   nlohmann::json methods = nlohmann::json::object();  ///< options by method: {"gptq": {"damping": 0.05}}
 
-  /// {"scheme": "int4", "method": "gptq", "embedding": "int8", "head": "keep", "ignore": ["…"],
+  /// {"scheme": "int4", "method": "gptq", "embedding": "int8", "head": "keep", "ignore": ["…"], "observer": "mse",
   ///  "overrides": [{"match": "…", "scheme": "int8", "method": "rtn"}], "reconstruct": 200, "refine": 2, "methods":
   ///  {"gptq":
   /// {…}}}; what is absent stays as in `base`.

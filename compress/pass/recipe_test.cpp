@@ -14,10 +14,11 @@ TEST(Scheme, ParsesAndPrintsEveryWord) {
   for (const char* kind : {"int2", "int3", "int4", "int5", "int6", "int7", "int8", "w8a8"}) {
     for (const char* scope : {"", "-g32", "-g128", "-channel", "-tensor"}) {
       for (const char* symmetry : {"", "-asym", "-restricted"}) {
-        for (const char* search : {"", "-minmax"}) {
-          const std::string word = std::string(kind) + scope + symmetry + search;
+        for (const char* more : {"", "-minmax", "-static", "-static-minmax"}) {
+          const std::string word = std::string(kind) + scope + symmetry + more;
           const auto scheme = Scheme::parse(word);
-          if (std::string(kind) == "w8a8" && std::string(scope).starts_with("-g")) {
+          const bool activations = kind == std::string("w8a8");
+          if (activations ? std::string(scope).starts_with("-g") : std::string(more).starts_with("-static")) {
             EXPECT_FALSE(scheme.ok()) << word;
             continue;
           }
@@ -45,6 +46,10 @@ TEST(Scheme, HasTheUsualDefaults) {
   ASSERT_TRUE(w8a8.activations.has_value());
   EXPECT_TRUE(w8a8.activations->dynamic);
   EXPECT_EQ(w8a8.activations->strategy, format::Strategy::kToken);
+  const Scheme fixed = *Scheme::parse("w8a8-static");
+  EXPECT_TRUE(fixed.calibrates_input());
+  EXPECT_FALSE(w8a8.calibrates_input());
+  EXPECT_EQ(fixed.activations->strategy, format::Strategy::kTensor);
   const Scheme narrow = *Scheme::parse("int8-restricted");
   EXPECT_EQ(narrow.q_min(), -127);
   EXPECT_EQ(narrow.q_max(), 127);
@@ -61,6 +66,8 @@ TEST(Scheme, RefusesWithHelp) {
                                                                   {"bf16-g32", "means nothing"},
                                                                   {"int4-asym-restricted", "symmetric"},
                                                                   {"w8a8-g32", "channel"},
+                                                                  {"int8-static", "w8a8-static"},
+                                                                  {"w8a8-static-static", "static"},
                                                                   {"int4-", "option"}};
   for (const auto& [word, part] : cases) {
     const auto scheme = Scheme::parse(word);

@@ -224,6 +224,9 @@ class Resolver {
         const std::unique_ptr<Pass> pass,
         registry_.make(decision.method, options == recipe_.methods.end() ? nlohmann::json() : *options));
     const bool float_type = decision.scheme->cast.has_value();
+    if (decision.scheme->calibrates_input() && !calibrated_) {
+      return invalid_argument("w8a8-static needs calibration text; give some, or use w8a8");
+    }
     if (!float_type && pass->needs().any() && !calibrated_) {
       return invalid_argument(
           fmt::format("method '{}' needs calibration text; give some, or use rtn", decision.method));
@@ -358,7 +361,9 @@ std::string Resolved::config_json() const {
 bool Resolved::data_free(const Registry& registry, const Recipe& recipe) const {
   std::set<std::string> methods;
   for (const Decision& decision : decisions) {
-    if (decision.scheme && !decision.scheme->cast) methods.insert(decision.method);
+    if (!decision.scheme || decision.scheme->cast) continue;
+    if (decision.scheme->calibrates_input()) return false;
+    methods.insert(decision.method);
   }
   return std::none_of(methods.begin(), methods.end(), [&](const std::string& method) {
     const auto options = recipe.methods.find(method);

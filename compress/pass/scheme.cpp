@@ -22,8 +22,8 @@ std::vector<std::string_view> split(std::string_view word) {
   }
 }
 
-const std::vector<std::string> kOptions = {"g32",  "g64", "g128",       "channel", "tensor",
-                                           "asym", "sym", "restricted", "minmax",  "mse"};
+const std::vector<std::string> kOptions = {"g32", "g64",        "g128",   "channel", "tensor", "asym",
+                                           "sym", "restricted", "minmax", "mse",     "static"};
 
 /// The kind's defaults; false for an unknown kind.
 bool set_kind(std::string_view kind, Scheme& scheme) {
@@ -91,6 +91,11 @@ Result<Scheme> Scheme::parse(std::string_view word) {
     } else if (option == "minmax" || option == "mse") {
       scheme.search = option == "mse" ? ScaleSearch::kMse : ScaleSearch::kMinMax;
       given = &search_given;
+    } else if (option == "static" && !scheme.calibrates_input()) {
+      if (!scheme.activations) return wrong(option, "is for quantized activations: w8a8-static");
+      scheme.activations->strategy = format::Strategy::kTensor;
+      scheme.activations->dynamic = false;
+      continue;
     } else if (option == "restricted" && !scheme.restricted) {
       scheme.restricted = true;
       continue;
@@ -123,6 +128,7 @@ std::string Scheme::to_string() const {
   }
   if (!weights.symmetric) word += "-asym";
   if (restricted) word += "-restricted";
+  if (calibrates_input()) word += "-static";
   if (search == ScaleSearch::kMinMax) word += "-minmax";
   return word;
 }

@@ -24,10 +24,11 @@ enum class ScaleSearch { kMinMax, kMse };
 ///   asym | sym                  with or without zero points
 ///   restricted                  symmetric without the lowest value (-127..127)
 ///   minmax | mse                the scale search
+///   static                      of w8a8: one scale for all activations of a layer, found by calibration (observer.h)
 struct Scheme {
   std::optional<format::DType> cast;  ///< a float type; the members below are then unused
   format::QuantArgs weights;
-  std::optional<format::QuantArgs> activations;  ///< of the input, quantized at run time
+  std::optional<format::QuantArgs> activations;  ///< of the input
   bool group_size_given = false;                 ///< the word named it: refused, not adapted, where it does not divide
   bool restricted = false;
   ScaleSearch search = ScaleSearch::kMse;
@@ -40,6 +41,9 @@ struct Scheme {
 
   /// compressed-tensors' name for the layout: "pack-quantized" or "int-quantized"; "" for a float type.
   std::string_view format() const;
+
+  /// Whether the input's scale is found by calibration.
+  bool calibrates_input() const { return activations && !activations->dynamic; }
 
   /// Integers that may be stored: q_min (or q_min + 1 when restricted) to q_max.
   int q_min() const { return weights.q_min() + (restricted ? 1 : 0); }

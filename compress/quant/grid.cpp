@@ -7,7 +7,6 @@
 #include <array>
 #include <atomic>
 #include <cmath>
-#include <limits>
 
 #include "compress/quant/simd.h"
 
@@ -137,28 +136,16 @@ float refit_scale(const float* values, const float* importance, int64_t count, R
   return square > 0 ? cross / square : 0.0f;
 }
 
-float rounded_to(DType dtype, float scale) {
-  switch (dtype) {
-    case DType::kBF16: return format::bf16_to_float(format::float_to_bf16(scale));
-    case DType::kF16: return format::fp16_to_float(format::float_to_fp16(scale));
-    default: return scale;
-  }
-}
-
-/// The smallest scale of the stored type: normal, so that no reader flushes it to zero; for fp16, whose normals end at
-/// 6e-5, the smallest value at all.
-float smallest_scale(DType dtype) { return dtype == DType::kF16 ? 0x1p-24f : std::numeric_limits<float>::min(); }
-
 /// The smallest value of the stored type that is not below `scale`.
 float rounded_up_to(DType dtype, float scale) {
-  const float least = smallest_scale(dtype);
+  const float least = format::smallest_scale(dtype);
   if (!(scale > least)) return least;
-  const float rounded = rounded_to(dtype, scale);
+  const float rounded = format::rounded_to(dtype, scale);
   if (rounded >= scale) return rounded;
   const float step = dtype == DType::kBF16  ? scale * 0x1p-8f
                      : dtype == DType::kF16 ? std::max(scale * 0x1p-10f, least)
                                             : 0.0f;
-  return rounded_to(dtype, scale + step);
+  return format::rounded_to(dtype, scale + step);
 }
 
 /// Without clipping error above half a step: codes may be overshot by one half on either side before rounding.
@@ -188,8 +175,7 @@ GroupGrid candidate(const Range& range, float factor, const Scheme& scheme, DTyp
   const Range narrowed{range.low * factor, range.high * factor};
   const float wanted = unclipped_scale(narrowed, scheme);
   GroupGrid grid;
-  grid.scale =
-      factor == 1.0f ? rounded_up_to(dtype, wanted) : std::max(rounded_to(dtype, wanted), smallest_scale(dtype));
+  grid.scale = factor == 1.0f ? rounded_up_to(dtype, wanted) : format::nearest_scale(dtype, wanted);
   grid.zero_point = zero_point_for(narrowed, grid.scale, scheme);
   return grid;
 }
@@ -255,8 +241,8 @@ GroupGrid fit_group(const float* values, const float* importance, int64_t count,
   };
   for (int64_t i = 1; i <= kCandidates; ++i) consider(candidate(range, factor_of(i, scheme), scheme, dtype));
   GroupGrid refit = best;
-  refit.scale = rounded_to(dtype, refit_scale(values, importance, count, Rounding(best, scheme)));
-  if (refit.scale >= smallest_scale(dtype)) consider(refit);
+  refit.scale = format::rounded_to(dtype, refit_scale(values, importance, count, Rounding(best, scheme)));
+  if (refit.scale >= format::smallest_scale(dtype)) consider(refit);
   return best;
 }
 

@@ -6,6 +6,7 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <numeric>
 #include <optional>
 #include <string_view>
 
@@ -284,6 +285,36 @@ float quantile(std::vector<float> values, double q) {
   const auto index = static_cast<int64_t>(std::clamp(rank, 1.0, static_cast<double>(values.size()))) - 1;
   std::nth_element(values.begin(), values.begin() + index, values.end());
   return values[static_cast<size_t>(index)];
+}
+
+namespace {
+
+std::vector<double> ranks(std::span<const double> values) {
+  std::vector<size_t> order(values.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return values[a] < values[b]; });
+  std::vector<double> out(values.size());
+  for (size_t first = 0; first < order.size();) {
+    size_t last = first;
+    while (last < order.size() && values[order[last]] == values[order[first]]) ++last;
+    for (size_t i = first; i < last; ++i) out[order[i]] = static_cast<double>(first + last - 1) / 2;
+    first = last;
+  }
+  return out;
+}
+
+}  // namespace
+
+double rank_correlation(std::span<const double> x, std::span<const double> y) {
+  const std::vector<double> a = ranks(x), b = ranks(y);
+  const double mean = (static_cast<double>(a.size()) - 1) / 2;
+  double product = 0, square_a = 0, square_b = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    product += (a[i] - mean) * (b[i] - mean);
+    square_a += (a[i] - mean) * (a[i] - mean);
+    square_b += (b[i] - mean) * (b[i] - mean);
+  }
+  return square_a > 0 && square_b > 0 ? product / std::sqrt(square_a * square_b) : 0;
 }
 
 }  // namespace autoglm::eval

@@ -63,4 +63,8 @@ Result<double> perplexity(Scorer& scorer, const std::vector<Tokens>& sequences, 
 /// The nearest-rank quantile: the smallest value that at least a share `q` of all values do not exceed. 0 for none.
 float quantile(std::vector<float> values, double q);
 
+/// Spearman's rank correlation (-1..1), equal values sharing their mean rank; 0 where one side does not vary. Both of
+/// one length.
+double rank_correlation(std::span<const double> x, std::span<const double> y);
+
 }  // namespace autoglm::eval

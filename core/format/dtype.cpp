@@ -230,6 +230,14 @@ uint16_t float_to_fp16(float value) { return Half::encode(value); }
 float bf16_to_float(uint16_t bits) { return BFloat::decode(bits); }
 uint16_t float_to_bf16(float value) { return BFloat::encode(value); }
 
+float rounded_to(DType dtype, float value) {
+  switch (dtype) {
+    case DType::kBF16: return bf16_to_float(float_to_bf16(value));
+    case DType::kF16: return fp16_to_float(float_to_fp16(value));
+    default: return value;
+  }
+}
+
 void to_float(DType dtype, std::span<const std::byte> bytes, std::span<float> out) {
   assert(bytes.size() >= out.size() * static_cast<size_t>(size_of(dtype)));
   switch (dtype) {

@@ -55,6 +55,9 @@ void from_float(DType dtype, std::span<const float> in, std::span<std::byte> out
 /// float.
 int64_t first_non_finite(DType dtype, std::span<const std::byte> bytes);
 
+/// `value` as F16 or BF16 holds it; other types are left as they are.
+float rounded_to(DType dtype, float value);
+
 float bf16_to_float(uint16_t bits);
 float fp16_to_float(uint16_t bits);
 uint16_t float_to_bf16(float value);

@@ -7,6 +7,7 @@
 #include <cassert>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <optional>
 
 #include "core/format/display.h"
@@ -255,6 +256,13 @@ std::vector<TensorInfo> stored_layout(const QuantArgs& args, const Shape& shape,
   }
   if (is_packed(format)) add("weight_shape", DType::kI64, {2});
   return layout;
+}
+
+float smallest_scale(DType dtype) { return dtype == DType::kF16 ? 0x1p-24f : std::numeric_limits<float>::min(); }
+
+float nearest_scale(DType dtype, float scale) {
+  const float largest = dtype == DType::kF16 ? 65504.0f : dtype == DType::kBF16 ? 0x1.FEp127f : 0x1.FFFFFEp127f;
+  return std::clamp(rounded_to(dtype, scale), smallest_scale(dtype), largest);
 }
 
 std::vector<StoredTensor> encode(const QuantizedWeight& weight, std::string_view module, std::string_view format) {

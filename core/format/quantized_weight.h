@@ -30,6 +30,12 @@ struct QuantizedWeight {
   DType scale_dtype = DType::kBF16;  ///< as stored; `scales` hold values that this type represents exactly
 };
 
+/// The smallest scale of the stored type: normal, so that no reader flushes it to zero; for fp16, whose normals end at
+/// 6e-5, the smallest value at all.
+float smallest_scale(DType dtype);
+/// The nearest value of the stored type that can be a scale.
+float nearest_scale(DType dtype, float scale);
+
 /// A tensor as it goes into a file; `name` is whole.
 struct StoredTensor {
   std::string name;

@@ -1,8 +1,11 @@
 #include "core/format/stored_model.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <cmath>
 #include <map>
+#include <span>
 #include <system_error>
 
 #include "core/format/display.h"
@@ -22,6 +25,28 @@ Status check_storage(const StoredModel& model, const ModuleSpec& module) {
                                       : "is stored quantized, but no scheme of";
   return bad_input(fmt::format("{}: module {} {} config.json's quantization_config names it",
                                display_path(model.checkpoint.folder()), display(module.name), what));
+}
+
+Status tensor_error(const Checkpoint& checkpoint, const std::string& name, std::string_view what) {
+  return bad_input(fmt::format("{}: tensor {} {}", display_path(checkpoint.file_of(name)), display(name), what));
+}
+
+/// The value of a tensor of one element.
+Result<float> read_number(const Checkpoint& checkpoint, const std::string& name) {
+  const TensorInfo* info = checkpoint.find(name);
+  if (info == nullptr) {
+    return bad_input(fmt::format("{}: tensor {} is missing, which quantization_config asks for",
+                                 display_path(checkpoint.folder()), display(name)));
+  }
+  if (info->nbytes != size_of(info->dtype)) {
+    return tensor_error(checkpoint, name,
+                        fmt::format("has shape [{}], but one value is expected", fmt::join(info->shape, ", ")));
+  }
+  AUTOGLM_ASSIGN_OR_RETURN(const std::span<const std::byte> bytes, checkpoint.bytes(name));
+  float value = 0;
+  to_float(info->dtype, bytes, {&value, 1});
+  if (std::isfinite(value)) return value;
+  return tensor_error(checkpoint, name, std::isnan(value) ? "is NaN" : "is infinite");
 }
 
 }  // namespace
@@ -86,9 +111,26 @@ Status StoredModel::check_activations(const std::function<bool(const QuantArgs&)
   return ok_status();
 }
 
+Result<std::optional<InputQuant>> StoredModel::input_quant(const ModuleSpec& module) const {
+  const QuantScheme* scheme = scheme_of(module);
+  if (scheme == nullptr || !scheme->input_activations || module.role == Role::kEmbedding) {
+    return std::optional<InputQuant>();
+  }
+  InputQuant quant{.args = *scheme->input_activations};
+  if (quant.args.dynamic) return std::optional(std::move(quant));
+  const std::string name = module.name + ".input_scale";
+  AUTOGLM_ASSIGN_OR_RETURN(quant.scale, read_number(checkpoint, name));
+  if (!(quant.scale > 0)) return tensor_error(checkpoint, name, fmt::format("is {}, must be above 0", quant.scale));
+  if (!quant.args.symmetric) {
+    AUTOGLM_ASSIGN_OR_RETURN(quant.zero_point, read_number(checkpoint, module.name + ".input_zero_point"));
+  }
+  return std::optional(std::move(quant));
+}
+
 std::vector<std::string> StoredModel::weight_tensors(const ModuleSpec& module) const {
   std::vector<std::string> names = {module.weight_name()};
-  for (const char* suffix : {".weight_packed", ".weight_scale", ".weight_zero_point", ".weight_shape"}) {
+  for (const char* suffix : {".weight_packed", ".weight_scale", ".weight_zero_point", ".weight_shape", ".input_scale",
+                             ".input_zero_point"}) {
     names.push_back(module.name + suffix);
   }
   std::erase_if(names, [&](const std::string& name) { return checkpoint.find(name) == nullptr; });

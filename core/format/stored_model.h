@@ -16,6 +16,14 @@
 
 namespace autoglm::format {
 
+/// How the input of a linear is quantized, where the artifact asks for it.
+struct InputQuant {
+  QuantArgs args;
+  float scale = 0;  ///< static (tensor M.input_scale): of every token; dynamic: 0
+  float zero_point = 0;
+  bool operator==(const InputQuant&) const = default;
+};
+
 struct StoredModel {
   ModelConfig config;
   Checkpoint checkpoint;
@@ -40,6 +48,10 @@ struct StoredModel {
   /// kBadInput names the first scheme whose activations are quantized in a way that `runs` denies; `which` says in
   /// words what it admits.
   Status check_activations(const std::function<bool(const QuantArgs&)>& runs, std::string_view which) const;
+
+  /// How the input of `module` is quantized; none for an embedding, which as a head has no input of its own. kBadInput:
+  /// a static scale is missing, no single number, or not above 0.
+  Result<std::optional<InputQuant>> input_quant(const ModuleSpec& module) const;
 
   /// The tensors of the files that hold a module's weight: itself, or its integers, scales and what belongs to them.
   std::vector<std::string> weight_tensors(const ModuleSpec& module) const;

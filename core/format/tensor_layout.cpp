@@ -309,7 +309,7 @@ std::vector<std::string> TensorLayout::others(const Checkpoint& checkpoint) cons
   std::unordered_set<std::string> ours;
   const auto claim = [&](const std::string& module) {
     for (const char* suffix : {".weight", ".bias", ".weight_packed", ".weight_scale", ".weight_zero_point",
-                               ".weight_shape", ".weight_g_idx"}) {
+                               ".weight_shape", ".weight_g_idx", ".input_scale", ".input_zero_point"}) {
       ours.insert(module + suffix);
     }
   };

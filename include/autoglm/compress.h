@@ -26,12 +26,13 @@ struct CompressOptions {
 
   // The recipe. Every member has an "unset" value, which a recipe file, then the default in brackets, fills.
   std::string config;        ///< a recipe file (YAML, docs/RECIPES.md)
-  std::string quantization;  ///< scheme word: int2..int8, w8a8, fp16, bf16, with -gN, -channel, -asym, ...:
-                             ///< "int4-g64-asym"; "auto" chooses by a budget below [int4, or auto with a budget]
+  std::string quantization;  ///< scheme word: int2..int8, w8a8, w8a8-static, fp16, bf16, with -gN, -channel, -asym,
+                             ///< ...: "int4-g64-asym"; "auto" chooses by a budget below [int4, or auto with a budget]
   std::string method;        ///< "gptq", "gptaq", "rtn" [gptq where there is calibration text, else rtn]
   std::string effort;        ///< fast | balanced | best: sets the three that follow where they are not given [fast]
   int64_t reconstruct = -1;  ///< steps that train each block's rounding and scales against the source's block [0]
   int64_t refine = -1;       ///< passes over the calibration text that train scales and norms against the source [0]
+  std::string observer;  ///< how w8a8-static finds ranges: minmax | moving-average | percentile | mse | entropy [mse]
   std::vector<std::string>
       overrides;  ///< "REGEX=SCHEME[:METHOD]" over module names, SCHEME may be "keep"; the first match decides
   std::vector<std::string> ignore;  ///< regexes of modules that stay as they are

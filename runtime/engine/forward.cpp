@@ -26,7 +26,7 @@ int64_t rows_of(const std::vector<Linear>& linears) {
 
 /// What quantizing one token x [n] to integers and back makes of it, as compressed-tensors computes it
 /// (quantization/utils/helpers.py, calculate_qparams; lifecycle/forward_helpers.py, _quantize_dequantize).
-void fake_quantize(const float* x, int64_t n, const InputQuant& quant, float* out) {
+void fake_quantize(const float* x, int64_t n, const format::InputQuant& quant, float* out) {
   const auto q_min = static_cast<float>(quant.args.q_min()), q_max = static_cast<float>(quant.args.q_max());
   float scale = quant.scale, zero = quant.zero_point;
   if (quant.args.dynamic) {

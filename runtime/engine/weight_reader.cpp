@@ -52,34 +52,6 @@ Result<WeightReader::Bytes> WeightReader::predict(const ModuleSpec& module) cons
   return in_place ? Bytes{.mapped = bytes} : Bytes{.packed = bytes};
 }
 
-Result<std::optional<InputQuant>> WeightReader::input_quant(const ModuleSpec& module) const {
-  const QuantScheme* scheme = stored_->scheme_of(module);
-  // An embedding that serves as head has no input of its own to quantize.
-  if (scheme == nullptr || !scheme->input_activations || module.role == format::Role::kEmbedding) {
-    return std::optional<InputQuant>();
-  }
-  InputQuant quant{.args = *scheme->input_activations};
-  if (quant.args.dynamic) return std::optional(quant);
-  const auto scalar = [&](const std::string& name) -> Result<float> {
-    AUTOGLM_ASSIGN_OR_RETURN(const std::vector<float> values, vector(name));
-    if (values.size() == 1) return values[0];
-    return bad_input(fmt::format("{}: tensor {} has {} values, but one is expected",
-                                 format::display_path(stored_->checkpoint.file_of(name)), format::display(name),
-                                 values.size()));
-  };
-  const std::string name = module.name + ".input_scale";
-  AUTOGLM_ASSIGN_OR_RETURN(quant.scale, scalar(name));
-  if (!(quant.scale > 0)) {
-    return bad_input(fmt::format("{}: tensor {} is {}, must be above 0",
-                                 format::display_path(stored_->checkpoint.file_of(name)), format::display(name),
-                                 quant.scale));
-  }
-  if (!quant.args.symmetric) {
-    AUTOGLM_ASSIGN_OR_RETURN(quant.zero_point, scalar(module.name + ".input_zero_point"));
-  }
-  return std::optional(quant);
-}
-
 Result<std::vector<float>> WeightReader::vector(const std::string& name) const {
   const format::TensorInfo* info = stored_->checkpoint.find(name);
   if (info == nullptr) {
@@ -116,7 +88,7 @@ Status WeightReader::embedding_row(int64_t id, std::span<float> out) const {
 Result<Linear> WeightReader::load(const std::vector<const ModuleSpec*>& modules, const kernels::PackedShape& shape,
                                   kernels::ThreadPool& pool, const CancelToken* cancel) const {
   Linear linear;
-  AUTOGLM_ASSIGN_OR_RETURN(linear.input, input_quant(*modules.front()));
+  AUTOGLM_ASSIGN_OR_RETURN(linear.input, stored_->input_quant(*modules.front()));
   for (const ModuleSpec* module : modules) {
     if (!module->has_bias) continue;
     AUTOGLM_ASSIGN_OR_RETURN(const std::vector<float> bias, vector(module->bias_name()));
@@ -180,13 +152,14 @@ Result<std::vector<Linear>> WeightReader::linears(const std::vector<const Module
   std::vector<Linear> loaded;
   for (size_t first = 0; first < modules.size();) {
     AUTOGLM_ASSIGN_OR_RETURN(kernels::PackedShape shape, packed_shape(*modules[first]));
-    AUTOGLM_ASSIGN_OR_RETURN(const std::optional<InputQuant> input, input_quant(*modules[first]));
+    AUTOGLM_ASSIGN_OR_RETURN(const std::optional<format::InputQuant> input, stored_->input_quant(*modules[first]));
     std::vector<const ModuleSpec*> joined = {modules[first++]};
     // Rows of joined modules begin at whole blocks. Float matrices stay where the file has them.
     while (first < modules.size() && shape.type == kernels::WeightType::kQuantized &&
            shape.rows % kernels::kBlockRows == 0 && modules[first]->has_bias == joined.front()->has_bias) {
       AUTOGLM_ASSIGN_OR_RETURN(kernels::PackedShape next, packed_shape(*modules[first]));
-      AUTOGLM_ASSIGN_OR_RETURN(const std::optional<InputQuant> next_input, input_quant(*modules[first]));
+      AUTOGLM_ASSIGN_OR_RETURN(const std::optional<format::InputQuant> next_input,
+                               stored_->input_quant(*modules[first]));
       const int64_t rows = next.rows;
       next.rows = shape.rows;
       if (!(next == shape) || !(next_input == input)) break;

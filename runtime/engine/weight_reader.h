@@ -14,19 +14,11 @@
 
 namespace autoglm::engine {
 
-/// How the input of a linear is quantized, where the artifact asks for it.
-struct InputQuant {
-  format::QuantArgs args;
-  float scale = 0;  ///< static: of the whole tensor; dynamic: 0
-  float zero_point = 0;
-  bool operator==(const InputQuant&) const = default;
-};
-
 /// y = x W^T + b, of one module or of several that share their input, one below the other.
 struct Linear {
   kernels::PackedWeight weight;
   std::vector<float> bias;  ///< [rows]; empty: none
-  std::optional<InputQuant> input;
+  std::optional<format::InputQuant> input;
 };
 
 /// Keeps the files mapped: float weights are used where they lie, so it must outlive what it loaded. Immutable;
@@ -64,7 +56,6 @@ class WeightReader {
 
  private:
   WeightReader() = default;
-  Result<std::optional<InputQuant>> input_quant(const format::ModuleSpec& module) const;
   Result<Linear> load(const std::vector<const format::ModuleSpec*>& modules, const kernels::PackedShape& shape,
                       kernels::ThreadPool& pool, const CancelToken* cancel) const;
 

@@ -92,6 +92,20 @@ def test_quantized_head(family, scheme, compress, our_logits):
     assert agree(our_logits(folder, ids), their_logits(folder, ids))
 
 
+@pytest.mark.parametrize("options", [(), ("--head", "w8a8-static")])
+def test_static_activations(options, compress, our_logits):
+    """The scales of activations are in the file. Until the first value that lies on the edge between two steps, and falls
+    to another side, both compute the same."""
+    folder = compress("glm-phone-demo", "-q", "w8a8-static", "--method", "rtn", *options, "--calibration-samples", "8",
+                      "--calibration-length", "64")
+    assert ("lm_head.input_scale" in stored_names(folder)) == (len(options) > 0)
+    assert "model.layers.0.mlp.down_proj.input_scale" in stored_names(folder)
+    ids = token_ids(folder)
+    ours, theirs = our_logits(folder, ids), their_logits(folder, ids)
+    assert cosine(ours[:8], theirs[:8]) >= 1 - 1e-8
+    assert cosine(ours, theirs) >= 0.9995
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_everything_in_one_scheme(family, compress, our_logits):
     """A quantized embedding: transformers 5.23 takes it where the whole model has one scheme, dequantizing on load."""
