@@ -68,18 +68,6 @@ Result<search::Sensitivity> read_scores(const std::string& path) {
   return scores;
 }
 
-Status write_scores(const std::string& path, const search::Sensitivity& scores) {
-  const std::string staged = path + ".part";
-  std::ofstream file(staged, std::ios::binary);
-  file << scores.to_json().dump(1) << '\n';
-  file.close();
-  std::error_code error;
-  if (file) std::filesystem::rename(staged, path, error);
-  if (file && !error) return ok_status();
-  std::filesystem::remove(staged, error);
-  return resource_exhausted(fmt::format("{}: cannot be written", format::display_path(path)));
-}
-
 // What the safetensors headers of an artifact of `size` bytes take at most: what is in them, or what the writer keeps
 // free for them in large files.
 int64_t header_bytes(const search::Sensitivity& sensitivity, int64_t size, int64_t max_shard) {
@@ -141,7 +129,9 @@ Result<Automatic> measure_for_budget(const Settings& settings, const model::Deco
   AUTOGLM_ASSIGN_OR_RETURN(
       out.sensitivity, search::measure_sensitivity(source, settings.recipe, registry, calibration, options, cancel));
   out.sensitivity.fingerprint = fingerprint;
-  if (!settings.scores.empty()) AUTOGLM_RETURN_IF_ERROR(write_scores(settings.scores, out.sensitivity));
+  if (!settings.scores.empty()) {
+    AUTOGLM_RETURN_IF_ERROR(format::replace_file(settings.scores, out.sensitivity.to_json().dump(1) + "\n"));
+  }
   return out;
 }
 

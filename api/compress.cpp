@@ -14,10 +14,9 @@
 #include "api/engine.h"
 #include "api/facts.h"
 #include "api/model_source.h"
+#include "api/self_text.h"
 #include "api/settings.h"
 #include "api/texts.h"
-#include "compress/calibrate/self_sample.h"
-#include "compress/model/generator.h"
 #include "compress/pass/pipeline.h"
 #include "compress/quant/reconstruct.h"
 #include "compress/quant/refine.h"
@@ -32,6 +31,7 @@
 #include "core/eval/report.h"
 #include "core/format/checkpoint_writer.h"
 #include "core/format/display.h"
+#include "core/format/file.h"
 #include "core/format/stored_model.h"
 #include "core/tokenizer/chat_template.h"
 #include "core/tokenizer/tokenizer.h"
@@ -42,8 +42,7 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-constexpr uint64_t kCalibrationSeed = 0x63616c6962ULL;  // tells text for calibration from text for verification
-constexpr double kShortestVerification = 10;            // seconds: below that, nothing can be said of a model
+constexpr double kShortestVerification = 10;  // seconds: below that, nothing can be said of a model
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -204,6 +203,7 @@ class Compression {
     AUTOGLM_ASSIGN_OR_RETURN(texts_, api::assign_texts(settings_, model_, calibrated_ ? calibration : ""));
     AUTOGLM_RETURN_IF_ERROR(choose_output(calibration));
     AUTOGLM_RETURN_IF_ERROR(load_tokenizer());
+    AUTOGLM_RETURN_IF_ERROR(api::follow_set(texts_, source().config.max_position_embeddings, settings_));
     if (const int64_t most = source().config.max_position_embeddings;
         calibrated_ && most > 0 && settings_.calibration_length > most) {
       warn(fmt::format("calibration sequences have {} tokens, the model's most, instead of {}", most,
@@ -351,7 +351,8 @@ class Compression {
   // Sensitivities come before the pipeline and training after it: the largest need counts.
   Status plan_other_phases(const pass::PlanOptions& how) {
     if (!decoder_) return ok_status();
-    if (texts_.calibration == api::kSelf) AUTOGLM_RETURN_IF_ERROR(plan_part("writing text", writing_bytes(how), how));
+    if (texts_.calibration == api::kSelf)
+      AUTOGLM_RETURN_IF_ERROR(plan_part("writing text", api::self_text_bytes(*decoder_, how.length), how));
     if (automatic_.measured) {
       AUTOGLM_RETURN_IF_ERROR(plan_part("sensitivities", search::sensitivity_bytes(*decoder_, {}), how));
     }
@@ -370,16 +371,6 @@ class Compression {
     plan_.seconds +=
         pass::estimated_seconds(quant::refine_flops(*decoder_, how.sequences, how.length, refine_options()), threads_);
     return plan_part("refinement", quant::refine_bytes(*decoder_, how.sequences, how.length, refine_options()), how);
-  }
-
-  // The whole model, keys and values of a batch, and its logits.
-  int64_t writing_bytes(const pass::PlanOptions& how) const {
-    const format::ModelConfig& config = decoder_->config();
-    const int64_t element = static_cast<int64_t>(c10::elementSize(how.compute)),
-                  batch = calibrate::SelfSampleOptions().batch;
-    const int64_t cache = batch * 2 * how.length * config.num_hidden_layers * 2 * config.num_key_value_heads *
-                          config.head_dim * element;  // grows by doubling
-    return model::Generator::weight_bytes(*decoder_) + cache + 4 * batch * config.vocab_size * int64_t{4};
   }
 
   Status plan_part(const char* name, int64_t bytes, const pass::PlanOptions& how) {
@@ -465,31 +456,34 @@ class Compression {
     held_back_ = std::move(split.evaluation);
     const std::unique_ptr<tokenizer::Tokenizer> tokenizer = std::move(tokenizer_);
     if (!calibrated_) return ok_status();
-    auto sequences =
-        texts_.calibration == api::kSelf
-            ? write_texts(*tokenizer)
-            : eval::draw_sequences(split.calibration, *tokenizer,
-                                   {settings_.calibration_samples, settings_.calibration_length, settings_.seed});
-    if (!sequences.ok()) return sequences.status().with_context(texts_.calibration);
-    calibration_ = std::move(sequences).value();
-    report_.calibration = eval::TextUse{texts_.calibration, static_cast<int64_t>(calibration_.size()),
-                                        settings_.calibration_length, settings_.seed};
-    return ok_status();
+    AUTOGLM_ASSIGN_OR_RETURN(calibration_, read_sequences(split.calibration, *tokenizer));
+    return record_calibration();
   }
 
-  // Calibration text by the source model; the verification's own, where it writes some, begins with another seed.
-  Result<std::vector<eval::Tokens>> write_texts(const tokenizer::Tokenizer& tokenizer) {
+  Result<std::vector<eval::Tokens>> read_sequences(const std::vector<std::string>& documents,
+                                                   const tokenizer::Tokenizer& tokenizer) {
+    const int64_t count = settings_.calibration_samples, length = settings_.calibration_length;
+    if (texts_.set) return api::read_set(texts_, tokenizer, source().config.vocab_size, count);
+    if (texts_.calibration != api::kSelf) {
+      auto drawn = eval::draw_sequences(documents, tokenizer, {count, length, settings_.seed});
+      if (!drawn.ok()) return drawn.status().with_context(texts_.calibration);
+      return drawn;
+    }
     if (!decoder_)
       return invalid_argument("text by the model itself needs its weights: config.json alone is not enough");
-    const int64_t limit = api::memory_limit(settings_.max_ram), program = current_rss_bytes();
-    AUTOGLM_ASSIGN_OR_RETURN(auto generator,
-                             model::Generator::create(*decoder_, std::max<int64_t>(1, limit - program), &cancel_));
-    return calibrate::self_sample(generator,
-                                  {.count = settings_.calibration_samples,
-                                   .length = settings_.calibration_length,
-                                   .seed = settings_.seed ^ kCalibrationSeed,
-                                   .start = api::start_of_text(tokenizer)},
-                                  cancel_);
+    return api::write_self_text(*decoder_, tokenizer, {count, length, settings_.seed, settings_.max_ram}, cancel_);
+  }
+
+  Status record_calibration() {
+    eval::CalibrationUse use{{texts_.calibration, static_cast<int64_t>(calibration_.size()),
+                              settings_.calibration_length, texts_.set ? texts_.set->seed : settings_.seed}};
+    for (const eval::Tokens& sequence : calibration_) use.tokens += static_cast<int64_t>(sequence.size());
+    use.tokens_sha256 = eval::tokens_hash(calibration_);
+    if (texts_.set) {
+      AUTOGLM_ASSIGN_OR_RETURN(use.set_sha256, format::sha256_of_file(texts_.calibration, &cancel_));
+    }
+    report_.calibration = std::move(use);
+    return ok_status();
   }
 
   // Puts the held-back text where the verification reads it.

@@ -188,6 +188,8 @@ Result<Settings> read_recipe(const json& file, const std::string& where, const s
       return invalid_argument(fmt::format("{}: {}", where, unknown_word("member", name, known)));
     }
   }
+  settings.samples_given = file.contains("calibration_samples");
+  settings.length_given = file.contains("calibration_length");
   settings.embedding_given = rest.contains("embedding");
   settings.head_given = rest.contains("head");
   if (const auto scheme = rest.find("scheme"); scheme != rest.end()) {
@@ -265,6 +267,8 @@ Result<Settings> settle(const CompressOptions& options) {
   take(options.profile, std::string(), s.profile);
   take(options.scores, std::string(), s.scores);
   take(options.calibration, std::string(), s.calibration);
+  s.samples_given = s.samples_given || options.calibration_samples != 0;
+  s.length_given = s.length_given || options.calibration_length != 0;
   take(options.calibration_samples, int64_t{0}, s.calibration_samples);
   take(options.calibration_length, int64_t{0}, s.calibration_length);
   take(options.verify, std::string(), s.verify);

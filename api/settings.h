@@ -21,6 +21,7 @@ struct Settings {
   std::string profile;
   std::string scores;
   std::string calibration;
+  bool samples_given = false, length_given = false;  // the next two
   int64_t calibration_samples = 128;
   int64_t calibration_length = 512;
   std::string verify = "fast";

@@ -13,6 +13,7 @@
 #include "core/eval/dataset.h"
 #include "core/eval/tasks.h"
 #include "core/format/display.h"
+#include "core/format/file.h"
 
 namespace autoglm::api {
 namespace {
@@ -49,6 +50,20 @@ void warn_unused(const char* option, const std::string& text, const char* reason
   if (!text.empty()) warn(fmt::format("{} {} is not read: {}", option, format::display_path(text), reason));
 }
 
+// Text that a set was made from may not be evaluated on, under whatever name it lies.
+Status check_apart(const eval::CalibrationSet& set, const std::string& name, const Files& evaluated) {
+  for (const fs::path& file : evaluated) {
+    AUTOGLM_ASSIGN_OR_RETURN(const std::string hash, format::sha256_of_file(file));
+    const bool used = std::any_of(set.sources.begin(), set.sources.end(),
+                                  [&](const eval::SetSource& source) { return source.sha256 == hash; });
+    if (!used) continue;
+    return invalid_argument(fmt::format(
+        "{}: is evaluated on, but {} was made from it; name other text with --eval-dataset, or give --verify none",
+        format::display_path(file), format::display_path(name)));
+  }
+  return ok_status();
+}
+
 void append(std::vector<std::string>& to, std::vector<std::string> documents) {
   to.insert(to.end(), std::make_move_iterator(documents.begin()), std::make_move_iterator(documents.end()));
 }
@@ -79,6 +94,8 @@ Result<Texts> assign_texts(const Settings& settings, const fs::path& model, cons
   Files calibrated;
   if (calibration.empty()) {
     warn_unused("--calibration-dataset", settings.calibration, "no method of this recipe needs calibration");
+  } else if (calibration != kSelf && eval::is_calibration_set(calibration)) {
+    AUTOGLM_ASSIGN_OR_RETURN(texts.set, eval::read_set_header(calibration));
   } else if (calibration != kSelf) {
     AUTOGLM_ASSIGN_OR_RETURN(calibrated, eval::text_files(calibration));
   }
@@ -101,6 +118,11 @@ Result<Texts> assign_texts(const Settings& settings, const fs::path& model, cons
   } else if (!tasks) {
     evaluated = calibrated;
   }
+  if (texts.set) {
+    Files all = evaluated;
+    if (tasks) all.push_back(*tasks);
+    AUTOGLM_RETURN_IF_ERROR(check_apart(*texts.set, calibration, all));
+  }
   const FileSet calibration_set(calibrated), evaluation_set(evaluated);
   for (fs::path& file : calibrated) {
     (evaluation_set.contains(file) ? texts.for_both : texts.for_calibration).push_back(std::move(file));
@@ -108,6 +130,43 @@ Result<Texts> assign_texts(const Settings& settings, const fs::path& model, cons
   std::copy_if(evaluated.begin(), evaluated.end(), std::back_inserter(texts.for_evaluation),
                [&](const fs::path& file) { return !calibration_set.contains(file); });
   return texts;
+}
+
+Status follow_set(const Texts& texts, int64_t most, Settings& settings) {
+  if (!texts.set) return ok_status();
+  const eval::CalibrationSet& set = *texts.set;
+  const std::string name = format::display_path(texts.calibration);
+  if (most > 0 && set.length > most) {
+    return bad_input(
+        fmt::format("{}: its sequences have up to {} tokens, the model takes {}; build one with --length {}", name,
+                    set.length, most, most));
+  }
+  if (settings.length_given && settings.calibration_length != set.length) {
+    warn(fmt::format("{}: the sequences of a set are taken as they are, of up to {} tokens, not of {}", name,
+                     set.length, settings.calibration_length));
+  }
+  if (settings.samples_given && settings.calibration_samples > set.samples) {
+    warn(fmt::format("{}: has {} sequences, not {}; all are taken", name, set.samples, settings.calibration_samples));
+  }
+  settings.calibration_length = set.length;
+  settings.calibration_samples =
+      settings.samples_given ? std::min(settings.calibration_samples, set.samples) : set.samples;
+  return ok_status();
+}
+
+Result<std::vector<eval::Tokens>> read_set(const Texts& texts, const tokenizer::Tokenizer& tokenizer,
+                                           int64_t vocabulary, int64_t count) {
+  if (texts.set->tokenizer != eval::vocabulary_hash(tokenizer)) {
+    return bad_input(format::display_path(texts.calibration) +
+                     ": was built for another model's tokenizer; build one for this model with `autoglm calibrate "
+                     "build`");
+  }
+  AUTOGLM_ASSIGN_OR_RETURN(auto set, eval::read_calibration_set(texts.calibration, vocabulary));
+  std::vector<eval::Tokens> sequences;
+  for (eval::SetSequence& sequence : set.sequences) {
+    if (static_cast<int64_t>(sequences.size()) < count) sequences.push_back(std::move(sequence.tokens));
+  }
+  return sequences;
 }
 
 Result<TextSplit> read_texts(const Texts& texts, const tokenizer::ChatTemplate* chat, uint64_t seed) {
@@ -128,7 +187,7 @@ Result<TextSplit> read_texts(const Texts& texts, const tokenizer::ChatTemplate* 
   } else if (evaluation.empty() && !texts.evaluation.empty()) {
     return bad_input(format::display_path(texts.evaluation) + ": there is no text in it");
   }
-  if (split.calibration.empty() && !texts.calibration.empty() && texts.calibration != kSelf) {
+  if (split.calibration.empty() && !texts.calibration.empty() && texts.calibration != kSelf && !texts.set) {
     return bad_input(format::display_path(texts.calibration) + ": there is no text in it");
   }
   return split;

@@ -2,12 +2,14 @@
 /// Texts: what one compression is calibrated on and what it is evaluated on. The two share no piece of text: files that
 /// are named for both are split.
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "api/settings.h"
 #include "core/base/status.h"
+#include "core/eval/calibration_set.h"
 #include "core/eval/scorer.h"
 #include "core/tokenizer/chat_template.h"
 #include "core/tokenizer/tokenizer.h"
@@ -25,7 +27,8 @@ eval::Tokens start_of_text(const tokenizer::Tokenizer& tokenizer);
 Result<std::string> find_calibration(const Settings& settings, const std::filesystem::path& model);
 
 struct Texts {
-  std::string calibration;  ///< file, folder or kSelf; "": nothing is calibrated
+  std::string calibration;                  ///< file, folder or kSelf; "": nothing is calibrated
+  std::optional<eval::CalibrationSet> set;  ///< its header, where calibration is a calibration set
   std::string evaluation;  ///< file or folder that was named; "": the model's tasks, held-back text, or its own writing
 
   // Their files, told apart by what they are on the disk, not by name.
@@ -33,10 +36,21 @@ struct Texts {
 };
 
 /// Assigns the files. `calibration` is of find_calibration, and "" where no method needs any: text that was named and
-/// goes unused is warned of. Without any to evaluate on, all of calibration is for both.
-/// kInvalidArgument: calibration on the model's own tasks/eval.jsonl, whose answers are evaluated.
+/// goes unused is warned of. Without any to evaluate on, all of calibration is for both, unless it is a set: then the
+/// model writes some.
+/// kInvalidArgument: calibration on the model's own tasks/eval.jsonl, whose answers are evaluated; a set beside text
+/// that it was made from.
 Result<Texts> assign_texts(const Settings& settings, const std::filesystem::path& model,
                            const std::string& calibration);
+
+/// Lets a calibration set, if there is one, say how many sequences there are and how long they are: all of them, or the
+/// first that the settings ask for. Warns of settings that cannot be followed. kBadInput: longer than the `most`
+/// positions of the model (0: not known).
+Status follow_set(const Texts& texts, int64_t most, Settings& settings);
+
+/// The first `count` sequences of the set, as they are. kBadInput: it is broken, or of another tokenizer.
+Result<std::vector<eval::Tokens>> read_set(const Texts& texts, const tokenizer::Tokenizer& tokenizer,
+                                           int64_t vocabulary, int64_t count);
 
 struct TextSplit {
   std::vector<std::string> calibration;  ///< documents

@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "core/format/file.h"
+
 namespace autoglm::api {
 namespace {
 
@@ -123,6 +125,67 @@ TEST_F(TextsTest, ShortTextCannotBeForBoth) {
               HasSubstr("empty.txt: there is no"));
   EXPECT_THAT(read_texts(*assign("a.txt", "empty.txt"), nullptr, 0).status().message(),
               HasSubstr("empty.txt: there is no"));
+}
+
+class SetTest : public TextsTest {
+ protected:
+  void SetUp() override {
+    TextsTest::SetUp();
+    set_.tokenizer = "feed";
+    set_.samples = 2;
+    set_.length = 64;
+    set_.sources = {{"b.txt", *format::sha256_of_file(at("many/b.txt"))}};
+    set_.sequences = {{{1, 2}, "", "b.txt", "", {}}, {{3, 4, 5}, "", "b.txt", "", {}}};
+    std::ofstream(at("set.jsonl")) << eval::to_text(set_);
+  }
+  eval::CalibrationSet set_;
+};
+
+TEST_F(SetTest, IsNoTextToSplit) {
+  const auto texts = assign("set.jsonl", "");
+  ASSERT_TRUE(texts.ok()) << texts.status().message();
+  ASSERT_TRUE(texts->set);
+  EXPECT_EQ(texts->set->samples, 2);
+  EXPECT_THAT(texts->for_both, IsEmpty());
+  EXPECT_THAT(texts->for_evaluation, IsEmpty());
+  const auto split = read_texts(*texts, nullptr, 0);
+  ASSERT_TRUE(split.ok()) << split.status().message();
+  EXPECT_THAT(split->evaluation, IsEmpty());
+}
+
+TEST_F(SetTest, WhatItWasMadeFromIsNotEvaluatedOn) {
+  EXPECT_TRUE(assign("set.jsonl", "a.txt").ok());
+  for (const char* same : {"many", "also_b.txt"}) {
+    const auto refused = assign("set.jsonl", same);
+    EXPECT_EQ(refused.status().code(), StatusCode::kInvalidArgument);
+    EXPECT_THAT(refused.status().message(), HasSubstr("b.txt: is evaluated on"));
+  }
+  fs::create_directories(model() / "tasks");
+  fs::copy_file(at("many/b.txt"), model() / "tasks/eval.jsonl");
+  EXPECT_THAT(assign("set.jsonl", "a.txt").status().message(), HasSubstr("eval.jsonl: is evaluated on"));
+}
+
+TEST_F(SetTest, IsNotEvaluatedOnItself) {
+  const auto texts = assign("set.jsonl", "set.jsonl");
+  ASSERT_TRUE(texts.ok());
+  EXPECT_THAT(read_texts(*texts, nullptr, 0).status().message(),
+              HasSubstr("set.jsonl:1: a calibration set is no text"));
+}
+
+TEST_F(SetTest, SaysHowManyAndHowLong) {
+  const auto texts = assign("set.jsonl", "");
+  ASSERT_TRUE(texts.ok());
+  Settings settings;
+  ASSERT_TRUE(follow_set(*texts, 64, settings).ok());
+  EXPECT_EQ(settings.calibration_samples, 2);
+  EXPECT_EQ(settings.calibration_length, 64);
+  settings.samples_given = true;
+  settings.calibration_samples = 1;
+  ASSERT_TRUE(follow_set(*texts, 0, settings).ok());
+  EXPECT_EQ(settings.calibration_samples, 1);
+  const Status refused = follow_set(*texts, 63, settings);
+  EXPECT_EQ(refused.code(), StatusCode::kBadInput);
+  EXPECT_THAT(refused.message(), HasSubstr("--length 63"));
 }
 
 }  // namespace

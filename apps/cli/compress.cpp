@@ -58,12 +58,11 @@ void add_options(CLI::App& app, CompressOptions& options) {
   app.add_option("--config", options.config, "recipe file in YAML; options given here take precedence")->group(recipe);
 
   const std::string calibration = "Calibration";
-  app.add_option(
-         "--calibration-dataset", options.calibration,
-         ".txt, .jsonl, a folder of them, or self: text that the model writes [MODEL/tasks/calibration.jsonl where "
-         "it exists]")
+  app.add_option("--calibration-dataset", options.calibration,
+                 ".txt, .jsonl, a folder of them, a set of `calibrate build`, or self: text that the model writes "
+                 "[MODEL/tasks/calibration.jsonl where it exists]")
       ->group(calibration);
-  app.add_option("--calibration-samples", options.calibration_samples, "sequences [128]")
+  app.add_option("--calibration-samples", options.calibration_samples, "sequences [128; of a set: all]")
       ->check(CLI::PositiveNumber)
       ->group(calibration);
   app.add_option("--calibration-length", options.calibration_length, "tokens of each [512]")

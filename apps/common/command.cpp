@@ -26,7 +26,11 @@ Status check_extras(const CLI::App& app) {
   const std::vector<std::string> extras = app.remaining();
   if (extras.empty()) return ok_status();
   const std::string word = extras.front().substr(0, extras.front().find('='));
-  const std::string help = fmt::format("{} {} --help", program_name(), app.get_name());
+  std::string name = app.get_name();
+  for (const CLI::App* above = app.get_parent(); above->get_parent() != nullptr; above = above->get_parent()) {
+    name = above->get_name() + " " + name;
+  }
+  const std::string help = fmt::format("{} {} --help", program_name(), name);
   if (word.rfind('-', 0) != 0) return invalid_argument(fmt::format("unexpected argument '{}' ({})", word, help));
   std::vector<std::string> known;
   for (const CLI::Option* option : app.get_options()) {
@@ -43,6 +47,24 @@ int unknown_command(const std::vector<Command>& commands, const std::string& wor
   return fail(invalid_argument(unknown_word("command", word, known)));
 }
 
+/// Runs the one of `commands`, all of them below `parent`, that was parsed.
+int run_parsed(const CLI::App& parent, const std::vector<Command>& commands) {
+  for (const Command& command : commands) {
+    if (!command.app->parsed()) continue;
+    if (!command.commands.empty()) return run_parsed(*command.app, command.commands);
+    if (const auto status = check_extras(*command.app); !status.ok()) return fail(status);
+    setup_logging(command.output->quiet     ? Verbosity::kQuiet
+                  : command.output->verbose ? Verbosity::kVerbose
+                                            : Verbosity::kNormal);
+    Progress::set_enabled(!command.output->quiet);
+    return command.run();
+  }
+  if (!parent.remaining().empty()) return unknown_command(commands, parent.remaining().front());
+  const CLI::App* above = parent.get_parent();
+  std::fputs(parent.help(above != nullptr ? above->get_name() : "").c_str(), stdout);
+  return 0;
+}
+
 int run(CLI::App& root, const std::vector<Command>& commands, int argc, char** argv) {
   try {
     root.parse(argc, argv);
@@ -51,28 +73,23 @@ int run(CLI::App& root, const std::vector<Command>& commands, int argc, char** a
   } catch (const CLI::ParseError& error) {
     return fail(invalid_argument(error.what()));
   }
-  for (const Command& command : commands) {
-    if (!command.app->parsed()) continue;
-    if (const auto status = check_extras(*command.app); !status.ok()) return fail(status);
-    setup_logging(command.output->quiet     ? Verbosity::kQuiet
-                  : command.output->verbose ? Verbosity::kVerbose
-                                            : Verbosity::kNormal);
-    Progress::set_enabled(!command.output->quiet);
-    return command.run();
-  }
-  if (!root.remaining().empty()) return unknown_command(commands, root.remaining().front());
-  std::fputs(root.help().c_str(), stdout);
-  return 0;
+  return run_parsed(root, commands);
 }
 
 }  // namespace
 
-Command add_command(CLI::App& root, const std::string& name, const std::string& description,
-                    const std::string& example) {
+Command add_group(CLI::App& parent, const std::string& name, const std::string& description,
+                  const std::string& example) {
   Command command;
-  command.app = root.add_subcommand(name, description);
+  command.app = parent.add_subcommand(name, description);
   command.app->footer("Example:\n  " + example);
-  command.app->allow_extras();  // so that check_extras can name the option that was meant
+  command.app->allow_extras();  // so that the option or command that was meant can be named
+  return command;
+}
+
+Command add_command(CLI::App& parent, const std::string& name, const std::string& description,
+                    const std::string& example) {
+  Command command = add_group(parent, name, description, example);
   command.output = std::make_shared<Output>();
   command.app->add_flag("--json", command.output->json, "print the result as JSON");
   command.app->add_flag("--quiet", command.output->quiet, "print errors and the result alone, no progress");

@@ -22,10 +22,15 @@ struct Command {
   CLI::App* app = nullptr;
   std::shared_ptr<Output> output;
   std::function<int()> run;
+  std::vector<Command> commands;  ///< of a group, in place of `run`
 };
 
+/// Adds a name under which commands stand, with a worked example under its help.
+Command add_group(CLI::App& parent, const std::string& name, const std::string& description,
+                  const std::string& example);
+
 /// Adds a subcommand with the output flags and a worked example under its help.
-Command add_command(CLI::App& root, const std::string& name, const std::string& description,
+Command add_command(CLI::App& parent, const std::string& name, const std::string& description,
                     const std::string& example);
 
 /// Option values that CLI11 does not know.

@@ -24,31 +24,24 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 constexpr size_t kPieceBytes = 64 << 10;
-constexpr int64_t kSamples = 64;        // pieces of a large .txt
-constexpr int64_t kBytesPerToken = 32;  // more than any tokenizer makes of ordinary text, several times over
-constexpr int64_t kMinTokenizedBytes = 4 << 20;
-constexpr int64_t kShortestSequence = 16;
+constexpr int64_t kSamples = 64;  // pieces of a large .txt
 
 bool has_text(std::string_view text) { return text.find_first_not_of(" \t\r\n") != std::string_view::npos; }
 
-/// The end of a piece that starts at `begin`: after the last newline within kPieceBytes, else before the last whole
-/// character.
-size_t piece_end(std::string_view text, size_t begin) {
-  if (text.size() - begin <= kPieceBytes) return text.size();
-  const size_t newline = text.rfind('\n', begin + kPieceBytes - 1);
+/// The end of a piece of at most `most` bytes that starts at `begin`: after the last newline within it, else before the
+/// last whole character.
+size_t piece_end(std::string_view text, size_t begin, size_t most) {
+  if (text.size() - begin <= most) return text.size();
+  const size_t newline = text.rfind('\n', begin + most - 1);
   if (newline != std::string_view::npos && newline >= begin) return newline + 1;
-  const size_t end = begin + kPieceBytes;
-  return end - tokenizer::truncated_utf8_tail(text.substr(begin, kPieceBytes));
+  return begin + most - tokenizer::truncated_utf8_tail(text.substr(begin, most));
 }
 
-std::vector<std::string_view> cut_pieces(const std::vector<std::string>& documents) {
+std::vector<std::string_view> pieces_of(const std::vector<std::string>& documents) {
   std::vector<std::string_view> pieces;
   for (const std::string_view document : documents) {
-    for (size_t begin = 0; begin < document.size();) {
-      const size_t end = piece_end(document, begin);
-      pieces.push_back(document.substr(begin, end - begin));
-      begin = end;
-    }
+    const auto cut = cut_pieces(document, kPieceBytes);
+    pieces.insert(pieces.end(), cut.begin(), cut.end());
   }
   return pieces;
 }
@@ -120,6 +113,9 @@ Result<std::string> render_task(const Json& line, const tokenizer::ChatTemplate*
 
 Result<std::string> render_line(const Json& line, const tokenizer::ChatTemplate* chat) {
   if (!line.is_object()) return bad_input(fmt::format("a JSON object is expected, not {}", line.type_name()));
+  if (line.contains("calibration_set")) {
+    return bad_input("a calibration set is no text; it is used whole, as --calibration-dataset of `compress`");
+  }
   if (const auto text = line.find("text"); text != line.end()) {
     if (!text->is_string()) return bad_input(fmt::format("`text` should be a string, not {}", text->type_name()));
     auto document = text->get<std::string>();
@@ -203,8 +199,18 @@ Result<std::vector<std::string>> read_documents(const fs::path& path, const toke
   return documents;
 }
 
+std::vector<std::string_view> cut_pieces(std::string_view document, size_t most) {
+  std::vector<std::string_view> pieces;
+  for (size_t begin = 0; begin < document.size();) {
+    const size_t end = piece_end(document, begin, most);
+    pieces.push_back(document.substr(begin, end - begin));
+    begin = end;
+  }
+  return pieces;
+}
+
 HeldOut hold_out(const std::vector<std::string>& documents, double share, uint64_t seed) {
-  const std::vector<std::string_view> pieces = cut_pieces(documents);
+  const std::vector<std::string_view> pieces = pieces_of(documents);
   const auto total = static_cast<int64_t>(pieces.size());
   HeldOut split;
   if (total < 2) {
@@ -229,10 +235,9 @@ Result<std::vector<Tokens>> draw_sequences(const std::vector<std::string>& docum
   std::vector<std::string_view> texts(documents.begin(), documents.end());
   size_t bytes = 0;
   for (const std::string_view text : texts) bytes += text.size();
-  const auto enough =
-      static_cast<size_t>(std::max(kMinTokenizedBytes, options.count * options.length * kBytesPerToken));
+  const auto enough = static_cast<size_t>(enough_text(options.count, options.length));
   if (bytes > enough) {
-    const std::vector<std::string_view> pieces = cut_pieces(documents);
+    const std::vector<std::string_view> pieces = pieces_of(documents);
     const auto total = static_cast<int64_t>(pieces.size());
     std::vector<int64_t> order = draw_indices(total, total, options.seed);
     size_t taken = 0, used = 0;

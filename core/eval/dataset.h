@@ -1,9 +1,11 @@
 #pragma once
 /// Text for calibration and evaluation: documents read from files, turned into token sequences, the same way
 /// everywhere.
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/base/status.h"
@@ -16,6 +18,15 @@ namespace autoglm::eval {
 /// Text read at most from one file; of a larger one, 64 pieces evenly spaced over it (a `.txt`) or every k-th line (a
 /// `.jsonl`) are taken, and a warning says so.
 inline constexpr int64_t kMaxTextBytes = 64 << 20;
+
+/// Tokens that a sequence has at least, where text is short.
+inline constexpr int64_t kShortestSequence = 16;
+
+/// Bytes of text that are surely enough for so many sequences: more than any tokenizer takes for ordinary text, several
+/// times over.
+inline int64_t enough_text(int64_t sequences, int64_t length) {
+  return std::max<int64_t>(4 << 20, sequences * length * 32);
+}
 
 /// The files that text named `path` is read from: itself, or the .txt and .jsonl files of a folder in name order,
 /// subfolders left out. kBadInput: not there, a folder without any, a file of another kind.
@@ -34,6 +45,9 @@ Result<std::vector<std::string>> read_files(const std::vector<std::filesystem::p
                                             const tokenizer::ChatTemplate* chat,
                                             int64_t max_file_bytes = kMaxTextBytes);
 
+/// Pieces of at most `most` bytes (at least 4), cut at line ends where there are any, else between characters.
+std::vector<std::string_view> cut_pieces(std::string_view document, size_t most);
+
 struct HeldOut {
   std::vector<std::string> calibration, evaluation;
 };
@@ -48,7 +62,7 @@ struct SequenceOptions {
   int64_t length = 512;  ///< tokens of each
   uint64_t seed = 0;     ///< which pieces are taken, and their order
   bool allow_short =
-      false;  ///< text shorter than one sequence gives one shorter one, of at least 16 tokens (evaluation)
+      false;  ///< text shorter than one sequence gives one shorter one, of at least kShortestSequence (evaluation)
   const char* shorten_with = "--calibration-length";  ///< the option that an error names
 };
 

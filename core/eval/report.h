@@ -103,6 +103,13 @@ struct TextUse {
   uint64_t seed = 0;
 };
 
+/// Text that the methods saw.
+struct CalibrationUse : TextUse {
+  int64_t tokens = 0;                     ///< of all sequences
+  std::string tokens_sha256;              ///< of the sequences, in their order
+  std::optional<std::string> set_sha256;  ///< of the file, where a calibration set was named
+};
+
 /// What the machine and the settings were.
 struct Conditions {
   std::string cpu;
@@ -151,7 +158,7 @@ struct Report {
   std::optional<ModelFacts> source;
   ModelFacts artifact;
   nlohmann::ordered_json recipe;  ///< as it was run, all defaults written out
-  std::optional<TextUse> calibration;
+  std::optional<CalibrationUse> calibration;
   std::optional<Conditions> conditions;  ///< of compressing
   std::optional<Cost> predicted, measured;
   std::vector<StageTime> stages;

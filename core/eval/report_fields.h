@@ -94,6 +94,15 @@ void fields(Is<TextUse> auto& s, V&& visit) {
   visit("seed", s.seed, "which pieces of the text were taken");
 }
 
+template <typename V, Is<CalibrationUse> S>
+void fields(S& s, V&& visit) {
+  using Text = std::conditional_t<std::is_const_v<S>, const TextUse, TextUse>;
+  fields(static_cast<Text&>(s), visit);
+  visit("tokens", s.tokens, "of all sequences");
+  visit("tokens_sha256", s.tokens_sha256, "of the sequences: the length and the ids of each as 32-bit integers");
+  visit("set_sha256", s.set_sha256, "of the file, where a calibration set was named");
+}
+
 template <typename V>
 void fields(Is<Conditions> auto& s, V&& visit) {
   visit("cpu", s.cpu, "processor of the machine");

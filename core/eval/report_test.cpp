@@ -23,7 +23,7 @@ Report full_report() {
   r.source = ModelFacts{"models/demo", "glm4", "Glm4ForCausalLM", "BF16", 8'400'000, 16'813'920};
   r.artifact = ModelFacts{"out/int4", "glm4", "Glm4ForCausalLM", "INT4 g128 symmetric", 8'400'000, 2'128'344};
   r.recipe = {{"quantization", "int4-g128"}, {"method", "gptq"}, {"seed", 7}};
-  r.calibration = TextUse{"tasks/calibration.jsonl", 128, 512, 7};
+  r.calibration = CalibrationUse{{"tasks/calibration.jsonl", 128, 512, 7}, 65536, "cafe", "feed"};
   r.conditions = Conditions{"Example CPU", "cpu", "fp32", 2, 7};
   r.predicted = Cost{300'000'000, 2'100'000, 12};
   r.measured = Cost{280'000'000, 2'128'344, 10.5};

@@ -212,7 +212,10 @@ void add_method(std::string& out, const Report& report) {
   if (!report.program.empty()) out += "- Program: " + plain(report.program) + "\n";
   if (report.source) out += "- Source: " + code(report.source->path) + "\n";
   if (report.conditions) out += "- Compressed on: " + describe(*report.conditions) + "\n";
-  if (report.calibration) out += "- Calibration text: " + describe(*report.calibration) + "\n";
+  if (const auto& c = report.calibration) {
+    out += "- Calibration text: " + describe(*c) + "\n";
+    if (c->set_sha256) out += "  - a calibration set, SHA-256 " + code(*c->set_sha256) + "\n";
+  }
   const auto cost = [](const Cost& c) {
     return fmt::format("{} peak memory, {} written, {}", format_bytes(c.peak_rss_bytes), format_bytes(c.output_bytes),
                        duration(c.seconds));

@@ -26,6 +26,24 @@ bool next_line(std::streambuf& in, std::string& line) {
   return !line.empty();
 }
 
+/// The value of line `number`, whose text `line` holds.
+Result<nlohmann::ordered_json> parse_line(const fs::path& path, int64_t number, std::string_view line) {
+  const std::string where = fmt::format("{}:{}", format::display_path(path), number);
+  if (static_cast<int64_t>(line.size()) > kMaxLineBytes) {
+    return bad_input(fmt::format("{}: the line is longer than {} bytes", where, kMaxLineBytes));
+  }
+  auto json = format::parse_json(tokenizer::replace_invalid_utf8(number == 1 ? without_byte_order_mark(line) : line));
+  if (!json.ok()) return json.status().with_context(where);
+  return json;
+}
+
+Result<std::ifstream> open_lines(const fs::path& path) {
+  AUTOGLM_RETURN_IF_ERROR(text_file_size(path).status());
+  std::ifstream in(path, std::ios::binary);
+  if (!in) return bad_input(format::display_path(path) + ": cannot be opened; check its permissions");
+  return in;
+}
+
 }  // namespace
 
 Result<int64_t> text_file_size(const fs::path& path) {
@@ -40,23 +58,22 @@ std::string_view without_byte_order_mark(std::string_view text) {
   return text.substr(text.rfind("\xEF\xBB\xBF", 0) == 0 ? 3 : 0);
 }
 
+Result<nlohmann::ordered_json> first_json_line(const fs::path& path) {
+  AUTOGLM_ASSIGN_OR_RETURN(std::ifstream in, open_lines(path));
+  std::string line;
+  next_line(*in.rdbuf(), line);
+  return parse_line(path, 1, line);
+}
+
 Status for_each_json_line(const fs::path& path, const std::function<bool(int64_t)>& wanted,
                           const std::function<Status(const nlohmann::ordered_json&)>& visit) {
-  AUTOGLM_RETURN_IF_ERROR(text_file_size(path).status());
-  std::ifstream in(path, std::ios::binary);
-  if (!in) return bad_input(format::display_path(path) + ": cannot be opened; check its permissions");
+  AUTOGLM_ASSIGN_OR_RETURN(std::ifstream in, open_lines(path));
   std::string line;
   for (int64_t number = 1; next_line(*in.rdbuf(), line); ++number) {
-    const std::string where = fmt::format("{}:{}", format::display_path(path), number);
-    if (static_cast<int64_t>(line.size()) > kMaxLineBytes) {
-      return bad_input(fmt::format("{}: the line is longer than {} bytes", where, kMaxLineBytes));
-    }
-    std::string_view text = line;
-    if (number == 1) text = without_byte_order_mark(text);
+    const std::string_view text = number == 1 ? without_byte_order_mark(line) : line;
     if (text.find_first_not_of(" \t\r") == std::string_view::npos || !wanted(number)) continue;
-    const auto json = format::parse_json(tokenizer::replace_invalid_utf8(text));
-    if (!json.ok()) return json.status().with_context(where);
-    AUTOGLM_RETURN_IF_ERROR(visit(*json).with_context(where));
+    AUTOGLM_ASSIGN_OR_RETURN(const nlohmann::ordered_json json, parse_line(path, number, line));
+    AUTOGLM_RETURN_IF_ERROR(visit(json).with_context(fmt::format("{}:{}", format::display_path(path), number)));
   }
   return ok_status();
 }

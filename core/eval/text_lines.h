@@ -18,6 +18,9 @@ Result<int64_t> text_file_size(const std::filesystem::path& path);
 
 std::string_view without_byte_order_mark(std::string_view text);
 
+/// The value of the first line, which must be one.
+Result<nlohmann::ordered_json> first_json_line(const std::filesystem::path& path);
+
 /// Calls `visit` with each line's JSON value. Blank lines, and those (counted from 1) for which `wanted` is false, are
 /// skipped. Invalid UTF-8 becomes U+FFFD. An error of `visit`, or a line that is no JSON, comes back as
 /// "FILE:LINE: what is wrong".

@@ -9,6 +9,7 @@
 #include <system_error>
 
 #include "core/base/memory.h"
+#include "core/base/sha256.h"
 #include "core/format/display.h"
 
 namespace autoglm::format {
@@ -72,6 +73,38 @@ Status write_all(const FileDescriptor& fd, std::span<const std::byte> bytes, con
     bytes = bytes.subspan(static_cast<size_t>(written));
   }
   return ok_status();
+}
+
+Status replace_file(const std::filesystem::path& path, std::string_view contents) {
+  const std::filesystem::path staged =
+      path.parent_path() / fmt::format(".{}.autoglm-tmp-{}", path.filename().string(), ::getpid());
+  FileDescriptor fd(::open(staged.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666));
+  if (!fd.valid()) return system_failure(path, "cannot write", errno);
+  const auto write = [&]() -> Status {
+    AUTOGLM_RETURN_IF_ERROR(write_all(fd, std::as_bytes(std::span(contents)), path));
+    if (::fsync(fd.get()) != 0 || !fd.close()) return system_failure(path, "cannot write", errno);
+    if (::rename(staged.c_str(), path.c_str()) != 0) return system_failure(path, "cannot put in place", errno);
+    return ok_status();
+  };
+  if (Status status = write(); !status.ok()) {
+    ::unlink(staged.c_str());
+    return status;
+  }
+  return sync_folder(path.has_parent_path() ? path.parent_path() : ".");
+}
+
+Result<std::string> sha256_of_file(const std::filesystem::path& path, const CancelToken* cancel) {
+  AUTOGLM_ASSIGN_OR_RETURN(const OpenedFile file, open_regular_file(path));
+  Sha256 hash;
+  std::string piece(1 << 20, '\0');
+  while (true) {
+    if (cancel != nullptr) AUTOGLM_RETURN_IF_ERROR(cancel->check());
+    const ssize_t got = ::read(file.fd.get(), piece.data(), piece.size());
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return system_failure(path, "cannot read", errno);
+    if (got == 0) return hash.finish();
+    hash.add({piece.data(), static_cast<size_t>(got)});
+  }
 }
 
 Status sync_folder(const std::filesystem::path& folder) {

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <utility>
 
+#include "core/base/cancel.h"
 #include "core/base/status.h"
 
 namespace autoglm::format {
@@ -46,6 +47,13 @@ Status system_failure(const std::filesystem::path& path, std::string_view what, 
 
 /// Writes all of `bytes` to `fd`; `path` is for the message.
 Status write_all(const FileDescriptor& fd, std::span<const std::byte> bytes, const std::filesystem::path& path);
+
+/// Puts a small file in place whole, durably: the old one stands, or the new one. What stood there is replaced.
+/// kResourceExhausted: disk or permission lacks; nothing new is left then.
+Status replace_file(const std::filesystem::path& path, std::string_view contents);
+
+/// SHA-256 of a file of any size, read in pieces. kCancelled between two of them; `cancel` may be null.
+Result<std::string> sha256_of_file(const std::filesystem::path& path, const CancelToken* cancel = nullptr);
 
 /// Makes the entries of a folder (creations, renames) survive a power cut.
 Status sync_folder(const std::filesystem::path& folder);

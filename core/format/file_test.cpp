@@ -29,5 +29,26 @@ TEST_F(FileTest, BoundsWhatItReads) {
   EXPECT_THAT(read_text_file(folder_ / "pipe").status().message(), HasSubstr("not a regular file"));
 }
 
+TEST_F(FileTest, ReplacesWhole) {
+  const auto path = folder_ / "a";
+  for (const std::string contents : {"first", "the second", ""}) {
+    ASSERT_TRUE(replace_file(path, contents).ok());
+    EXPECT_EQ(*read_text_file(path), contents);
+  }
+  std::filesystem::create_directory(folder_ / "there");
+  for (const char* impossible : {"there", "no/folder"}) {
+    const Status refused = replace_file(folder_ / impossible, "x");
+    EXPECT_THAT(refused.message(), HasSubstr(impossible));
+  }
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 2);  // nothing half-written is left
+}
+
+TEST_F(FileTest, KnowsAFileByItsBytes) {
+  EXPECT_EQ(*sha256_of_file(write("a", "abc")), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  CancelToken cancel;
+  cancel.cancel();
+  EXPECT_EQ(sha256_of_file(folder_ / "a", &cancel).status().code(), StatusCode::kCancelled);
+}
+
 }  // namespace
 }  // namespace autoglm::format

@@ -46,11 +46,11 @@ struct CompressOptions {
   std::string profile;  ///< formats to choose from: any | transformers | vllm [transformers, any where that is too big]
   std::string scores;   ///< file that keeps measured sensitivities for further budgets [none]
 
-  // Calibration text: .txt, .jsonl, a folder of them, or "self": written by the model [MODEL/tasks/calibration.jsonl
-  // where it exists].
+  // Calibration text: .txt, .jsonl, a folder of them, a set of build_calibration(), or "self": written by the model
+  // [MODEL/tasks/calibration.jsonl where it exists].
   std::string calibration;
-  int64_t calibration_samples = 0;  ///< sequences [128]
-  int64_t calibration_length = 0;   ///< tokens of each [512]
+  int64_t calibration_samples = 0;  ///< sequences [128; of a set: all]
+  int64_t calibration_length = 0;   ///< tokens of each [512; of a set: as they are]
 
   // Verification, by a fresh process on the written files.
   std::string verify;      ///< none | fast (as long as compressing took, at least 10 s) | full [fast]

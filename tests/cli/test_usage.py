@@ -79,7 +79,7 @@ threads: 1
     assert report["recipe"]["methods"]["gptq"]["damping"] == 0.5
     assert report["recipe"]["methods"]["gptq"]["act_order"] is False
     assert report["conditions"]["threads"] == 1 and report["conditions"]["seed"] == 3
-    assert report["calibration"] == {"source": str(TEXT), "sequences": 8, "length": 64, "seed": 3}
+    assert {"source": str(TEXT), "sequences": 8, "length": 64, "seed": 3}.items() <= report["calibration"].items()
     passes = {entry["name"]: (entry["method"], entry["scheme"]) for entry in report["passes"]}
     assert not any(name.startswith("model.layers.0.mlp") for name in passes)
     assert passes["model.layers.1.mlp.down_proj"] == ("rtn", "int8")
