@@ -463,7 +463,7 @@ class Compression {
   Result<std::vector<eval::Tokens>> read_sequences(const std::vector<std::string>& documents,
                                                    const tokenizer::Tokenizer& tokenizer) {
     const int64_t count = settings_.calibration_samples, length = settings_.calibration_length;
-    if (texts_.set) return api::read_set(texts_, tokenizer, source().config.vocab_size, count);
+    if (texts_.set) return api::read_set(texts_.calibration, tokenizer, source().config.vocab_size, count);
     if (texts_.calibration != api::kSelf) {
       auto drawn = eval::draw_sequences(documents, tokenizer, {count, length, settings_.seed});
       if (!drawn.ok()) return drawn.status().with_context(texts_.calibration);

@@ -154,14 +154,15 @@ Status follow_set(const Texts& texts, int64_t most, Settings& settings) {
   return ok_status();
 }
 
-Result<std::vector<eval::Tokens>> read_set(const Texts& texts, const tokenizer::Tokenizer& tokenizer,
+Result<std::vector<eval::Tokens>> read_set(const fs::path& file, const tokenizer::Tokenizer& tokenizer,
                                            int64_t vocabulary, int64_t count) {
-  if (texts.set->tokenizer != eval::vocabulary_hash(tokenizer)) {
-    return bad_input(format::display_path(texts.calibration) +
+  AUTOGLM_ASSIGN_OR_RETURN(const auto header, eval::read_set_header(file));
+  if (header.tokenizer != eval::vocabulary_hash(tokenizer)) {
+    return bad_input(format::display_path(file) +
                      ": was built for another model's tokenizer; build one for this model with `autoglm calibrate "
                      "build`");
   }
-  AUTOGLM_ASSIGN_OR_RETURN(auto set, eval::read_calibration_set(texts.calibration, vocabulary));
+  AUTOGLM_ASSIGN_OR_RETURN(auto set, eval::read_calibration_set(file, vocabulary));
   std::vector<eval::Tokens> sequences;
   for (eval::SetSequence& sequence : set.sequences) {
     if (static_cast<int64_t>(sequences.size()) < count) sequences.push_back(std::move(sequence.tokens));

@@ -48,8 +48,8 @@ Result<Texts> assign_texts(const Settings& settings, const std::filesystem::path
 /// positions of the model (0: not known).
 Status follow_set(const Texts& texts, int64_t most, Settings& settings);
 
-/// The first `count` sequences of the set, as they are. kBadInput: it is broken, or of another tokenizer.
-Result<std::vector<eval::Tokens>> read_set(const Texts& texts, const tokenizer::Tokenizer& tokenizer,
+/// The first `count` sequences of a set, as they are. kBadInput: it is broken, or of another tokenizer.
+Result<std::vector<eval::Tokens>> read_set(const std::filesystem::path& file, const tokenizer::Tokenizer& tokenizer,
                                            int64_t vocabulary, int64_t count);
 
 struct TextSplit {

@@ -24,7 +24,7 @@ struct CalibrationOptions {
 };
 
 struct CalibrationOutcome {
-  std::string json;     ///< the set's header, file, hash and strata
+  std::string json;     ///< a set's header, file, hash and strata; or what was compared (docs/REPORT.md)
   std::string summary;  ///< the same for people
 };
 
@@ -32,6 +32,22 @@ struct CalibrationOutcome {
 /// same bytes. Errors: kInvalidArgument (options), kBadInput (files), kResourceExhausted (disk, memory), kCancelled.
 Result<CalibrationOutcome> build_calibration(const CalibrationOptions& options,
                                              CancelToken& cancel = CancelToken::global());
+
+struct ShiftOptions {
+  std::string model;                     ///< the float checkpoint
+  std::vector<std::string> calibration;  ///< sets to compare: each text as above, "self", or a set that was built
+  std::string evaluation;                ///< what the model will be used on: likewise
+  std::string quantization = "int4";     ///< what every matrix is quantized to, by GPTQ
+  int64_t samples = 32;                  ///< sequences of each
+  int64_t length = 256;                  ///< tokens of each sequence
+  uint64_t seed = 0;
+  int64_t max_ram = 0;  ///< bytes; 0: what the machine has
+  int threads = 0;
+};
+
+/// How far each set lies from the evaluation text, input by input, what quantizing on it costs there, and how the two
+/// go together (Spearman's rank correlation). Nothing is written but temporary states. Errors: as build_calibration.
+Result<CalibrationOutcome> measure_shift(const ShiftOptions& options, CancelToken& cancel = CancelToken::global());
 
 /// What a set that was built holds. kBadInput: names the file and the line that is wrong.
 Result<CalibrationOutcome> show_calibration(const std::string& set);

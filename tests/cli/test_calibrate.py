@@ -272,3 +272,33 @@ def test_broken_and_foreign_sets(autoglm, a_set, model, tmp_path):
     compress(autoglm, tmp_path, "--calibration-dataset", a_set, model=short).refused(BAD_INPUT, "up to 64", "--length 32")
     compress(autoglm, tmp_path, "--calibration-dataset", a_set, model=model()).refused(BAD_INPUT, "tokenizer")
     assert leftovers(tmp_path) == ["model", "set.jsonl", "short"]
+
+
+# How far text lies from what is evaluated.
+
+def test_shift_tells_near_from_far(autoglm, tmp_path):
+    far = tmp_path / "far.txt"
+    far.write_text("0 1 0 1 1 0 " * 4000)
+    tasks = DEMO / "tasks"
+    out = autoglm("calibrate", "shift", DEMO, tasks / "calibration.jsonl", far, "--eval-dataset", tasks / "train.jsonl",
+                  "--samples", "6", "--length", "64", "--json")
+    assert out.code == 0, out.err
+    report = json.loads(out.out)
+    near, far = report["sets"]
+    assert near["tokens"] == far["tokens"] == 6 * 64
+    mean = lambda of, name: sum(i[name] for i in of["inputs"]) / len(of["inputs"])
+    for name in ("distance", "channel_distance", "error"):
+        assert mean(near, name) < mean(far, name), name
+    assert report["rank_correlation"]["channel_distance"]["pooled"] > 0.3
+    assert "does not look like" in out.err and "far.txt" in out.err
+
+
+@pytest.mark.parametrize("arguments, code, words", [
+    ((DEMO,), USAGE, "no text given"),
+    ((DEMO, "self"), USAGE, "--eval-dataset"),
+    ((DEMO, "self", "--eval-dataset", "missing.txt"), BAD_INPUT, "missing.txt"),
+    ((DEMO, "self", "--eval-dataset", "self", "-q", "w8a8"), USAGE, "weight-only"),
+    ((DEMO, TASKS, "--eval-dataset", TASKS, "--max-ram", "1M"), RESOURCES, "memory"),
+])
+def test_shift_says_what_is_wrong(autoglm, arguments, code, words):
+    autoglm("calibrate", "shift", *arguments, "--quiet").refused(code, words)
