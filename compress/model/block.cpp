@@ -29,6 +29,18 @@ std::vector<Linear*> Block::linears(format::Stage stage) {
   return found;
 }
 
+at::Tensor Block::*norm_member(format::Role role) {
+  switch (role) {
+    case format::Role::kInputNorm: return &Block::input_norm;
+    case format::Role::kPostAttentionNorm: return &Block::post_attention_norm;
+    case format::Role::kMlpNorm: return &Block::mlp_norm;
+    case format::Role::kPostMlpNorm: return &Block::post_mlp_norm;
+    case format::Role::kQNorm: return &Block::q_norm;
+    case format::Role::kKNorm: return &Block::k_norm;
+    default: return nullptr;
+  }
+}
+
 int64_t Block::bytes() const {
   int64_t total = 0;
   const auto add = [&](const at::Tensor& tensor) {

@@ -45,6 +45,9 @@ struct Block {
   int64_t bytes() const;
 };
 
+/// Where a block keeps the norm of this role; nullptr for what is no norm of a block.
+at::Tensor Block::*norm_member(format::Role role);
+
 /// Keys and values of one layer; grows by what is appended, doubling its capacity.
 struct LayerCache {
   at::Tensor keys, values;  ///< [batch, kv_heads, capacity, head_dim]

@@ -87,13 +87,8 @@ Status Decoder::load_module(const ModuleSpec& module, Block& block) const {
     AUTOGLM_ASSIGN_OR_RETURN(into, tensor::load(checkpoint(), module.weight_name(), type, options_.device));
     return ok_status();
   };
+  if (const auto norm = norm_member(module.role)) return vector(block.*norm, options_.compute);
   switch (module.role) {
-    case Role::kInputNorm: return vector(block.input_norm, options_.compute);
-    case Role::kPostAttentionNorm: return vector(block.post_attention_norm, options_.compute);
-    case Role::kMlpNorm: return vector(block.mlp_norm, options_.compute);
-    case Role::kPostMlpNorm: return vector(block.post_mlp_norm, options_.compute);
-    case Role::kQNorm: return vector(block.q_norm, options_.compute);
-    case Role::kKNorm: return vector(block.k_norm, options_.compute);
     case Role::kRouter: return vector(block.moe->router, at::kFloat);
     case Role::kRouterCorrection: return vector(block.moe->correction, at::kFloat);
     default: break;

@@ -12,26 +12,12 @@
 namespace autoglm::quant {
 namespace {
 
-using format::Role;
-
 constexpr double kBeta1 = 0.9, kBeta2 = 0.99, kEpsilon = 1e-10;
 constexpr double kMargin = 0.49;  // of a position to the integer that it begins at
 
 /// x rounded to `type`, with the gradient of x (Bengio et al. 2013, arXiv:1308.3432: straight-through).
 at::Tensor rounded(const at::Tensor& x, at::ScalarType type) {
   return type == at::kFloat ? x : x + (x.detach().to(type).to(at::kFloat) - x.detach());
-}
-
-at::Tensor model::Block::*norm_of(Role role) {
-  switch (role) {
-    case Role::kInputNorm: return &model::Block::input_norm;
-    case Role::kPostAttentionNorm: return &model::Block::post_attention_norm;
-    case Role::kMlpNorm: return &model::Block::mlp_norm;
-    case Role::kPostMlpNorm: return &model::Block::post_mlp_norm;
-    case Role::kQNorm: return &model::Block::q_norm;
-    case Role::kKNorm: return &model::Block::k_norm;
-    default: return nullptr;
-  }
 }
 
 template <typename Body>
@@ -187,7 +173,7 @@ Result<TrainedBlock> TrainedBlock::load(const model::Decoder& decoder, int64_t l
   });
   AUTOGLM_RETURN_IF_ERROR(status);
   for (const format::ModuleSpec* module : decoder.layout().block(layer)) {
-    const auto member = norm_of(module->role);
+    const auto member = model::norm_member(module->role);
     if (member == nullptr) continue;
     AUTOGLM_ASSIGN_OR_RETURN(TrainedVector norm, TrainedVector::load(decoder.checkpoint(), module->weight_name()));
     out.norms_.emplace_back(member, std::move(norm));
