@@ -32,7 +32,9 @@ void add_options(CLI::App& app, CompressOptions& options) {
   app.add_option("--scores", options.scores,
                  "file that keeps the measured sensitivities: another budget then takes no new measurement")
       ->group(recipe);
-  app.add_option("--method", options.method, "gptq, gptaq or rtn [gptq with calibration text, else rtn]")
+  app.add_option("--method", options.method,
+                 "gptq, gptaq, awq or rtn; awq+ or smoothquant+ before one of them folds scales first: awq+gptq [gptq "
+                 "with calibration text, else rtn]")
       ->group(recipe);
   app.add_option("--observer", options.observer,
                  "how w8a8-static finds ranges: minmax, moving-average, percentile, mse or entropy [mse]")

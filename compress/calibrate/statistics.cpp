@@ -29,14 +29,17 @@ void StatisticsBuilder::add(const at::Tensor& input, const at::Tensor& source) {
     sums_.drift.addmm_((source.to(at::kFloat) - x).t(), x);
   }
   if (needs_.moments) {
-    const at::Tensor absmax = x.abs().amax(0), mean = x.sum(0), square = x.square().sum(0);
+    const at::Tensor size = x.abs();
+    const at::Tensor absmax = size.amax(0), mean = x.sum(0), mean_abs = size.sum(0), square = x.square().sum(0);
     if (sums_.absmax.defined()) {
       sums_.absmax = at::maximum(sums_.absmax, absmax);
       sums_.mean.add_(mean);
+      sums_.mean_abs.add_(mean_abs);
       sums_.mean_square.add_(square);
     } else {
       sums_.absmax = absmax;
       sums_.mean = mean;
+      sums_.mean_abs = mean_abs;
       sums_.mean_square = square;
     }
   }
@@ -88,6 +91,7 @@ Result<InputStatistics> StatisticsBuilder::finish(std::string_view where) {
   if (sums_.drift.defined()) sums_.drift.mul_(2.0 / n);
   if (needs_.moments) {
     sums_.mean.div_(n);
+    sums_.mean_abs.div_(n);
     sums_.mean_square.div_(n);
   }
   if (needs_.sample_tokens > 0 && sampled_ > 0) sums_.sample = sums_.sample.slice(0, 0, sampled_);
@@ -105,7 +109,7 @@ int64_t statistics_bytes(const Needs& needs, int64_t width) {
   int64_t floats = needs.sample_tokens * width;
   if (needs.hessian) floats += width * width;
   if (needs.drift) floats += width * width;
-  if (needs.moments) floats += 3 * width;
+  if (needs.moments) floats += 4 * width;
   return floats * static_cast<int64_t>(sizeof(float)) + (needs.summary ? summary_bytes(width) : 0);
 }
 

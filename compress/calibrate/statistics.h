@@ -14,7 +14,7 @@ namespace autoglm::calibrate {
 struct Needs {
   bool hessian = false;       ///< the matrix of GPTQ
   bool drift = false;         ///< how the source's inputs differ from these, for GPTAQ
-  bool moments = false;       ///< absmax, mean and mean square of every input channel
+  bool moments = false;       ///< absmax, mean, mean size and mean square of every input channel
   bool summary = false;       ///< how the values are distributed
   int64_t sample_tokens = 0;  ///< this many inputs themselves
 
@@ -28,11 +28,12 @@ struct Needs {
 /// added to the total. Its relative error stays near 1e-6 for any n met in practice, far below the damping (1e-2 of
 /// the mean diagonal) and the noise of drawing other text; float64 would double the largest buffer of the program.
 struct InputStatistics {
-  int64_t tokens = 0;  ///< 0: nothing was seen (an expert that no token reached), the tensors are undefined
-  at::Tensor hessian;  ///< [in, in], symmetric; a pass may take it (move it out) to work in place
-  at::Tensor drift;    ///< [in, in]: 2/n sum (x_source - x) x^T; undefined where tokens could not be paired (experts)
-  at::Tensor absmax;   ///< [in]
-  at::Tensor mean;     ///< [in]
+  int64_t tokens = 0;   ///< 0: nothing was seen (an expert that no token reached), the tensors are undefined
+  at::Tensor hessian;   ///< [in, in], symmetric; a pass may take it (move it out) to work in place
+  at::Tensor drift;     ///< [in, in]: 2/n sum (x_source - x) x^T; undefined where tokens could not be paired (experts)
+  at::Tensor absmax;    ///< [in]
+  at::Tensor mean;      ///< [in]
+  at::Tensor mean_abs;  ///< [in]: mean |x|
   at::Tensor mean_square;  ///< [in]; with `hessian` alone also filled (its diagonal / 2)
   InputSummary summary;
   at::Tensor sample;  ///< [<= sample_tokens, in], spread evenly over the tokens seen

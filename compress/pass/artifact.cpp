@@ -36,6 +36,17 @@ format::QuantizedWeight slice_rows(const format::QuantizedWeight& weight, int64_
   return out;
 }
 
+/// All of a target but where it is read.
+Target describe(const Decision& decision) {
+  Target target;
+  target.name = decision.module.name;
+  target.rows = decision.module.shape.size() == 2 ? decision.module.shape[0] : 1;  // norms, in a whole-model cast
+  target.cols = decision.module.shape.back();
+  target.scheme = *decision.scheme;
+  target.scale_dtype = decision.scale_dtype;
+  return target;
+}
+
 }  // namespace
 
 StageClock::Scope::Scope(StageClock& clock, std::string stage)
@@ -81,25 +92,39 @@ Result<TensorReport> measure(const Target& target, std::string_view method, cons
   return report;
 }
 
-Target file_target(const Decision& decision, const format::Checkpoint& source) {
-  Target target;
-  target.name = decision.module.name;
-  const bool vector = decision.module.shape.size() == 1;  // norms, in a whole-model cast
-  target.rows = vector ? 1 : decision.module.shape[0];
-  target.cols = decision.module.shape.back();
-  target.scheme = *decision.scheme;
-  target.scale_dtype = decision.scale_dtype;
-  const std::string name = decision.source.weight_name();
-  if (vector) {
-    target.read = [&source, name](int64_t, int64_t) -> Result<at::Tensor> {
-      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor all, tensor::load(source, name, at::kFloat));
-      return all.unsqueeze(0);
-    };
-  } else {
-    target.read = [&source, name, start = decision.first_row](int64_t first, int64_t count) {
-      return tensor::load_rows(source, name, start + first, count, at::kFloat);
-    };
+model::Linear* linear_of(model::Block& block, const Decision& decision) {
+  for (model::Linear* linear : block.linears(*format::stage_of(decision.module.role))) {
+    if (linear->spec.name == decision.source.name) return linear;
   }
+  return nullptr;
+}
+
+Target block_target(const model::Linear& linear, const Decision& decision) {
+  Target target = describe(decision);
+  target.read = [&linear, start = decision.first_row](int64_t first, int64_t count) -> Result<at::Tensor> {
+    return linear.weight.narrow(0, start + first, count).to(at::kCPU, at::kFloat).contiguous();
+  };
+  return target;
+}
+
+Result<at::Tensor> Artifact::read(const Decision& decision, const std::string& tensor, int64_t first,
+                                  int64_t rows) const {
+  AUTOGLM_ASSIGN_OR_RETURN(at::Tensor values,
+                           tensor::load_rows(source_, tensor, decision.first_row + first, rows, at::kFloat));
+  const int64_t cols = values.dim() == 2 ? values.size(1) : 1;
+  folds_.apply(decision.module.name, first, cols,
+               {values.mutable_data_ptr<float>(), static_cast<size_t>(values.numel())});
+  return values;
+}
+
+Target Artifact::file_target(const Decision& decision) const {
+  Target target = describe(decision);
+  target.read = [this, &decision](int64_t first, int64_t count) -> Result<at::Tensor> {
+    if (decision.module.shape.size() == 2) return read(decision, decision.source.weight_name(), first, count);
+    AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor all,
+                             read(decision, decision.source.weight_name(), 0, decision.module.shape[0]));
+    return all.unsqueeze(0);
+  };
   return target;
 }
 
@@ -128,22 +153,30 @@ Status Artifact::copy_rows(const std::string& from, const std::string& to, int64
 }
 
 Status Artifact::copy_weight(const Decision& decision) {
-  return copy_rows(decision.source.weight_name(), decision.module.weight_name(), decision.first_row,
-                   decision.module.shape[0]);
+  const std::string from = decision.source.weight_name(), to = decision.module.weight_name();
+  if (!folds_.changes(decision.module.name)) return copy_rows(from, to, decision.first_row, decision.module.shape[0]);
+  AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor weight, read(decision, from, 0, decision.module.shape[0]));
+  return writer_.add(to, decision.source_dtype, decision.module.shape,
+                     tensor::bytes_of(weight.to(tensor::to_torch(decision.source_dtype))));
 }
 
 Status Artifact::write_bias(const Decision& decision, CancelToken& cancel) {
   if (!decision.module.has_bias) return ok_status();
-  if (!decision.scheme || !decision.scheme->cast) {
-    return copy_rows(decision.source.bias_name(), decision.module.bias_name(), decision.first_row,
-                     decision.module.shape[0]);
-  }
+  const std::string from = decision.source.bias_name(), to = decision.module.bias_name();
+  const int64_t count = decision.module.shape[0];
+  const bool cast = decision.scheme && decision.scheme->cast;
+  if (!cast && !folds_.changes(decision.module.name)) return copy_rows(from, to, decision.first_row, count);
   AUTOGLM_RETURN_IF_ERROR(cancel.check());
-  AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor whole, tensor::load(source_, decision.source.bias_name(),
-                                                                tensor::to_torch(*decision.scheme->cast)));
-  const at::Tensor bias = whole.narrow(0, decision.first_row, decision.module.shape[0]).contiguous();
-  return writer_.add(decision.module.bias_name(), *decision.scheme->cast, {decision.module.shape[0]},
-                     tensor::bytes_of(bias));
+  const format::DType dtype = cast ? *decision.scheme->cast : source_.find(from)->dtype;
+  at::Tensor bias;
+  if (folds_.changes(decision.module.name)) {
+    AUTOGLM_ASSIGN_OR_RETURN(bias, read(decision, from, 0, count));
+    bias = bias.to(tensor::to_torch(dtype));
+  } else {
+    AUTOGLM_ASSIGN_OR_RETURN(bias,
+                             tensor::load_rows(source_, from, decision.first_row, count, tensor::to_torch(dtype)));
+  }
+  return writer_.add(to, dtype, {count}, tensor::bytes_of(bias));
 }
 
 Status Artifact::copy(const std::string& name) { return writer_.add(name, source_, name); }

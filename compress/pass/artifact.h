@@ -6,11 +6,13 @@
 #include <string>
 #include <string_view>
 
+#include "compress/model/block.h"
 #include "compress/pass/pass.h"
 #include "compress/pass/pipeline.h"
 #include "core/base/cancel.h"
 #include "core/format/checkpoint.h"
 #include "core/format/checkpoint_writer.h"
+#include "core/format/folds.h"
 
 namespace autoglm::pass {
 
@@ -46,11 +48,17 @@ class StageClock {
 /// One artifact being written from one source.
 class Artifact {
  public:
-  Artifact(const format::Checkpoint& source, format::CheckpointWriter& writer) : source_(source), writer_(writer) {}
+  /// `folds`: what was folded so far; it may grow.
+  Artifact(const format::Checkpoint& source, const format::Folds& folds, format::CheckpointWriter& writer)
+      : source_(source), folds_(folds), writer_(writer) {}
+
+  /// A target that reads the source's file, row by row, with what was folded into it.
+  Target file_target(const Decision& decision) const;
 
   /// The compressed weight of `target`; its result is freed.
   Status write(const Decision& decision, Target& target);
-  /// The weight as it is: all of it, or the rows that the decision takes. kBadInput: a value is NaN or infinite.
+  /// The weight as it is but for folds: all of it, or the rows that the decision takes. kBadInput: a value is NaN or
+  /// infinite.
   Status copy_weight(const Decision& decision);
   /// The bias, where there is one, in the float type of a whole-model cast.
   Status write_bias(const Decision& decision, CancelToken& cancel);
@@ -58,12 +66,18 @@ class Artifact {
   Status copy(const std::string& name);
 
  private:
+  /// Rows of a tensor of the source in float32, [rows, cols]; a vector (`cols` 1, norms and biases) is [rows].
+  Result<at::Tensor> read(const Decision& decision, const std::string& tensor, int64_t first, int64_t rows) const;
   Status copy_rows(const std::string& from, const std::string& to, int64_t first, int64_t count);
   const format::Checkpoint& source_;
+  const format::Folds& folds_;
   format::CheckpointWriter& writer_;
 };
 
-/// A target that reads the source's file, row by row.
-Target file_target(const Decision& decision, const format::Checkpoint& source);
+/// The linear of a block that holds a decision's rows.
+model::Linear* linear_of(model::Block& block, const Decision& decision);
+
+/// A target that reads them there. `linear` must outlive it.
+Target block_target(const model::Linear& linear, const Decision& decision);
 
 }  // namespace autoglm::pass

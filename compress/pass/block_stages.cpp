@@ -90,6 +90,18 @@ Status BlockStages::collect(const model::Block& block, Stage stage, calibrate::C
   return for_each_batch(block, cancel, up_to_stage(collector.tap()), up_to_stage(collector.source_tap()));
 }
 
+Status BlockStages::observe(const model::Block& block, const model::InputTap& tap, CancelToken& cancel) {
+  model::ForwardOptions options;
+  options.cancel = &cancel;
+  options.stop_after = Stage::kDown;
+  options.tap = tap;
+  const Run run = [&](const model::Block& weights, const at::Tensor& states) {
+    return model::forward(decoder_->config(), weights, rotary_, states, options);
+  };
+  for (const Batch& batch : batches_) AUTOGLM_RETURN_IF_ERROR(run_batch(block, states_, batch, run, cancel));
+  return ok_status();
+}
+
 Status BlockStages::finish_attention(const model::Block& block, CancelToken& cancel) {
   model::ForwardOptions options;
   options.cancel = &cancel;

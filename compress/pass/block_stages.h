@@ -33,11 +33,14 @@ class BlockStages {
                                     const std::function<Result<at::Tensor>(const at::Tensor&)>& embed,
                                     CancelToken& cancel);
 
-  /// To be called with every block as it was loaded, before any of its weights change.
+  /// To be called with every block before any of its weights is rounded.
   void begin(const model::Block& block);
 
   /// Runs the block up to `stage`, showing its inputs to `collector`, with the weights as they are now.
   Status collect(const model::Block& block, format::Stage stage, calibrate::Collector& collector, CancelToken& cancel);
+
+  /// Runs the block with the weights as they are, showing the inputs of all its stages to `tap`; the states stay.
+  Status observe(const model::Block& block, const model::InputTap& tap, CancelToken& cancel);
 
   /// Carries the states over the attention half (before stage gate/up) and over the MLP half (before the next block).
   Status finish_attention(const model::Block& block, CancelToken& cancel);

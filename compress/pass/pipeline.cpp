@@ -7,11 +7,13 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 
 #include "compress/calibrate/collector.h"
 #include "compress/pass/artifact.h"
 #include "compress/pass/block_stages.h"
+#include "compress/pass/smoothing.h"
 #include "compress/tensor/bridge.h"
 #include "core/base/log.h"
 #include "core/base/memory.h"
@@ -37,9 +39,11 @@ class Pipeline {
         methods_(std::move(methods)),
         decoder_(*input.source),
         writer_(writer),
-        artifact_(input.source->checkpoint(), writer),
+        artifact_(input.source->checkpoint(), folds_, writer),
         cancel_(cancel),
-        progress_("compressing", input.resolved->config.num_hidden_layers + 2) {}
+        progress_("compressing", input.resolved->config.num_hidden_layers + 2) {
+    if (Smoother* smoother = methods_.smoother()) smoothing_.emplace(decoder_, *input.resolved, *smoother, folds_);
+  }
 
   Result<PipelineReport> run() {
     report_.carried_over = input_.resolved->others;
@@ -52,6 +56,7 @@ class Pipeline {
       const StageClock::Scope timed(clock_, "writing");
       AUTOGLM_RETURN_IF_ERROR(artifact_.copy(name));
     }
+    if (!folds_.empty()) AUTOGLM_RETURN_IF_ERROR(folds_.write(writer_.staging()));
     AUTOGLM_RETURN_IF_ERROR(copy_small_files(decoder_.checkpoint().folder(), writer_));
     report_.seconds = clock_.seconds();
     report_.peak_rss = peak_rss_bytes();
@@ -75,7 +80,7 @@ class Pipeline {
   Status stream(const Decision& decision) {
     AUTOGLM_RETURN_IF_ERROR(cancel_.check());
     if (!decision.scheme) return copy(decision);
-    Target target = file_target(decision, decoder_.checkpoint());
+    Target target = artifact_.file_target(decision);
     AUTOGLM_RETURN_IF_ERROR(compress_alone(decision, target));
     return write(decision, target);
   }
@@ -139,7 +144,7 @@ class Pipeline {
     };
     Target target;
     if (decision.scheme) {
-      target = file_target(decision, decoder_.checkpoint());
+      target = artifact_.file_target(decision);
       AUTOGLM_RETURN_IF_ERROR(compress_alone(decision, target));
       look_up = [&](const at::Tensor& ids) -> Result<at::Tensor> {
         AUTOGLM_ASSIGN_OR_RETURN(at::Tensor states, decoder_.embed(ids));  // checks the ids
@@ -166,8 +171,12 @@ class Pipeline {
     {
       const StageClock::Scope timed(clock_, "loading");
       AUTOGLM_ASSIGN_OR_RETURN(block, decoder_.load_block(layer, &cancel_));
-      stages_.begin(block);
     }
+    if (smoothing_) {
+      const StageClock::Scope timed(clock_, "smoothing");
+      AUTOGLM_RETURN_IF_ERROR(smoothing_->run(block, decisions, stages_, cancel_));
+    }
+    stages_.begin(block);
     for (const Stage stage : format::kStages) {
       AUTOGLM_RETURN_IF_ERROR(run_stage(block, stage, decisions));
       if (stage == Stage::kO) {
@@ -194,7 +203,7 @@ class Pipeline {
       if (!decision->scheme) {
         AUTOGLM_RETURN_IF_ERROR(copy(*decision));
       } else {
-        work.push_back(prepare(block, stage, *decision));
+        work.push_back(prepare(block, *decision));
       }
     }
     // Experts are calibrated in rounds whose statistics fit into memory together; the others go with the first.
@@ -214,22 +223,11 @@ class Pipeline {
     return ok_status();
   }
 
-  Work prepare(model::Block& block, Stage stage, const Decision& decision) {
+  static Work prepare(model::Block& block, const Decision& decision) {
     Work work;
     work.decision = &decision;
-    for (model::Linear* linear : block.linears(stage)) {
-      if (linear->spec.name == decision.source.name) work.linear = linear;
-    }
-    Target& target = work.target;
-    target.name = decision.module.name;
-    target.rows = decision.module.shape[0];
-    target.cols = decision.module.shape[1];
-    target.scheme = *decision.scheme;
-    target.scale_dtype = decision.scale_dtype;
-    target.read = [linear = work.linear, start = decision.first_row](int64_t first,
-                                                                     int64_t count) -> Result<at::Tensor> {
-      return linear->weight.narrow(0, start + first, count).to(at::kCPU, at::kFloat).contiguous();
-    };
+    work.linear = linear_of(block, decision);
+    work.target = block_target(*work.linear, decision);
     return work;
   }
 
@@ -292,6 +290,8 @@ class Pipeline {
                                     ? work.target.input->sample.cpu()
                                     : at::Tensor();
       AUTOGLM_ASSIGN_OR_RETURN(TensorReport report, measure(work.target, work.decision->method, sample, cancel_));
+      const std::string folded = smoothing_ ? smoothing_->note(work.target.name) : "";
+      report.note += (report.note.empty() || folded.empty() ? "" : "; ") + folded;
       report_.tensors.push_back(std::move(report));
       const at::Tensor rows = work.linear->weight.narrow(0, work.decision->first_row, work.target.rows);
       constexpr int64_t kRows = 1024;
@@ -318,7 +318,7 @@ class Pipeline {
       }
       AUTOGLM_ASSIGN_OR_RETURN(statistics, builder.finish(decision.module.name));
     }
-    Target target = file_target(decision, decoder_.checkpoint());
+    Target target = artifact_.file_target(decision);
     target.input = &statistics;
     set_input_scale(target);
     AUTOGLM_RETURN_IF_ERROR(compress_alone(decision, target));
@@ -329,11 +329,13 @@ class Pipeline {
   Methods methods_;
   const model::Decoder& decoder_;
   format::CheckpointWriter& writer_;
+  format::Folds folds_;
   Artifact artifact_;
   CancelToken& cancel_;
   Progress progress_;
   StageClock clock_;
   BlockStages stages_;
+  std::optional<Smoothing> smoothing_;
   PipelineReport report_;
 };
 

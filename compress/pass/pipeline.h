@@ -2,7 +2,8 @@
 /// BlockPipeline: carries out a plan. The weights are read, compressed and written piece by piece; nothing ever holds a
 /// whole checkpoint.
 ///
-/// With calibration, for each block: load; then stage by stage (QKV, output, gate/up, down) collect the inputs that the
+/// With calibration, for each block: load; where the recipe smooths, collect what all stages get and fold scales into
+/// it; then stage by stage (QKV, output, gate/up, down) collect the inputs that the
 /// already compressed predecessors give, run the passes, put the compressed weights in place and write them; carry the
 /// hidden states on; free. Without, tensors are handled one by one and the decoder never runs.
 #include <filesystem>
@@ -33,11 +34,12 @@ struct TensorReport {
 };
 
 struct PipelineReport {
-  std::vector<TensorReport> tensors;                    ///< in the order of writing
-  std::vector<std::pair<std::string, double>> seconds;  ///< by stage: "loading", "calibration", "quantizing", "writing"
-  std::vector<std::string> carried_over, dropped;       ///< tensors copied untouched; with no place in the result
-  int64_t predicted_peak_rss = 0, peak_rss = 0;         ///< bytes; the second is VmHWM when the pipeline ended
-  int64_t bytes_written = 0;                            ///< of tensors
+  std::vector<TensorReport> tensors;  ///< in the order of writing
+  std::vector<std::pair<std::string, double>>
+      seconds;  ///< by stage: "loading", "smoothing", "calibration", "quantizing", ...
+  std::vector<std::string> carried_over, dropped;  ///< tensors copied untouched; with no place in the result
+  int64_t predicted_peak_rss = 0, peak_rss = 0;    ///< bytes; the second is VmHWM when the pipeline ended
+  int64_t bytes_written = 0;                       ///< of tensors
   int64_t calibration_tokens = 0;
 };
 

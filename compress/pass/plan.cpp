@@ -55,7 +55,11 @@ int64_t result_bytes(const Decision& decision) {
   return count + decision.module.shape[0] * groups * 5;
 }
 
-bool is_quantized(const Decision& decision) { return decision.scheme && !decision.scheme->cast; }
+/// Linears of one stage share an input: true for the one whose rows it is read with first.
+bool begins_input(Role role) {
+  return role != Role::kK && role != Role::kV && role != Role::kUp && role != Role::kExpertUp &&
+         role != Role::kSharedUp;
+}
 
 struct Part {
   std::string name;
@@ -75,6 +79,7 @@ class MemoryModel {
   MemoryModel(const Resolved& resolved, const Methods& methods, const format::Checkpoint* checkpoint,
               const PlanOptions& options)
       : resolved_(resolved), methods_(methods), checkpoint_(checkpoint), options_(options) {
+    calibrated_ = methods.smoother() != nullptr;
     for (const Decision& decision : resolved.decisions) {
       if (decision.module.layer >= 0) blocks_[decision.module.layer].push_back(&decision);
       const calibrate::Needs needs = methods.needs(decision);
@@ -102,7 +107,7 @@ class MemoryModel {
   Parts peak(const MemoryUse& use) const {
     Parts best = streaming_phase();
     if (use.streaming) return best;
-    for (const Parts& phase : {block_phase(use), head_phase(use)}) {
+    for (const Parts& phase : {smoothing_phase(use), block_phase(use), head_phase(use)}) {
       if (total(phase) > total(best)) best = phase;
     }
     return best;
@@ -130,31 +135,75 @@ class MemoryModel {
 
   static int64_t last(const Decision& decision) { return decision.module.shape.back(); }
 
-  Parts block_phase(const MemoryUse& use) const {
-    const ModelConfig& config = resolved_.config;
-    int64_t block_bytes = 0, results = 0, working = 0, packed = 0;
+  /// The largest block, in the type in which blocks are run.
+  int64_t block_bytes() const {
+    int64_t most = 0;
     for (const auto& [layer, block] : blocks_) {
       int64_t bytes = 0;
-      std::map<Stage, int64_t> stage_results;
       for (const Decision* decision : block) {
         const bool routing = decision->module.role == Role::kRouter;
         bytes += elements(decision->module.shape) * (routing ? 4 : element());
+      }
+      most = std::max(most, bytes);
+    }
+    return most;
+  }
+
+  /// Activations of a batch on their way through a block.
+  int64_t batch_bytes(const MemoryUse& use) const {
+    const ModelConfig& config = resolved_.config;
+    const int64_t mlp = std::max(config.intermediate_size, config.moe_intermediate_size * config.num_experts_per_tok);
+    const int64_t heads = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim;
+    return use.batch_tokens * element() * (4 * config.hidden_size + std::max(4 * mlp, 3 * heads));
+  }
+
+  /// What is in memory all the time while blocks are compressed.
+  Parts held_parts(const MemoryUse& use) const {
+    Parts parts = {{"one block", block_bytes()}, {"hidden states", held_state_bytes(use)}};
+    if (use.source_states) parts.push_back({"the same block of the source", block_bytes()});
+    return parts;
+  }
+
+  /// Statistics of every input of a block together; then scales are tried, one consumer at a time.
+  Parts smoothing_phase(const MemoryUse& use) const {
+    const Smoother* smoother = methods_.smoother();
+    if (smoother == nullptr) return {};
+    int64_t statistics = 0, working = 0;
+    for (const auto& [layer, block] : blocks_) {
+      int64_t bytes = 0;
+      for (const Decision* decision : block) {
+        if (!decision->is_quantized()) continue;
+        if (begins_input(decision->module.role)) {
+          bytes += calibrate::statistics_bytes(smoother->needs(), last(*decision));
+        }
+        working = std::max(working, smoother->working_bytes(decision->module.shape[0], last(*decision)));
+      }
+      statistics = std::max(statistics, bytes);
+    }
+    Parts parts = held_parts(use);
+    parts.push_back({"statistics for smoothing", statistics});
+    parts.push_back(working > batch_bytes(use) ? Part{"working memory", working}
+                                               : Part{"activations of a batch", batch_bytes(use)});
+    return parts;
+  }
+
+  Parts block_phase(const MemoryUse& use) const {
+    int64_t results = 0, working = 0, packed = 0;
+    for (const auto& [layer, block] : blocks_) {
+      std::map<Stage, int64_t> stage_results;
+      for (const Decision* decision : block) {
         const auto stage = format::stage_of(decision->module.role);
-        if (!stage || !is_quantized(*decision)) continue;
+        if (!stage || !decision->is_quantized()) continue;
         stage_results[*stage] += result_bytes(*decision);
         packed = std::max(packed, written_bytes(*decision, checkpoint_));
         working = std::max(working, methods_.of(*decision).working_bytes(decision->module.shape[0], last(*decision)));
       }
-      block_bytes = std::max(block_bytes, bytes);
       for (const auto& [stage, held] : stage_results) results = std::max(results, held);
     }
-    const int64_t mlp = std::max(config.intermediate_size, config.moe_intermediate_size * config.num_experts_per_tok);
-    const int64_t heads = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim;
-    const int64_t activations = use.batch_tokens * element() * (4 * config.hidden_size + std::max(4 * mlp, 3 * heads));
+    const int64_t activations = batch_bytes(use);
     const int64_t statistics = std::min(use.statistics_bytes, stage_statistics());
     // While a pass works, no batch is run; while statistics are collected, nothing is rounded yet.
-    Parts parts = {{"one block", block_bytes}, {"hidden states", held_state_bytes(use)}};
-    if (use.source_states) parts.push_back({"the same block of the source", block_bytes});
+    Parts parts = held_parts(use);
     parts.push_back({"calibration statistics", statistics});
     if (results + working + packed > activations) {
       parts.push_back({"rounded weights", results + packed});
@@ -246,10 +295,11 @@ double estimate_seconds(const Resolved& resolved, const Methods& methods, const 
     const auto stage = format::stage_of(decision.module.role);
     const double passes = stage == Stage::kQkv || stage == Stage::kGateUp ? 2 : 1;  // collecting what follows, going on
     flops += 2 * tokens * routed * passes * static_cast<double>(rows * cols * plan.memory.copies());
-    // Linears of one stage share a Hessian: count it for the one whose rows it is read with first.
-    const Role role = decision.module.role;
-    const bool first =
-        role != Role::kK && role != Role::kV && role != Role::kUp && role != Role::kExpertUp && role != Role::kSharedUp;
+    if (const Smoother* smoother = methods.smoother()) {
+      flops += 2 * tokens * routed * static_cast<double>(rows * cols);  // observing
+      if (decision.is_quantized()) flops += smoother->flops(rows, cols);
+    }
+    const bool first = begins_input(decision.module.role);
     const calibrate::Needs needs = methods.needs(decision);
     if (first && needs.hessian) flops += tokens * routed * static_cast<double>(cols * cols);
     if (first && needs.drift) flops += 2 * tokens * static_cast<double>(cols * cols);
@@ -296,11 +346,17 @@ Result<Methods> Methods::create(const Recipe& recipe, const Registry& registry, 
         out.passes_[decision.method],
         registry.make(decision.method, options == recipe.methods.end() ? nlohmann::json() : *options));
   }
+  if (!resolved.smoother.empty()) {
+    const auto options = recipe.methods.find(resolved.smoother);
+    AUTOGLM_ASSIGN_OR_RETURN(
+        out.smoother_,
+        registry.make_smoother(resolved.smoother, options == recipe.methods.end() ? nlohmann::json() : *options));
+  }
   return out;
 }
 
 calibrate::Needs Methods::needs(const Decision& decision) const {
-  if (!is_quantized(decision)) return {};
+  if (!decision.is_quantized()) return {};
   calibrate::Needs needs = of(decision).needs();
   needs.summary = decision.scheme->calibrates_input();
   if (needs.any()) needs.sample_tokens = std::max(needs.sample_tokens, kReportSamples);

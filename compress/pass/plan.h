@@ -67,12 +67,14 @@ class Methods {
  public:
   /// kInvalidArgument: a method or its options.
   static Result<Methods> create(const Recipe& recipe, const Registry& registry, const Resolved& resolved);
+  Smoother* smoother() const { return smoother_.get(); }  ///< null: nothing is folded
   Pass& of(const Decision& decision) const { return *passes_.at(decision.method); }
   /// Of a module that will be calibrated: its pass's needs and the report's sample; nothing otherwise.
   calibrate::Needs needs(const Decision& decision) const;
 
  private:
   std::map<std::string, std::unique_ptr<Pass>> passes_;
+  std::unique_ptr<Smoother> smoother_;
 };
 
 /// kResourceExhausted when nothing fits `max_ram`: the message has the numbers and what takes most.

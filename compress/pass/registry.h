@@ -11,25 +11,45 @@
 #include <vector>
 
 #include "compress/pass/pass.h"
+#include "compress/pass/smoother.h"
 #include "core/base/status.h"
 
 namespace autoglm::pass {
 
 /// Makes a pass from its options (a JSON object, possibly empty). kInvalidArgument names the option at fault.
 using Factory = std::function<Result<std::unique_ptr<Pass>>(const nlohmann::json& options)>;
+using SmootherFactory = std::function<Result<std::unique_ptr<Smoother>>(const nlohmann::json& options)>;
+
+/// What a recipe's method word asks for; "" for nothing.
+struct MethodWord {
+  std::string smoother, pass;
+};
 
 class Registry {
  public:
   void add(std::string name, Factory factory) { factories_[std::move(name)] = std::move(factory); }
 
-  std::vector<std::string> names() const;
+  void add_smoother(std::string name, SmootherFactory factory) { smoothers_[std::move(name)] = std::move(factory); }
+
+  std::vector<std::string> names() const;      ///< of the passes
+  std::vector<std::string> all_names() const;  ///< of the passes and the smoothers
   bool knows(std::string_view name) const { return factories_.contains(std::string(name)); }
+
+  /// A word of names joined by '+': at most one smoother, and at most one pass that rounds after it. A smoother alone
+  /// is followed by the pass of its own name, where there is one, else by "rtn". kInvalidArgument: an unknown name
+  /// (with the nearest and all known ones), too many.
+  Result<MethodWord> parse(std::string_view word) const;
+
+  /// Whether the passes and smoothers of this name take these options. kInvalidArgument as `make`.
+  Status check(std::string_view name, const nlohmann::json& options) const;
 
   /// kInvalidArgument: unknown name (with the nearest and all known ones), or options it does not take.
   Result<std::unique_ptr<Pass>> make(std::string_view name, const nlohmann::json& options) const;
+  Result<std::unique_ptr<Smoother>> make_smoother(std::string_view name, const nlohmann::json& options) const;
 
  private:
   std::map<std::string, Factory> factories_;
+  std::map<std::string, SmootherFactory> smoothers_;
 };
 
 /// kInvalidArgument when `options` is no object or has a member that is not in `known`.

@@ -172,9 +172,9 @@ Status check_shared(const std::vector<Decision>& decisions) {
 /// Everything that decides one module, before it is checked against the others.
 class Resolver {
  public:
-  Resolver(const Recipe& recipe, const Registry& registry, bool calibrated, Matcher& matcher,
+  Resolver(const Recipe& recipe, const std::string& method, const Registry& registry, bool calibrated, Matcher& matcher,
            const std::vector<ModuleSpec>& modules)
-      : recipe_(recipe), registry_(registry), calibrated_(calibrated), matcher_(matcher) {
+      : recipe_(recipe), method_(method), registry_(registry), calibrated_(calibrated), matcher_(matcher) {
     for (const ModuleSpec& module : modules) {
       if (is_expert(module)) expert_cols_ = std::gcd(expert_cols_, module.shape[1]);
     }
@@ -216,7 +216,7 @@ class Resolver {
   }
 
   Status choose_method(Decision& decision, const Override* item) {
-    const std::string wanted = item != nullptr && !item->method.empty() ? item->method : recipe_.method;
+    const std::string wanted = item != nullptr && !item->method.empty() ? item->method : method_;
     const bool usual = wanted.empty();
     decision.method = usual ? (calibrated_ && registry_.knows("gptq") ? "gptq" : "rtn") : wanted;
     const auto options = recipe_.methods.find(decision.method);
@@ -237,6 +237,7 @@ class Resolver {
   }
 
   const Recipe& recipe_;
+  const std::string& method_;  // the recipe's, "" for the usual one
   const Registry& registry_;
   bool calibrated_;
   Matcher& matcher_;
@@ -246,13 +247,29 @@ class Resolver {
 
 Status check_methods(const Recipe& recipe, const Registry& registry) {
   for (const auto& [name, options] : recipe.methods.items()) {
-    AUTOGLM_ASSIGN_OR_RETURN(const auto unused, registry.make(name, options));
+    AUTOGLM_RETURN_IF_ERROR(registry.check(name, options));
   }
   for (const Override& item : recipe.overrides) {
     if (!item.method.empty() && !registry.knows(item.method)) {
       return invalid_argument(unknown_word("method", item.method, registry.names()));
     }
   }
+  return ok_status();
+}
+
+Status choose_smoother(const std::string& smoother, bool calibrated, Resolved& out) {
+  if (smoother.empty()) return ok_status();
+  const bool rounds = std::any_of(out.decisions.begin(), out.decisions.end(), [](const Decision& decision) {
+    return decision.module.layer >= 0 && decision.is_quantized();
+  });
+  if (!rounds) {
+    return invalid_argument(
+        fmt::format("method '{}' prepares weights for integers, but no block gets any; leave it out", smoother));
+  }
+  if (!calibrated) {
+    return invalid_argument(fmt::format("method '{}' needs calibration text; give some, or use rtn", smoother));
+  }
+  out.smoother = smoother;
   return ok_status();
 }
 
@@ -291,10 +308,11 @@ Result<Resolved> resolve(const Recipe& recipe, const ModelConfig& config, const 
     return bad_input("this model is quantized already; start from the float checkpoint it was made from");
   }
   AUTOGLM_RETURN_IF_ERROR(check_methods(recipe, registry));
+  AUTOGLM_ASSIGN_OR_RETURN(const MethodWord method, registry.parse(recipe.method));
   Resolved out;
   out.config = config.as_transformers();
-  TensorLayout written = config.family == format::Family::kChatGlm ? TensorLayout::describe(out.config) : layout;
-  std::vector<ModuleSpec> modules = written.modules();
+  out.layout = config.family == format::Family::kChatGlm ? TensorLayout::describe(out.config) : layout;
+  std::vector<ModuleSpec> modules = out.layout.modules();
   AUTOGLM_ASSIGN_OR_RETURN(Matcher matcher, Matcher::create(recipe));
   if (config.tie_word_embeddings) {
     ModelConfig apart = out.config;
@@ -308,7 +326,7 @@ Result<Resolved> resolve(const Recipe& recipe, const ModelConfig& config, const 
           "can be tied");
     }
   }
-  Resolver resolver(recipe, registry, calibrated, matcher, modules);
+  Resolver resolver(recipe, method.pass, registry, calibrated, matcher, modules);
   for (const ModuleSpec& module : modules) {
     Decision decision;
     decision.module = module;
@@ -322,6 +340,7 @@ Result<Resolved> resolve(const Recipe& recipe, const ModelConfig& config, const 
   }
   AUTOGLM_RETURN_IF_ERROR(matcher.check());
   AUTOGLM_RETURN_IF_ERROR(check_shared(out.decisions));
+  AUTOGLM_RETURN_IF_ERROR(choose_smoother(method.smoother, calibrated, out));
   for (std::string& note : resolver.notes()) out.notes.push_back(std::move(note));
   if (checkpoint != nullptr) {
     for (std::string& name : layout.others(*checkpoint)) {
@@ -359,9 +378,10 @@ std::string Resolved::config_json() const {
 }
 
 bool Resolved::data_free(const Registry& registry, const Recipe& recipe) const {
+  if (!smoother.empty()) return false;
   std::set<std::string> methods;
   for (const Decision& decision : decisions) {
-    if (!decision.scheme || decision.scheme->cast) continue;
+    if (!decision.is_quantized()) continue;
     if (decision.scheme->calibrates_input()) return false;
     methods.insert(decision.method);
   }

@@ -26,12 +26,15 @@ struct Decision {
   format::DType source_dtype = format::DType::kBF16;  ///< as stored
   format::DType scale_dtype = format::DType::kBF16;   ///< of its scales: the source's, at most fp32
 
+  bool is_quantized() const { return scheme && !scheme->cast; }  ///< to integers
   bool splits() const { return first_row != 0 || module.shape != source.shape; }
 };
 
 struct Resolved {
   format::ModelConfig config;        ///< as it will be written
+  format::TensorLayout layout;       ///< of what will be written, but for a head that was tied before
   std::vector<Decision> decisions;   ///< in the layout's order: embedding, blocks, final norm, head
+  std::string smoother;              ///< registry name of what chooses scales to fold; "" for none
   std::vector<std::string> others;   ///< tensors that no module names, carried over untouched
   std::vector<std::string> dropped;  ///< tensors with no place in the written model (chatglm's rotary buffer)
   std::optional<format::QuantConfig> quantization;  ///< for config.json; none when every weight stays float
@@ -51,7 +54,7 @@ std::pair<format::ModuleSpec, int64_t> source_of(const format::ModuleSpec& modul
 /// `layout` is of `config`, resolved against `checkpoint` where there is one; without (a plan from config.json alone),
 /// types are taken from the config and there are no others.
 /// kInvalidArgument: a group size that does not divide, modules that share an input but not a format, an unknown
-/// method, a method that needs calibration where `calibrated` is false, an override that matches nothing, what no
+/// method word, a method that needs calibration where `calibrated` is false, an override that matches nothing, what no
 /// loader reads. kBadInput: a source that is quantized already.
 Result<Resolved> resolve(const Recipe& recipe, const format::ModelConfig& config, const format::TensorLayout& layout,
                          const format::Checkpoint* checkpoint, const Registry& registry, bool calibrated);

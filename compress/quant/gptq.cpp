@@ -161,9 +161,7 @@ class Rounder {
   void refit(int64_t row, int64_t group, const float* weights) {
     const float* importance = importance_.defined() ? importance_.const_data_ptr<float>() + group * width_ : nullptr;
     const GroupGrid grid = fit_group(weights, importance, width_, scheme_, out_.scale_dtype);
-    const auto at = static_cast<size_t>(row * out_.args.groups(out_.cols) + group);
-    out_.scales[at] = grid.scale;
-    if (!out_.zero_points.empty()) out_.zero_points[at] = static_cast<int8_t>(grid.zero_point);
+    set_grid(out_, row, group, grid);
   }
 
   const pass::Scheme& scheme_;

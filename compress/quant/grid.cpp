@@ -20,7 +20,6 @@ using pass::ScaleSearch;
 using pass::Scheme;
 
 constexpr int64_t kLanes = 16;
-constexpr int64_t kCandidates = 16;  // scales tried besides the unclipped one
 constexpr int64_t kRowsPerTask = 4;
 
 struct Range {
@@ -181,23 +180,13 @@ GroupGrid candidate(const Range& range, float factor, const Scheme& scheme, DTyp
 }
 
 float factor_of(int64_t index, const Scheme& scheme) {
-  const float step = (1.0f - narrowest(scheme.weights.num_bits)) / static_cast<float>(kCandidates);
+  const float step = (1.0f - narrowest(scheme.weights.num_bits)) / static_cast<float>(kNarrowerGrids);
   return 1.0f - step * static_cast<float>(index);
 }
 
 GroupGrid fit_range(const Range& range, const Scheme& scheme, DType dtype) {
   if (range.low == 0.0f && range.high == 0.0f) return {};
   return candidate(range, 1.0f, scheme, dtype);
-}
-
-int64_t group_columns(const QuantizedWeight& weight) {
-  return weight.args.strategy == Strategy::kGroup ? weight.args.group_size : weight.cols;
-}
-
-void store(QuantizedWeight& out, int64_t row, int64_t group, const GroupGrid& grid) {
-  const size_t at = static_cast<size_t>(row * out.args.groups(out.cols) + group);
-  out.scales[at] = grid.scale;
-  if (!out.zero_points.empty()) out.zero_points[at] = static_cast<int8_t>(grid.zero_point);
 }
 
 Status not_finite(const at::Tensor& rows, int64_t first) {
@@ -224,6 +213,17 @@ float group_error(const float* values, const float* importance, int64_t count, c
   return importance != nullptr ? error_weighted(values, importance, count, round) : error_plain(values, count, round);
 }
 
+GroupGrid narrower_grid(const float* values, int64_t count, int64_t index, const Scheme& scheme, DType dtype) {
+  const Range range = range_of(values, count);
+  return index == 0 ? fit_range(range, scheme, dtype) : candidate(range, factor_of(index, scheme), scheme, dtype);
+}
+
+AUTOGLM_CLONES
+void group_residual(const float* values, int64_t count, const GroupGrid& grid, const Scheme& scheme, float* out) {
+  const Rounding round(grid, scheme);
+  for (int64_t i = 0; i < count; ++i) out[i] = values[i] - round(values[i]) * round.scale;
+}
+
 void quantize_group(const float* values, int64_t count, const GroupGrid& grid, const Scheme& scheme, int8_t* out) {
   quantize_plain(values, count, Rounding(grid, scheme), grid.zero_point, out);
 }
@@ -239,25 +239,37 @@ GroupGrid fit_group(const float* values, const float* importance, int64_t count,
     least = error;
     best = grid;
   };
-  for (int64_t i = 1; i <= kCandidates; ++i) consider(candidate(range, factor_of(i, scheme), scheme, dtype));
+  for (int64_t i = 1; i <= kNarrowerGrids; ++i) consider(candidate(range, factor_of(i, scheme), scheme, dtype));
   GroupGrid refit = best;
   refit.scale = format::rounded_to(dtype, refit_scale(values, importance, count, Rounding(best, scheme)));
   if (refit.scale >= format::smallest_scale(dtype)) consider(refit);
   return best;
 }
 
-QuantizedWeight make_result(const pass::Target& target) {
+QuantizedWeight make_result(const pass::Target& target) { return make_result(target, target.rows); }
+
+QuantizedWeight make_result(const pass::Target& target, int64_t rows) {
   QuantizedWeight out;
   out.args = target.scheme.weights;
-  out.rows = target.rows;
+  out.rows = rows;
   out.cols = target.cols;
   out.scale_dtype = target.scale_dtype;
   const bool one = out.args.strategy == Strategy::kTensor;
-  const size_t grids = one ? 1 : static_cast<size_t>(target.rows * out.args.groups(target.cols));
-  out.values.resize(static_cast<size_t>(target.rows * target.cols));
+  const size_t grids = one ? 1 : static_cast<size_t>(rows * out.args.groups(target.cols));
+  out.values.resize(static_cast<size_t>(rows * target.cols));
   out.scales.resize(grids);
   if (!out.args.symmetric) out.zero_points.resize(grids);
   return out;
+}
+
+int64_t group_columns(const QuantizedWeight& weight) {
+  return weight.args.strategy == Strategy::kGroup ? weight.args.group_size : weight.cols;
+}
+
+void set_grid(QuantizedWeight& weight, int64_t row, int64_t group, const GroupGrid& grid) {
+  const size_t at = static_cast<size_t>(row * weight.args.groups(weight.cols) + group);
+  weight.scales[at] = grid.scale;
+  if (!weight.zero_points.empty()) weight.zero_points[at] = static_cast<int8_t>(grid.zero_point);
 }
 
 GroupGrid grid_at(const QuantizedWeight& weight, int64_t row, int64_t group) {
@@ -281,7 +293,7 @@ Status fit_rows(const at::Tensor& rows, const at::Tensor& importance, int64_t fi
       }
       for (int64_t g = 0; g < groups; ++g) {
         const float* group_importance = weights != nullptr ? weights + g * width : nullptr;
-        store(out, first + r, g, fit_group(row + g * width, group_importance, width, scheme, out.scale_dtype));
+        set_grid(out, first + r, g, fit_group(row + g * width, group_importance, width, scheme, out.scale_dtype));
       }
     }
   });
@@ -300,15 +312,15 @@ Status fit_tensor(const pass::Target& target, const at::Tensor& importance, Canc
   const Scheme& scheme = target.scheme;
   GroupGrid best = fit_range(range, scheme, out.scale_dtype);
   if (scheme.search == ScaleSearch::kMse && (range.low != 0.0f || range.high != 0.0f)) {
-    std::array<GroupGrid, kCandidates + 1> grids;
-    std::array<double, kCandidates + 1> errors{};
-    for (int64_t i = 0; i <= kCandidates; ++i) {
+    std::array<GroupGrid, kNarrowerGrids + 1> grids;
+    std::array<double, kNarrowerGrids + 1> errors{};
+    for (int64_t i = 0; i <= kNarrowerGrids; ++i) {
       grids[static_cast<size_t>(i)] = candidate(range, factor_of(i, scheme), scheme, out.scale_dtype);
     }
     AUTOGLM_RETURN_IF_ERROR(pass::for_each_piece(target, cancel, [&](int64_t, const at::Tensor& rows) {
       const float* data = rows.const_data_ptr<float>();
       const int64_t cols = rows.size(1);
-      at::parallel_for(0, kCandidates + 1, 1, [&](int64_t begin, int64_t end) {
+      at::parallel_for(0, kNarrowerGrids + 1, 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
           for (int64_t r = 0; r < rows.size(0); ++r) {
             errors[static_cast<size_t>(i)] +=

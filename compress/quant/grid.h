@@ -29,6 +29,15 @@ struct GroupGrid {
 GroupGrid fit_group(const float* values, const float* importance, int64_t count, const pass::Scheme& scheme,
                     format::DType scale_dtype);
 
+/// The grids that kMse tries: `index` 0 clips nothing, each further one up to kNarrowerGrids shrinks the range of the
+/// values by another step, as far as is worth trying for these bits. Zeros have one grid alone.
+inline constexpr int64_t kNarrowerGrids = 16;
+GroupGrid narrower_grid(const float* values, int64_t count, int64_t index, const pass::Scheme& scheme,
+                        format::DType scale_dtype);
+
+/// out[i] = values[i] - real(q(values[i])) for `count` values on one grid.
+void group_residual(const float* values, int64_t count, const GroupGrid& grid, const pass::Scheme& scheme, float* out);
+
 /// q of `count` values on one grid.
 void quantize_group(const float* values, int64_t count, const GroupGrid& grid, const pass::Scheme& scheme, int8_t* out);
 
@@ -36,8 +45,9 @@ void quantize_group(const float* values, int64_t count, const GroupGrid& grid, c
 float group_error(const float* values, const float* importance, int64_t count, const GroupGrid& grid,
                   const pass::Scheme& scheme);
 
-/// An empty result for `target`: every size set, values and scales zero.
+/// An empty result for `target`, or for `rows` of its rows: every size set, values and scales zero.
 format::QuantizedWeight make_result(const pass::Target& target);
+format::QuantizedWeight make_result(const pass::Target& target, int64_t rows);
 
 /// Fits the grids of `rows` [count, cols] (float32, contiguous), rows first.. of `out`; parallel over rows. Not for
 /// Strategy::kTensor. `importance` is undefined or [cols]. kBadInput: a value is NaN or infinite (names row, column).
@@ -55,7 +65,11 @@ Status fit_target(const pass::Target& target, const at::Tensor& importance, Canc
 /// Rounds `rows` to the grids in `out` (already fitted) into its values; parallel over rows.
 void quantize_rows(const at::Tensor& rows, int64_t first, const pass::Scheme& scheme, format::QuantizedWeight& out);
 
+/// Columns of one group: all of a row but for Strategy::kGroup.
+int64_t group_columns(const format::QuantizedWeight& weight);
+
 /// The grid of group `group` of row `row`, whatever the strategy.
 GroupGrid grid_at(const format::QuantizedWeight& weight, int64_t row, int64_t group);
+void set_grid(format::QuantizedWeight& weight, int64_t row, int64_t group, const GroupGrid& grid);
 
 }  // namespace autoglm::quant

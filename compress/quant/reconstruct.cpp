@@ -22,17 +22,24 @@ class Reconstruction {
  public:
   Reconstruction(const model::Decoder& source, const model::Decoder& staged,
                  const std::vector<eval::Tokens>& calibration, const ReconstructOptions& options, CancelToken& cancel)
-      : source_(source), staged_(staged), options_(options), cancel_(cancel), split_(calibration, options.seed) {}
+      : source_(source),
+        original_{&source, {}},
+        staged_(staged),
+        options_(options),
+        cancel_(cancel),
+        split_(calibration, options.seed) {}
 
   Result<std::vector<ReconstructedBlock>> run(const std::vector<eval::Tokens>& calibration) {
     if (calibration.size() < 2) return invalid_argument("reconstruction needs at least two calibration sequences");
+    AUTOGLM_ASSIGN_OR_RETURN(original_.folds,
+                             format::Folds::read(staged_.checkpoint().folder(), staged_.layout(), staged_.config()));
     AUTOGLM_RETURN_IF_ERROR(embed(calibration));
     const int64_t layers = staged_.config().num_hidden_layers;
     Progress progress("reconstructing", layers * options_.steps);
     std::vector<ReconstructedBlock> out;
     for (int64_t layer = 0; layer < layers; ++layer) {
       AUTOGLM_RETURN_IF_ERROR(run_source(layer));
-      AUTOGLM_ASSIGN_OR_RETURN(TrainedBlock block, TrainedBlock::load(staged_, layer, &source_, cancel_));
+      AUTOGLM_ASSIGN_OR_RETURN(TrainedBlock block, TrainedBlock::load(staged_, layer, &original_, cancel_));
       if (block.quantized()) {
         AUTOGLM_ASSIGN_OR_RETURN(ReconstructedBlock done, train(layer, block, progress));
         out.push_back(done);
@@ -143,6 +150,7 @@ class Reconstruction {
   }
 
   const model::Decoder& source_;
+  Original original_;
   const model::Decoder& staged_;
   const ReconstructOptions& options_;
   CancelToken& cancel_;

@@ -4,7 +4,7 @@
 
 namespace autoglm::quant {
 
-/// Adds "rtn", "gptq" and "gptaq".
+/// Adds the passes "rtn", "gptq", "gptaq" and "awq", and the smoothers "awq" and "smoothquant".
 void register_quantizers(pass::Registry& registry);
 
 }  // namespace autoglm::quant

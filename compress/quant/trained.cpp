@@ -141,23 +141,28 @@ std::vector<NewValues> TrainedMatrix::stored() const {
   return out;
 }
 
-Result<TrainedBlock> TrainedBlock::load(const model::Decoder& decoder, int64_t layer, const model::Decoder* source,
+Result<at::Tensor> Original::weight(const format::ModuleSpec& module) const {
+  const auto [spec, first] = pass::source_of(module, decoder->config(), decoder->layout());
+  AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor whole, decoder->load_weight(spec, at::kFloat));
+  const at::Tensor rows = whole.narrow(0, first, module.shape[0]).contiguous();
+  folds.apply(module.name, 0, rows.size(1), {rows.mutable_data_ptr<float>(), static_cast<size_t>(rows.numel())});
+  return rows;
+}
+
+Result<TrainedBlock> TrainedBlock::load(const model::Decoder& decoder, int64_t layer, const Original* original,
                                         CancelToken& cancel) {
   TrainedBlock out;
   AUTOGLM_ASSIGN_OR_RETURN(out.block_, decoder.load_block(layer, &cancel));
-  const auto weight_before = [&](const format::ModuleSpec& module) -> Result<at::Tensor> {
-    if (source == nullptr) return at::Tensor();
-    const auto [spec, first] = pass::source_of(module, source->config(), source->layout());
-    AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor whole, source->load_weight(spec, at::kFloat));
-    return whole.narrow(0, first, module.shape[0]).contiguous();
-  };
   Status status;
   for_each_linear(out.block_, [&](model::Linear& linear) {
     if (!status.ok()) return;
     const auto load = [&]() -> Status {
       AUTOGLM_RETURN_IF_ERROR(cancel.check());
       if (decoder.stored().scheme_of(linear.spec) != nullptr) {
-        AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor wanted, weight_before(linear.spec));
+        at::Tensor wanted;
+        if (original != nullptr) {
+          AUTOGLM_ASSIGN_OR_RETURN(wanted, original->weight(linear.spec));
+        }
         AUTOGLM_ASSIGN_OR_RETURN(TrainedMatrix matrix, TrainedMatrix::load(decoder, linear.spec, wanted));
         out.matrices_.emplace_back(linear.spec.name, std::move(matrix));
         linear.weight = at::Tensor();

@@ -15,6 +15,7 @@
 #include "core/base/status.h"
 #include "core/format/checkpoint.h"
 #include "core/format/dtype.h"
+#include "core/format/folds.h"
 #include "core/format/quantized_weight.h"
 
 namespace autoglm::quant {
@@ -81,11 +82,20 @@ class TrainedMatrix {
   TrainedVector scales_;
 };
 
+/// The model before it was compressed, and the scales that were folded since.
+struct Original {
+  const model::Decoder* decoder = nullptr;
+  format::Folds folds;
+
+  /// The weight that rows of `module`, as it was written, stand for, [out, in] float32.
+  Result<at::Tensor> weight(const format::ModuleSpec& module) const;
+};
+
 /// A block of which every quantized matrix, norm and bias is trained.
 class TrainedBlock {
  public:
-  /// `source`: the model before it was compressed, where the integers are trained too; else null.
-  static Result<TrainedBlock> load(const model::Decoder& decoder, int64_t layer, const model::Decoder* source,
+  /// `original`: where the integers are trained too; else null.
+  static Result<TrainedBlock> load(const model::Decoder& decoder, int64_t layer, const Original* original,
                                    CancelToken& cancel);
   bool quantized() const { return !matrices_.empty(); }
   /// With the values of now; gradients go through it where they are on.

@@ -6,11 +6,13 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <set>
 
 #include "core/base/progress.h"
 #include "core/eval/weight_rows.h"
 #include "core/format/display.h"
+#include "core/format/folds.h"
 
 namespace autoglm::eval {
 namespace {
@@ -60,10 +62,11 @@ struct Sums {
 
 class Comparison {
  public:
-  Comparison(const format::StoredModel& source, const format::StoredModel& compressed, const WeightDiffOptions& options,
-             CancelToken& cancel)
+  Comparison(const format::StoredModel& source, const format::StoredModel& compressed, const format::Folds& folds,
+             const WeightDiffOptions& options, CancelToken& cancel)
       : source_(source),
         compressed_(compressed),
+        folds_(folds),
         cancel_(cancel),
         stride_(options.max_bytes > 0 ? std::max<int64_t>(1, source.checkpoint.total_bytes() / options.max_bytes) : 1) {
   }
@@ -107,7 +110,7 @@ class Comparison {
     tensor.expert = module.expert;
     tensor.parameters = written.rows() * written.cols();
     Sums sums;
-    AUTOGLM_RETURN_IF_ERROR(add_rows(original, written, sums, tensor.compared));
+    AUTOGLM_RETURN_IF_ERROR(add_rows(module, original, written, sums, tensor.compared));
     parameters_ += tensor.parameters;
     compared_parameters_ += tensor.compared;
     if (!std::isfinite(sums.ww)) return not_finite(original);
@@ -131,7 +134,8 @@ class Comparison {
     return ok_status();
   }
 
-  Status add_rows(const WeightRows& original, const WeightRows& written, Sums& sums, int64_t& compared) {
+  Status add_rows(const format::ModuleSpec& module, const WeightRows& original, const WeightRows& written, Sums& sums,
+                  int64_t& compared) {
     const int64_t cols = written.cols();
     const int64_t piece = std::max<int64_t>(1, kPieceElements / std::max<int64_t>(1, cols));
     int64_t since_release = 0;
@@ -143,6 +147,7 @@ class Comparison {
       v_.resize(elements);
       AUTOGLM_RETURN_IF_ERROR(original.read(first, count, w_));
       AUTOGLM_RETURN_IF_ERROR(written.read(first, count, v_));
+      if (folds_.changes(module.name)) unfold(module, first, cols);
       sums.add(w_, v_);
       compared += count * cols;
       since_release += count * cols;
@@ -155,6 +160,15 @@ class Comparison {
     original.release();
     written.release();
     return ok_status();
+  }
+
+  /// Takes what was folded out of v_. That rounds: what then lies within it of the source is the source's.
+  void unfold(const format::ModuleSpec& module, int64_t first, int64_t cols) {
+    constexpr float kRounding = 2 * std::numeric_limits<float>::epsilon();
+    folds_.undo(module.name, first, cols, v_);
+    for (size_t i = 0; i < v_.size(); ++i) {
+      if (std::abs(v_[i] - w_[i]) <= kRounding * std::abs(w_[i])) v_[i] = w_[i];
+    }
   }
 
   static Status not_finite(const WeightRows& rows) {
@@ -206,6 +220,7 @@ class Comparison {
 
   const format::StoredModel& source_;
   const format::StoredModel& compressed_;
+  const format::Folds& folds_;
   CancelToken& cancel_;
   const int64_t stride_;
   WeightDiff diff_;
@@ -218,7 +233,9 @@ class Comparison {
 
 Result<WeightDiff> compare_weights(const format::StoredModel& source, const format::StoredModel& compressed,
                                    const WeightDiffOptions& options, CancelToken& cancel) {
-  return Comparison(source, compressed, options, cancel).run();
+  AUTOGLM_ASSIGN_OR_RETURN(const format::Folds folds,
+                           format::Folds::read(compressed.checkpoint.folder(), compressed.layout, compressed.config));
+  return Comparison(source, compressed, folds, options, cancel).run();
 }
 
 }  // namespace autoglm::eval

@@ -43,7 +43,8 @@ struct WeightDiffOptions {
 
 /// Compares module by module (a weight and its bias are two tensors) in pieces of rows; pages are given back, so that
 /// peak memory does not grow with the model. Renamed, split and fused tensors (chatglm's query_key_value and glm's q,
-/// k, v) are matched by their role. kBadInput: a tensor that cannot be decoded, or a non-finite value in it (named).
+/// k, v) are matched by their role, and scales that were folded (core/format/folds.h) are taken out again. kBadInput: a
+/// tensor that cannot be decoded, or a non-finite value in it (named).
 Result<WeightDiff> compare_weights(const format::StoredModel& source, const format::StoredModel& compressed,
                                    const WeightDiffOptions& options, CancelToken& cancel);
 

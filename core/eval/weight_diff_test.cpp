@@ -10,6 +10,7 @@
 #include "core/eval/sizes.h"
 #include "core/eval/test_folder.h"
 #include "core/eval/weight_rows.h"
+#include "core/format/folds.h"
 #include "core/format/testing.h"
 
 namespace autoglm::eval {
@@ -139,6 +140,56 @@ TEST_P(EveryFamily, EqualsItself) {
 INSTANTIATE_TEST_SUITE_P(Tiny, EveryFamily,
                          testing::Values("chatglm", "glm", "glm4", "glm4_tied", "glm4v", "glm4_moe", "llama", "qwen2",
                                          "qwen3"));
+
+/// A copy of "glm4" with scales folded into the MLP norm and the value rows of layer 0; with the file of folds or
+/// without.
+void write_folded(const TestFolder& folder, const format::StoredModel& source, bool with_file) {
+  format::Folds folds;
+  for (const format::FoldPoint& point : format::fold_points(source.layout, source.config, 0)) {
+    if (point.kind != format::FoldKind::kMlpNorm && point.kind != format::FoldKind::kValue) continue;
+    std::vector<float> scales(static_cast<size_t>(point.channels));
+    for (size_t i = 0; i < scales.size(); ++i) scales[i] = 0.3F + 0.17F * static_cast<float>(i % 11);
+    folds.add(point, std::move(scales));
+  }
+  std::vector<StoredTensor> tensors = tensors_of(source);
+  for (const format::ModuleSpec* module : source.layout.block(0)) {
+    std::vector<std::string> names = {module->weight_name()};
+    if (module->has_bias) names.push_back(module->bias_name());
+    for (const std::string& name : names) {
+      StoredTensor& tensor = named(tensors, name);
+      std::vector<float> values = floats(tensor);
+      folds.apply(module->name, 0, tensor.shape.size() == 2 ? tensor.shape[1] : 1, values);
+      std::memcpy(tensor.bytes.data(), values.data(), tensor.bytes.size());
+    }
+  }
+  write_model(folder, source.config.raw, tensors);
+  if (with_file) ASSERT_TRUE(folds.write(folder.path()).ok());
+}
+
+TEST(WeightDiff, TakesFoldedScalesOut) {
+  const format::StoredModel source = tiny("glm4");
+  CancelToken cancel;
+  for (const bool with_file : {true, false}) {
+    const TestFolder folder;
+    write_folded(folder, source, with_file);
+    const auto diff = compare_weights(source, open_or_fail(folder.path()), {}, cancel);
+    ASSERT_TRUE(diff.ok()) << diff.status().message();
+    EXPECT_EQ(diff->changed.empty(), with_file);
+    EXPECT_EQ(diff->identical == static_cast<int64_t>(source.checkpoint.names().size()), with_file);
+  }
+}
+
+TEST(WeightDiff, RefusesADamagedFileOfFolds) {
+  const format::StoredModel source = tiny("glm4");
+  const TestFolder folder;
+  write_folded(folder, source, false);
+  folder.write(format::Folds::kFile, "damaged");
+  CancelToken cancel;
+  const auto diff = compare_weights(source, open_or_fail(folder.path()), {}, cancel);
+  ASSERT_FALSE(diff.ok());
+  EXPECT_EQ(diff.status().code(), StatusCode::kBadInput);
+  EXPECT_THAT(diff.status().message(), HasSubstr(format::Folds::kFile));
+}
 
 struct Storage {
   QuantArgs args;

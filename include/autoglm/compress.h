@@ -28,7 +28,8 @@ struct CompressOptions {
   std::string config;        ///< a recipe file (YAML, docs/RECIPES.md)
   std::string quantization;  ///< scheme word: int2..int8, w8a8, w8a8-static, fp16, bf16, with -gN, -channel, -asym,
                              ///< ...: "int4-g64-asym"; "auto" chooses by a budget below [int4, or auto with a budget]
-  std::string method;        ///< "gptq", "gptaq", "rtn" [gptq where there is calibration text, else rtn]
+  std::string method;        ///< "gptq", "gptaq", "awq", "smoothquant", "rtn", or a fold before rounding: "awq+gptq"
+                             ///< [gptq where there is calibration text, else rtn]
   std::string effort;        ///< fast | balanced | best: sets the three that follow where they are not given [fast]
   int64_t reconstruct = -1;  ///< steps that train each block's rounding and scales against the source's block [0]
   int64_t refine = -1;       ///< passes over the calibration text that train scales and norms against the source [0]

@@ -157,6 +157,14 @@ def test_gptq_of_the_demo_model(scheme, compress, our_logits):
     assert cosine(our_logits(folder, ids), their_logits(folder, ids, dequantize=scheme.endswith("asym"))) >= 0.9999
 
 
+@pytest.mark.parametrize("scheme, method", [("int4-g64", "awq"), ("w8a8", "smoothquant")])
+def test_folded_scales_of_the_demo_model(scheme, method, compress, our_logits):
+    folder = compress("glm-phone-demo", "-q", scheme, "--method", method, "--calibration-samples", "4", "--calibration-length", "128")
+    assert (folder / "folds.st").exists()
+    ids = token_ids(folder)
+    assert agree(our_logits(folder, ids), their_logits(folder, ids))
+
+
 def test_packed_zero_points_need_dequantize(compress):
     """Left compressed, compressed-tensors 0.20 expects zero points unpacked and transformers drops ours (and those of
     llm-compressor alike). When this fails, the loader has been mended and docs/FORMATS.md can say so."""
