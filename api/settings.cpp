@@ -267,8 +267,8 @@ Result<Settings> settle(const CompressOptions& options) {
   take(options.profile, std::string(), s.profile);
   take(options.scores, std::string(), s.scores);
   take(options.calibration, std::string(), s.calibration);
-  s.samples_given = s.samples_given || options.calibration_samples != 0;
-  s.length_given = s.length_given || options.calibration_length != 0;
+  s.samples_given |= options.calibration_samples != 0;
+  s.length_given |= options.calibration_length != 0;
   take(options.calibration_samples, int64_t{0}, s.calibration_samples);
   take(options.calibration_length, int64_t{0}, s.calibration_length);
   take(options.verify, std::string(), s.verify);

@@ -28,7 +28,7 @@ Status check_extras(const CLI::App& app) {
   const std::string word = extras.front().substr(0, extras.front().find('='));
   std::string name = app.get_name();
   for (const CLI::App* above = app.get_parent(); above->get_parent() != nullptr; above = above->get_parent()) {
-    name = above->get_name() + " " + name;
+    name.insert(0, above->get_name() + " ");
   }
   const std::string help = fmt::format("{} {} --help", program_name(), name);
   if (word.rfind('-', 0) != 0) return invalid_argument(fmt::format("unexpected argument '{}' ({})", word, help));

@@ -72,7 +72,7 @@ void CalibrationBuilder::keep(Tokens tokens, std::vector<int64_t> documents, std
 }
 
 void CalibrationBuilder::pack(Packing& packing, const Tokens& tokens, int64_t document, std::string_view language) {
-  packing.documents.push_back(document);
+  if (packing.documents.empty() || packing.documents.back() != document) packing.documents.push_back(document);
   packing.tokens.insert(packing.tokens.end(), tokens.begin(), tokens.end());
   const auto length = static_cast<size_t>(options_.length);
   size_t used = 0;
@@ -83,6 +83,7 @@ void CalibrationBuilder::pack(Packing& packing, const Tokens& tokens, int64_t do
     packing.cut = true;
   }
   packing.tokens.erase(packing.tokens.begin(), packing.tokens.begin() + static_cast<std::ptrdiff_t>(used));
+  if (packing.tokens.empty()) packing.documents.clear();
 }
 
 void CalibrationBuilder::finish(Packing& packing, std::string_view language) {

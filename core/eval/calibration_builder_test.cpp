@@ -80,6 +80,16 @@ TEST_F(BuilderTest, JoinedOnesAreFullAndNameTheirDocuments) {
   }
 }
 
+TEST_F(BuilderTest, AJoinedSequenceNamesOnlyWhatIsInIt) {
+  std::vector<std::string> texts;  // of 32 bytes each: two fill a sequence
+  for (int i = 0; i < 8; ++i) texts.push_back(fmt::format("text{} with{} many{} more{} phrase{}\n", i, i, i, i, i));
+  const auto set = build({{"a", texts}}, {.samples = 8, .length = 64, .join = true});
+  ASSERT_TRUE(set.ok()) << set.status().message();
+  ASSERT_EQ(texts[0].size(), 32u);
+  EXPECT_EQ(set->samples, 4);
+  for (const SetSequence& sequence : set->sequences) EXPECT_EQ(sequence.documents.size(), 2u);
+}
+
 TEST_F(BuilderTest, EveryStratumGivesSome) {
   const auto set = build({{"large", documents("l", 2000, 20)},
                           {"long", documents("o", 3, 400)},
