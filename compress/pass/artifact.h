@@ -52,7 +52,7 @@ class Artifact {
   Artifact(const format::Checkpoint& source, const format::Folds& folds, format::CheckpointWriter& writer)
       : source_(source), folds_(folds), writer_(writer) {}
 
-  /// A target that reads the source's file, row by row, with what was folded into it.
+  /// A target that reads the source's file, row by row, with what was folded into it. `decision` must outlive it.
   Target file_target(const Decision& decision) const;
 
   /// The compressed weight of `target`; its result is freed.

@@ -120,7 +120,7 @@ void fields(Is<TensorPass> auto& s, V&& visit) {
   visit("mse", s.mse, "mean squared difference to the weight before this method");
   visit("cosine", s.cosine, "cosine between the two");
   visit("output_error", s.output_error, "‖X(W−Q)ᵀ‖² / ‖XWᵀ‖² on calibration inputs; 0 where none were seen");
-  visit("note", s.note, "what was unusual: damping raised, dead columns");
+  visit("note", s.note, "what was unusual or folded: damping raised, dead columns, AWQ α 0.5");
 }
 
 template <typename V>
