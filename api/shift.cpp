@@ -186,12 +186,13 @@ class ShiftReport {
       }
       out["sets"].push_back({{"name", set.name}, {"tokens", set.tokens}, {"inputs", std::move(inputs)}});
     }
-    for (const auto& [name, distance] :
-         {std::pair{"distance", distance_of}, {"channel_distance", channel_distance_of}}) {
-      const Correlation found = correlate(sets, distance);
-      out["rank_correlation"][name] = {{"pooled", found.pooled}, {"across_sets", found.across_sets}};
-    }
+    out["rank_correlation"] = {{"distance", to_json(correlate(sets, distance_of))},
+                               {"channel_distance", to_json(correlate(sets, channel_distance_of))}};
     return out;
+  }
+
+  static Json to_json(const Correlation& found) {
+    return {{"pooled", found.pooled}, {"across_sets", found.across_sets}};
   }
 
   std::string to_text(const std::vector<pass::SetShift>& sets) const {

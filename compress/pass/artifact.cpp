@@ -160,16 +160,20 @@ Status Artifact::copy_weight(const Decision& decision) {
                      tensor::bytes_of(weight.to(tensor::to_torch(decision.source_dtype))));
 }
 
-Status Artifact::write_bias(const Decision& decision, CancelToken& cancel) {
+Status Artifact::write_bias(const Decision& decision, CancelToken& cancel, const at::Tensor& corrected) {
   if (!decision.module.has_bias) return ok_status();
   const std::string from = decision.source.bias_name(), to = decision.module.bias_name();
   const int64_t count = decision.module.shape[0];
   const bool cast = decision.scheme && decision.scheme->cast;
-  if (!cast && !folds_.changes(decision.module.name)) return copy_rows(from, to, decision.first_row, count);
+  if (!cast && !corrected.defined() && !folds_.changes(decision.module.name)) {
+    return copy_rows(from, to, decision.first_row, count);
+  }
   AUTOGLM_RETURN_IF_ERROR(cancel.check());
   const format::DType dtype = cast ? *decision.scheme->cast : source_.find(from)->dtype;
   at::Tensor bias;
-  if (folds_.changes(decision.module.name)) {
+  if (corrected.defined()) {
+    bias = corrected.to(at::kCPU, tensor::to_torch(dtype));
+  } else if (folds_.changes(decision.module.name)) {
     AUTOGLM_ASSIGN_OR_RETURN(bias, read(decision, from, 0, count));
     bias = bias.to(tensor::to_torch(dtype));
   } else {

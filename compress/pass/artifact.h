@@ -60,8 +60,9 @@ class Artifact {
   /// The weight as it is but for folds: all of it, or the rows that the decision takes. kBadInput: a value is NaN or
   /// infinite.
   Status copy_weight(const Decision& decision);
-  /// The bias, where there is one, in the float type of a whole-model cast.
-  Status write_bias(const Decision& decision, CancelToken& cancel);
+  /// The bias, where there is one, in the float type of a whole-model cast; `corrected` [rows], where defined, in its
+  /// place.
+  Status write_bias(const Decision& decision, CancelToken& cancel, const at::Tensor& corrected = {});
   /// Any other tensor, under its own name, whatever its values.
   Status copy(const std::string& name);
 

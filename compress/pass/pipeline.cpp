@@ -11,7 +11,9 @@
 #include <set>
 
 #include "compress/calibrate/collector.h"
+#include "compress/calibrate/statistics_file.h"
 #include "compress/pass/artifact.h"
+#include "compress/pass/bias_correction.h"
 #include "compress/pass/block_stages.h"
 #include "compress/pass/smoothing.h"
 #include "compress/tensor/bridge.h"
@@ -57,6 +59,7 @@ class Pipeline {
       AUTOGLM_RETURN_IF_ERROR(artifact_.copy(name));
     }
     if (!folds_.empty()) AUTOGLM_RETURN_IF_ERROR(folds_.write(writer_.staging()));
+    if (!statistics_.empty()) AUTOGLM_RETURN_IF_ERROR(statistics_.write(writer_.staging()));
     AUTOGLM_RETURN_IF_ERROR(copy_small_files(decoder_.checkpoint().folder(), writer_));
     report_.seconds = clock_.seconds();
     report_.peak_rss = peak_rss_bytes();
@@ -91,10 +94,10 @@ class Pipeline {
     return artifact_.write_bias(decision, cancel_);
   }
 
-  Status write(const Decision& decision, Target& target) {
+  Status write(const Decision& decision, Target& target, const at::Tensor& corrected_bias = {}) {
     const StageClock::Scope timed(clock_, "writing");
     AUTOGLM_RETURN_IF_ERROR(artifact_.write(decision, target));
-    return artifact_.write_bias(decision, cancel_);
+    return artifact_.write_bias(decision, cancel_, corrected_bias);
   }
 
   Status compress_alone(const Decision& decision, Target& target) {
@@ -246,12 +249,16 @@ class Pipeline {
   Status run_round(model::Block& block, Stage stage, std::span<Work> round) {
     AUTOGLM_ASSIGN_OR_RETURN(calibrate::StatisticsByLinear statistics, collect(block, stage, round));
     calibrate::InputStatistics nothing;  // of an expert that no token reached
+    std::set<const calibrate::InputStatistics*> seen;
     std::map<Pass*, std::vector<Target*>> by_pass;
     std::vector<Pass*> passes;
     for (Work& work : round) {
       if (methods_.needs(*work.decision).any()) {
         const auto found = statistics.find(work.linear);
         work.target.input = found != statistics.end() ? found->second.get() : &nothing;
+        if (seen.insert(work.target.input).second) {
+          statistics_.add(work.target.name, work.target.input->summary, work.decision->module.expert >= 0);
+        }
         set_input_scale(work.target);
       }
       Pass* pass = &methods_.of(*work.decision);
@@ -301,7 +308,22 @@ class Pipeline {
       }
       work.linear->input = input_of(work.target);
     }
-    return write(*work.decision, work.target);
+    AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor bias, correct_bias(work));
+    return write(*work.decision, work.target, bias);
+  }
+
+  /// The bias [rows] that makes up for the mean error of the outputs, put in place as it will be stored; undefined
+  /// where there is none to correct.
+  Result<at::Tensor> correct_bias(Work& work) {
+    const calibrate::InputStatistics* input = work.target.input;
+    if (!work.linear->bias.defined() || input == nullptr || !input->mean.defined()) return at::Tensor();
+    const StageClock::Scope timed(clock_, "quantizing");
+    AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor shift, mean_shift(work.target, input->mean, cancel_));
+    const at::Tensor now = work.linear->bias.narrow(0, work.decision->first_row, work.target.rows);
+    const format::DType stored = decoder_.checkpoint().find(work.decision->source.bias_name())->dtype;
+    const at::Tensor corrected = now.to(at::kCPU, at::kFloat).add(shift).to(tensor::to_torch(stored));
+    now.copy_(corrected);
+    return corrected;
   }
 
   /// The head is calibrated by the final norm of the last states.
@@ -320,6 +342,7 @@ class Pipeline {
     }
     Target target = artifact_.file_target(decision);
     target.input = &statistics;
+    statistics_.add(target.name, statistics.summary, false);
     set_input_scale(target);
     AUTOGLM_RETURN_IF_ERROR(compress_alone(decision, target));
     return write(decision, target);
@@ -336,6 +359,7 @@ class Pipeline {
   StageClock clock_;
   BlockStages stages_;
   std::optional<Smoothing> smoothing_;
+  calibrate::StatisticsFile statistics_;
   PipelineReport report_;
 };
 

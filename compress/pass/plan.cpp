@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 
+#include "compress/calibrate/statistics_file.h"
 #include "core/base/memory.h"
 #include "core/base/progress.h"
 #include "core/format/quantized_weight.h"
@@ -161,7 +162,17 @@ class MemoryModel {
   Parts held_parts(const MemoryUse& use) const {
     Parts parts = {{"one block", block_bytes()}, {"hidden states", held_state_bytes(use)}};
     if (use.source_states) parts.push_back({"the same block of the source", block_bytes()});
+    parts.push_back({"statistics for the artifact", kept_statistics()});
     return parts;
+  }
+
+  int64_t kept_statistics() const {
+    int64_t bytes = 0;
+    for (const Decision& decision : resolved_.decisions) {
+      if (!methods_.needs(decision).any() || !begins_input(decision.module.role)) continue;
+      bytes += calibrate::StatisticsFile::bytes(last(decision), decision.module.expert >= 0);
+    }
+    return bytes;
   }
 
   /// Statistics of every input of a block together; then scales are tried, one consumer at a time.
@@ -339,6 +350,7 @@ int64_t count_shards(const Resolved& resolved, const format::Checkpoint* checkpo
 
 Result<Methods> Methods::create(const Recipe& recipe, const Registry& registry, const Resolved& resolved) {
   Methods out;
+  out.corrects_bias_ = recipe.bias_correction;
   for (const Decision& decision : resolved.decisions) {
     if (decision.method.empty() || out.passes_.contains(decision.method)) continue;
     const auto options = recipe.methods.find(decision.method);
@@ -358,8 +370,10 @@ Result<Methods> Methods::create(const Recipe& recipe, const Registry& registry, 
 calibrate::Needs Methods::needs(const Decision& decision) const {
   if (!decision.is_quantized()) return {};
   calibrate::Needs needs = of(decision).needs();
-  needs.summary = decision.scheme->calibrates_input();
-  if (needs.any()) needs.sample_tokens = std::max(needs.sample_tokens, kReportSamples);
+  if (!needs.any() && !decision.scheme->calibrates_input()) return needs;
+  needs.summary = true;
+  needs.sample_tokens = std::max(needs.sample_tokens, kReportSamples);
+  if (decision.module.has_bias && corrects_bias_) needs.moments = true;
   return needs;
 }
 

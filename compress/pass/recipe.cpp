@@ -105,7 +105,7 @@ Result<Recipe> Recipe::from_json(const json& object) { return from_json(object, 
 Result<Recipe> Recipe::from_json(const json& object, Recipe recipe) {
   AUTOGLM_RETURN_IF_ERROR(check_members(object, "recipe",
                                         {"scheme", "method", "embedding", "head", "overrides", "ignore", "observer",
-                                         "reconstruct", "refine", "methods"}));
+                                         "bias_correction", "reconstruct", "refine", "methods"}));
   std::optional<Scheme> scheme = recipe.scheme;
   AUTOGLM_RETURN_IF_ERROR(read_scheme(object, "recipe", "scheme", scheme));
   if (!scheme) return invalid_argument("recipe: scheme: 'keep' is for overrides, embedding and head");
@@ -138,6 +138,12 @@ Result<Recipe> Recipe::from_json(const json& object, Recipe recipe) {
     AUTOGLM_RETURN_IF_ERROR(read_string(object, "recipe", "observer", word));
     AUTOGLM_ASSIGN_OR_RETURN(recipe.observer, calibrate::parse_observer(word));
   }
+  if (object.contains("bias_correction")) {
+    if (!object["bias_correction"].is_boolean()) {
+      return invalid_argument("recipe: 'bias_correction' must be true or false");
+    }
+    recipe.bias_correction = object["bias_correction"].get<bool>();
+  }
   AUTOGLM_RETURN_IF_ERROR(read_count(object, "reconstruct", kMaxSteps, recipe.reconstruct));
   AUTOGLM_RETURN_IF_ERROR(read_count(object, "refine", kMaxEpochs, recipe.refine));
   if (object.contains("methods")) {
@@ -159,6 +165,7 @@ nlohmann::ordered_json Recipe::to_json() const {
   }
   out["ignore"] = ignore;
   out["observer"] = calibrate::to_string(observer);
+  out["bias_correction"] = bias_correction;
   out["reconstruct"] = reconstruct;
   out["refine"] = refine;
   out["methods"] = methods;

@@ -163,7 +163,9 @@ void write_folded(const TestFolder& folder, const format::StoredModel& source, b
     }
   }
   write_model(folder, source.config.raw, tensors);
-  if (with_file) ASSERT_TRUE(folds.write(folder.path()).ok());
+  if (with_file) {
+    ASSERT_TRUE(folds.write(folder.path()).ok());
+  }
 }
 
 TEST(WeightDiff, TakesFoldedScalesOut) {

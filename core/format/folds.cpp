@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <optional>
+#include <span>
 
 #include "core/format/display.h"
 #include "core/format/safetensors.h"
@@ -144,19 +145,15 @@ void Folds::undo(const std::string& module, int64_t first, int64_t cols, std::sp
 }
 
 Status Folds::write(const std::filesystem::path& folder) const {
-  int64_t reserved = 0;
+  std::vector<StoredTensor> tensors;
   for (const auto& [name, scales] : scales_) {
-    reserved += ShardWriter::least_reserved(name, {static_cast<int64_t>(scales->size())});
+    const auto bytes = std::as_bytes(std::span(*scales));
+    tensors.push_back({.name = name,
+                       .dtype = DType::kF32,
+                       .shape = {static_cast<int64_t>(scales->size())},
+                       .bytes = {bytes.begin(), bytes.end()}});
   }
-  AUTOGLM_ASSIGN_OR_RETURN(ShardWriter file, ShardWriter::create(folder / kFile, folder / kFile, reserved));
-  for (const auto& [name, scales] : scales_) {
-    const auto count = static_cast<int64_t>(scales->size());
-    std::span<const std::byte> rest = std::as_bytes(std::span(*scales));
-    AUTOGLM_RETURN_IF_ERROR(file.add(
-        {.name = name, .dtype = DType::kF32, .shape = {count}, .nbytes = count * static_cast<int64_t>(sizeof(float))},
-        [&]() -> Result<std::span<const std::byte>> { return std::exchange(rest, {}); }));
-  }
-  return file.finish();
+  return write_tensors(folder / kFile, tensors);
 }
 
 Result<Folds> Folds::read(const std::filesystem::path& folder, const TensorLayout& layout, const ModelConfig& config) {

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 namespace autoglm::format {
 namespace {
@@ -132,6 +133,21 @@ Status ShardWriter::finish() {
   if (::fsync(fd_.get()) != 0) return system_failure(shown_, "cannot fsync", errno);
   if (!fd_.close()) return system_failure(shown_, "cannot write", errno);
   return ok_status();
+}
+
+Status write_tensors(const std::filesystem::path& path, std::span<const StoredTensor> tensors) {
+  int64_t reserved = 0;
+  for (const StoredTensor& tensor : tensors) reserved += ShardWriter::least_reserved(tensor.name, tensor.shape);
+  AUTOGLM_ASSIGN_OR_RETURN(ShardWriter file, ShardWriter::create(path, path, reserved));
+  for (const StoredTensor& tensor : tensors) {
+    std::span<const std::byte> rest = tensor.bytes;
+    AUTOGLM_RETURN_IF_ERROR(file.add({.name = tensor.name,
+                                      .dtype = tensor.dtype,
+                                      .shape = tensor.shape,
+                                      .nbytes = static_cast<int64_t>(tensor.bytes.size())},
+                                     [&]() -> Result<std::span<const std::byte>> { return std::exchange(rest, {}); }));
+  }
+  return file.finish();
 }
 
 }  // namespace autoglm::format

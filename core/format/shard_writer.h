@@ -10,6 +10,7 @@
 
 #include "core/base/status.h"
 #include "core/format/file.h"
+#include "core/format/quantized_weight.h"
 #include "core/format/safetensors.h"
 
 namespace autoglm::format {
@@ -64,5 +65,8 @@ class ShardWriter {
   std::vector<Deferred> deferred_;
   std::vector<std::string> names_;
 };
+
+/// Writes a whole small safetensors file, which must not exist. kResourceExhausted: disk.
+Status write_tensors(const std::filesystem::path& path, std::span<const StoredTensor> tensors);
 
 }  // namespace autoglm::format
