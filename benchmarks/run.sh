@@ -12,6 +12,8 @@ if [ -n "${QUALITY:-}" ]; then
   echo "== what every method loses, beside llm-compressor and AutoRound"
   $python quality.py "${CALIBRATION:-$tasks/train.jsonl}" "${HELD_OUT:-$tasks/eval.jsonl}" --tasks 128
 fi
+echo "== methods, observers and scopes side by side"
+$python methods.py "${CALIBRATION:-$tasks/train.jsonl}" "${HELD_OUT:-$tasks/eval.jsonl}"
 echo "== INT8 of everything"
 $python sizes.py
 if [ -n "${SCRATCH:-}" ]; then

@@ -37,7 +37,7 @@ void add_options(CLI::App& app, CompressOptions& options) {
                  "with calibration text, else rtn]")
       ->group(recipe);
   app.add_option("--observer", options.observer,
-                 "how w8a8-static finds ranges: minmax, moving-average, percentile, mse or entropy [mse]")
+                 "how w8a8-static finds ranges: minmax, moving-average, percentile, mse or entropy [percentile]")
       ->group(recipe);
   app.add_option("--effort", options.effort,
                  "fast (gptq alone), balanced or best (gptaq, then --reconstruct and --refine) [fast]")

@@ -291,6 +291,7 @@ class Pipeline {
 
   /// Measures, replaces the block's weight by what was stored, writes.
   Status put_in_place(Work& work) {
+    AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor bias, correct_bias(work));  // while the weight is still what it was
     {
       const StageClock::Scope timed(clock_, "measuring");
       const at::Tensor sample = work.target.input != nullptr && work.target.input->sample.defined()
@@ -308,7 +309,6 @@ class Pipeline {
       }
       work.linear->input = input_of(work.target);
     }
-    AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor bias, correct_bias(work));
     return write(*work.decision, work.target, bias);
   }
 

@@ -36,7 +36,7 @@ TEST(BiasCorrection, GivesBackWhatRoundingTakesFromTheMeanOfOutputs) {
     const testing::fs::path source = testing::kTiny / family;
     const auto text = random_tokens(12, 40, format::ModelConfig::load(source)->vocab_size, 1);
     const at::Tensor expected = mean_outputs(source, text);
-    for (const std::string method : {"gptq", "awq"}) {
+    for (const std::string method : {"gptq", "gptaq"}) {
       double error[2] = {};
       for (const bool corrects : {false, true}) {
         testing::Scratch scratch;

@@ -33,7 +33,8 @@ struct CompressOptions {
   std::string effort;        ///< fast | balanced | best: sets the three that follow where they are not given [fast]
   int64_t reconstruct = -1;  ///< steps that train each block's rounding and scales against the source's block [0]
   int64_t refine = -1;       ///< passes over the calibration text that train scales and norms against the source [0]
-  std::string observer;  ///< how w8a8-static finds ranges: minmax | moving-average | percentile | mse | entropy [mse]
+  std::string observer;      ///< how w8a8-static finds ranges: minmax | moving-average | percentile | mse | entropy
+                             ///< [percentile]
   std::vector<std::string>
       overrides;  ///< "REGEX=SCHEME[:METHOD]" over module names, SCHEME may be "keep"; the first match decides
   std::vector<std::string> ignore;  ///< regexes of modules that stay as they are
