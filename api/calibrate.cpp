@@ -34,11 +34,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-Status check_range(const char* option, int64_t value, int64_t low, int64_t high) {
-  if (value >= low && value <= high) return ok_status();
-  return invalid_argument(fmt::format("{} is {}; give {} to {}", option, value, low, high));
-}
-
 Result<CalibrationOutcome> outcome_of(const eval::CalibrationSet& set, const fs::path& file) {
   AUTOGLM_ASSIGN_OR_RETURN(const std::string hash, format::sha256_of_file(file));
   nlohmann::ordered_json json = {{"file", file.string()}, {"sha256", hash}};
@@ -74,9 +69,10 @@ class SetBuilding {
 
  private:
   Status check_options() const {
-    AUTOGLM_RETURN_IF_ERROR(check_range("--samples", options_.samples, 1, eval::kMaxSetSamples));
-    AUTOGLM_RETURN_IF_ERROR(check_range("--length", options_.length, eval::kShortestSequence, eval::kMaxSetLength));
-    AUTOGLM_RETURN_IF_ERROR(check_range("--threads", options_.threads, 0, 1024));
+    AUTOGLM_RETURN_IF_ERROR(api::check_range("--samples", options_.samples, 1, eval::kMaxSetSamples));
+    AUTOGLM_RETURN_IF_ERROR(
+        api::check_range("--length", options_.length, eval::kShortestSequence, eval::kMaxSetLength));
+    AUTOGLM_RETURN_IF_ERROR(api::check_range("--threads", options_.threads, 0, 1024));
     return ok_status();
   }
 

@@ -57,4 +57,9 @@ int64_t memory_limit(int64_t asked) {
   return limit;
 }
 
+Status check_range(const char* option, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return ok_status();
+  return invalid_argument(fmt::format("{} is {}; give {} to {}", option, value, low, high));
+}
+
 }  // namespace autoglm::api

@@ -17,4 +17,7 @@ Result<model::DecoderOptions> decoder_options(const std::string& device, const s
 /// 0.
 int64_t memory_limit(int64_t asked);
 
+/// kInvalidArgument: `value` of an option is not in [low, high].
+Status check_range(const char* option, int64_t value, int64_t low, int64_t high);
+
 }  // namespace autoglm::api

@@ -82,7 +82,6 @@ class ShiftReport {
     AUTOGLM_ASSIGN_OR_RETURN(const model::Decoder source, model::Decoder::open(model_, engine));
     AUTOGLM_RETURN_IF_ERROR(read_texts(source));
     quant::register_quantizers(registry_);
-    how_.scratch = fs::temp_directory_path();
     AUTOGLM_RETURN_IF_ERROR(fit_memory(source));
     AUTOGLM_ASSIGN_OR_RETURN(const auto sets,
                              pass::measure_shift(source, registry_, sets_, evaluation_, how_, cancel_));
@@ -96,9 +95,13 @@ class ShiftReport {
     if (options_.evaluation.empty()) {
       return invalid_argument("nothing to compare with: give --eval-dataset, text that the model will be used on");
     }
-    if (options_.samples < 1 || options_.length < 16) {
-      return invalid_argument("--samples must be at least 1 and --length at least 16");
-    }
+    AUTOGLM_RETURN_IF_ERROR(api::check_range("--samples", options_.samples, 1, eval::kMaxSetSamples));
+    AUTOGLM_RETURN_IF_ERROR(
+        api::check_range("--length", options_.length, eval::kShortestSequence, eval::kMaxSetLength));
+    AUTOGLM_RETURN_IF_ERROR(api::check_range("--threads", options_.threads, 0, 1024));
+    std::error_code error;
+    how_.scratch = fs::temp_directory_path(error);
+    if (error) return bad_input("TMPDIR: no folder to keep states in: " + error.message());
     auto scheme = pass::Scheme::parse(options_.quantization);
     if (!scheme.ok()) return scheme.status().with_context("--quantization");
     if (scheme->cast || scheme->activations) {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What each method, observer and scope of scales loses on the demo model: mean KL to the source, size and time.
 
-usage: methods.py CALIBRATION.txt HELD_OUT.txt [--samples 64] [--length 256] [--bytes 60000]
+usage: methods.py CALIBRATION.txt HELD_OUT.txt [--samples 64] [--length 256] [--bytes 60000] [--only TABLE...]
 
 All rows are calibrated on the same sequences of CALIBRATION and measured by `autoglm eval --level full` on the first BYTES
 bytes of HELD_OUT, on a copy of the model without tasks, so that every row is measured at the same positions.
@@ -40,8 +40,8 @@ def main():
         scratch = Path(scratch)
         model = scratch / "model"
         shutil.copytree(DEMO, model, ignore=shutil.ignore_patterns("tasks"))
-        held_out = scratch / "held_out.txt"
-        held_out.write_bytes(Path(a.held_out).read_bytes()[:a.bytes])
+        held_out = scratch / f"held_out{Path(a.held_out).suffix}"
+        held_out.write_bytes(Path(a.held_out).read_bytes()[:a.bytes].rpartition(b"\n")[0])
         for table in a.only:
             print(f"\n{table:44}{'KL':>12}{'top-1':>10}{'weights':>12}{'seconds':>10}{'peak':>10}")
             for scheme, *options in ROWS[table]:

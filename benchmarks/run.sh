@@ -14,6 +14,8 @@ if [ -n "${QUALITY:-}" ]; then
 fi
 echo "== methods, observers and scopes side by side"
 $python methods.py "${CALIBRATION:-$tasks/train.jsonl}" "${HELD_OUT:-$tasks/eval.jsonl}"
+echo "== calibration text of different kinds"
+$python shift.py "${CALIBRATION:-$tasks/train.jsonl}" "${HELD_OUT:-$tasks/eval.jsonl}"
 echo "== INT8 of everything"
 $python sizes.py
 if [ -n "${SCRATCH:-}" ]; then

@@ -46,7 +46,7 @@ double squared_error(const Magnitudes& values, double range, int steps) {
 /// KL(P || Q): P are the values with what lies beyond `range` put into the last bin, Q the same without it, in `steps`
 /// levels that are spread evenly over the bins that held something.
 double clipped_divergence(const Magnitudes& values, double range, int steps) {
-  const double wanted = std::min(std::round(range / values.width), static_cast<double>(values.counts.size()));
+  const double wanted = std::min(std::floor(range / values.width) + 1, static_cast<double>(values.counts.size()));
   const auto bins = static_cast<size_t>(wanted);
   if (bins < static_cast<size_t>(steps)) return std::numeric_limits<double>::infinity();
   std::vector<double> p(values.counts.begin(), values.counts.begin() + static_cast<std::ptrdiff_t>(bins)), q(bins, 0);
@@ -58,7 +58,10 @@ double clipped_divergence(const Magnitudes& values, double range, int steps) {
     for (size_t i = first; i < last; ++i) sum += p[i], used += p[i] > 0 ? 1 : 0;
     for (size_t i = first; i < last; ++i) q[i] = p[i] > 0 ? sum / static_cast<double>(used) : 0;
   }
-  for (size_t i = bins; i < values.counts.size(); ++i) p.back() += static_cast<double>(values.counts[i]);
+  // What is clipped becomes the largest value that is not.
+  const auto largest = std::find_if(p.rbegin(), p.rend(), [](double count) { return count > 0; });
+  if (largest == p.rend()) return std::numeric_limits<double>::infinity();
+  for (size_t i = bins; i < values.counts.size(); ++i) *largest += static_cast<double>(values.counts[i]);
   const double p_total = std::accumulate(p.begin(), p.end(), 0.0), q_total = std::accumulate(q.begin(), q.end(), 0.0);
   if (q_total == 0) return std::numeric_limits<double>::infinity();
   double divergence = 0;

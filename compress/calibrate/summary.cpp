@@ -101,6 +101,8 @@ void InputSummary::merge(const InputSummary& other) {
   channel_min_ = at::minimum(channel_min_, other.channel_min_);
   channel_max_ = at::maximum(channel_max_, other.channel_max_);
   observed_.histogram.merge(other.observed_.histogram);
+  steps_ = std::max<int64_t>(1, steps_ + other.steps_);
+  step_tokens_ = 0;
   merge_moments(other.tokens_, other.channel_mean_, other.channel_squares_);
 }
 

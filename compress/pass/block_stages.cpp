@@ -53,7 +53,10 @@ void BlockStages::begin(const model::Block& block) {
   if (!source_states_) return;
   source_block_ = block;
   for (const Stage stage : format::kStages) {
-    for (model::Linear* linear : source_block_.linears(stage)) linear->weight = linear->weight.clone();
+    for (model::Linear* linear : source_block_.linears(stage)) {
+      linear->weight = linear->weight.clone();
+      if (linear->bias.defined()) linear->bias = linear->bias.clone();
+    }
   }
 }
 

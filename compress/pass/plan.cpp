@@ -229,6 +229,7 @@ class MemoryModel {
     for (const Decision& decision : resolved_.decisions) {
       if (decision.module.role != Role::kHead || !methods_.needs(decision).any()) continue;
       return {{"hidden states", held_state_bytes(use)},
+              {"statistics for the artifact", kept_statistics()},
               {"calibration statistics", calibrate::statistics_bytes(methods_.needs(decision), last(decision))},
               {"the head, rounded", result_bytes(decision)},
               {"the same, packed for the file", written_bytes(decision, checkpoint_)},
@@ -373,7 +374,9 @@ calibrate::Needs Methods::needs(const Decision& decision) const {
   if (!needs.any() && !decision.scheme->calibrates_input()) return needs;
   needs.summary = true;
   needs.sample_tokens = std::max(needs.sample_tokens, kReportSamples);
-  if (decision.module.has_bias && corrects_bias_) needs.moments = true;
+  // A Hessian is not centred: methods that work by it weigh the mean error already (and against drift, they want
+  // another mean than W E[x]).
+  if (decision.module.has_bias && corrects_bias_ && !needs.hessian) needs.moments = true;
   return needs;
 }
 

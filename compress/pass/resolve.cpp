@@ -257,14 +257,17 @@ Status check_methods(const Recipe& recipe, const Registry& registry) {
   return ok_status();
 }
 
-Status choose_smoother(const std::string& smoother, bool calibrated, Resolved& out) {
+/// Formats that were chosen within a budget may leave every block as it is: then there is nothing to prepare.
+Status choose_smoother(const std::string& smoother, const Recipe& recipe, bool calibrated, Resolved& out) {
   if (smoother.empty()) return ok_status();
   const bool rounds = std::any_of(out.decisions.begin(), out.decisions.end(), [](const Decision& decision) {
     return decision.module.layer >= 0 && decision.is_quantized();
   });
   if (!rounds) {
-    return invalid_argument(
-        fmt::format("method '{}' prepares weights for integers, but no block gets any; leave it out", smoother));
+    const std::string why = fmt::format("method '{}' prepares weights for integers, but no block gets any", smoother);
+    if (recipe.scheme.cast) return invalid_argument(why + "; leave it out");
+    out.notes.push_back(why);
+    return ok_status();
   }
   if (!calibrated) {
     return invalid_argument(fmt::format("method '{}' needs calibration text; give some, or use rtn", smoother));
@@ -340,7 +343,7 @@ Result<Resolved> resolve(const Recipe& recipe, const ModelConfig& config, const 
   }
   AUTOGLM_RETURN_IF_ERROR(matcher.check());
   AUTOGLM_RETURN_IF_ERROR(check_shared(out.decisions));
-  AUTOGLM_RETURN_IF_ERROR(choose_smoother(method.smoother, calibrated, out));
+  AUTOGLM_RETURN_IF_ERROR(choose_smoother(method.smoother, recipe, calibrated, out));
   for (std::string& note : resolver.notes()) out.notes.push_back(std::move(note));
   if (checkpoint != nullptr) {
     for (std::string& name : layout.others(*checkpoint)) {

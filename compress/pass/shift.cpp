@@ -139,7 +139,7 @@ class ShiftMeter {
       targets[i].name = linears[i]->spec.name;
       targets[i].rows = weight.size(0);
       targets[i].cols = weight.size(1);
-      targets[i].scheme = scheme_for(weight.size(1));
+      AUTOGLM_ASSIGN_OR_RETURN(targets[i].scheme, scheme_for(targets[i].name, weight.size(1)));
       targets[i].scale_dtype = format::DType::kF32;
       targets[i].read = [&weight](int64_t first, int64_t count) -> Result<at::Tensor> {
         return weight.narrow(0, first, count).to(at::kCPU, at::kFloat).contiguous();
@@ -160,11 +160,16 @@ class ShiftMeter {
     return error.share();
   }
 
-  /// The wanted one, with the largest power of two below its group size that divides.
-  Scheme scheme_for(int64_t cols) const {
+  /// The wanted one; its usual group size shrinks to a divisor where it does not divide.
+  Result<Scheme> scheme_for(const std::string& module, int64_t cols) const {
     Scheme scheme = options_.scheme;
     format::QuantArgs& args = scheme.weights;
-    if (args.strategy == format::Strategy::kGroup) args.group_size = std::gcd(args.group_size, cols);
+    if (args.strategy != format::Strategy::kGroup || cols % args.group_size == 0) return scheme;
+    if (scheme.group_size_given) {
+      return invalid_argument(
+          fmt::format("{}: a group size of {} does not divide its {} input columns", module, args.group_size, cols));
+    }
+    args.group_size = std::gcd(args.group_size, cols);
     return scheme;
   }
 

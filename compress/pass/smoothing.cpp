@@ -12,12 +12,19 @@ namespace autoglm::pass {
 namespace {
 
 /// How the decision's weight, and bias or norm, will lie in the file.
-model::StoredAs stored_as(const Decision& decision, const format::Checkpoint& source) {
+/// A block that is computed in a short type holds its weights in it, whatever they become in the file.
+model::StoredAs stored_as(const Decision& decision, const model::Decoder& decoder) {
   const bool cast = decision.scheme && decision.scheme->cast;
   const auto kept = [&](format::DType dtype) { return tensor::to_torch(cast ? *decision.scheme->cast : dtype); };
   model::StoredAs out;
-  if (!decision.is_quantized()) out.weight = kept(decision.source_dtype);
-  const format::TensorInfo* bias = decision.module.has_bias ? source.find(decision.source.bias_name()) : nullptr;
+  const at::ScalarType compute = decoder.options().compute;
+  if (!decision.is_quantized()) {
+    out.weight = kept(decision.source_dtype);
+  } else if (compute != at::kFloat) {
+    out.weight = compute;
+  }
+  const format::TensorInfo* bias =
+      decision.module.has_bias ? decoder.checkpoint().find(decision.source.bias_name()) : nullptr;
   out.vector = kept(bias != nullptr ? bias->dtype : decision.source_dtype);
   return out;
 }
@@ -96,7 +103,7 @@ Status Smoothing::fold_at(model::Block& block, const Place& place, const calibra
   }
   if (target.consumers.empty()) return ok_status();  // an expert that no token reached, or nothing to be rounded
   target.storable = model::storable_scales(block, place.source, [&](const format::ModuleSpec& module) {
-    return stored_as(*by_source_.at(module.name), source_.checkpoint());
+    return stored_as(*by_source_.at(module.name), source_);
   });
   const Status status = smoother_.run(target, cancel);
   if (!status.ok()) return status.code() == StatusCode::kCancelled ? status : status.with_context(target.name);

@@ -10,7 +10,7 @@ namespace {
 
 using testing::random_tokens;
 
-/// Mean over tokens of q, k and v of the first layer, one below the other.
+/// Mean over tokens of q and k of the first layer, one below the other (into v, scales may be folded).
 at::Tensor mean_outputs(const testing::fs::path& folder, const std::vector<eval::Tokens>& sequences) {
   const at::NoGradGuard no_grad;
   const model::Decoder decoder = model::Decoder::open(folder).value();
@@ -28,7 +28,8 @@ at::Tensor mean_outputs(const testing::fs::path& folder, const std::vector<eval:
     const at::Tensor states = decoder.embed(sequence).value();
     model::forward(decoder.config(), block, decoder.rotary(states.size(1)), states, options);
   }
-  return sum / static_cast<double>(sequences.size());
+  const int64_t values = decoder.config().num_key_value_heads * decoder.config().head_dim;
+  return sum.narrow(0, 0, sum.size(0) - values) / static_cast<double>(sequences.size());
 }
 
 TEST(BiasCorrection, GivesBackWhatRoundingTakesFromTheMeanOfOutputs) {
@@ -36,7 +37,7 @@ TEST(BiasCorrection, GivesBackWhatRoundingTakesFromTheMeanOfOutputs) {
     const testing::fs::path source = testing::kTiny / family;
     const auto text = random_tokens(12, 40, format::ModelConfig::load(source)->vocab_size, 1);
     const at::Tensor expected = mean_outputs(source, text);
-    for (const std::string method : {"gptq", "gptaq"}) {
+    for (const std::string method : {"awq", "gptq"}) {
       double error[2] = {};
       for (const bool corrects : {false, true}) {
         testing::Scratch scratch;
@@ -46,8 +47,12 @@ TEST(BiasCorrection, GivesBackWhatRoundingTakesFromTheMeanOfOutputs) {
         ASSERT_TRUE(done.ok()) << done.status().message();
         error[corrects ? 1 : 0] = (mean_outputs(scratch / "out", text) - expected).norm().item<double>();
       }
-      // What is left is the rounding of the stored bias.
-      EXPECT_LT(error[1], 0.02 * error[0]) << family << " " << method;
+      // What is left is the rounding of the stored bias. Where the mean error is weighed already, biases stay.
+      if (method == "gptq") {
+        EXPECT_EQ(error[1], error[0]) << family;
+      } else {
+        EXPECT_LT(error[1], 0.05 * error[0]) << family;
+      }
     }
   }
 }

@@ -88,7 +88,9 @@ TEST_P(Smoothed, IsWrittenReadBackAndCloseToItsSource) {
        {std::pair{"int4-g32", "awq"}, {"w8a8", "smoothquant"}, {"int4-g32", "awq+gptaq"}}) {
     SCOPED_TRACE(std::string(scheme) + " " + method);
     Scratch scratch;
-    const auto done = compress(source(), scratch / "out", recipe_of(scheme, method), tokens);
+    pass::Recipe recipe = recipe_of(scheme, method);
+    recipe.bias_correction = false;  // biases are compared below
+    const auto done = compress(source(), scratch / "out", recipe, tokens);
     ASSERT_TRUE(done.ok()) << done.status().message();
     EXPECT_EQ(done->report.bytes_written, done->plan.bytes_after);
     const at::Tensor actual = states_of_folder(scratch / "out", tokens[0]);

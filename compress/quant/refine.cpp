@@ -78,6 +78,7 @@ class Refinement {
   Status load_heads() {
     AUTOGLM_ASSIGN_OR_RETURN(source_head_, source_.load_weight(source_.stored().head(), at::kFloat));
     const format::ModuleSpec& head = staged_.stored().head();
+    AUTOGLM_ASSIGN_OR_RETURN(head_input_, staged_.stored().input_quant(head));
     const bool quantized = staged_.stored().scheme_of(head) != nullptr && head.role == Role::kHead;
     if (quantized) {
       AUTOGLM_ASSIGN_OR_RETURN(head_, TrainedMatrix::load(staged_, head));
@@ -137,8 +138,9 @@ class Refinement {
     for (int64_t first = 0; first < hidden.size(0); first += kHeadTokens) {
       const int64_t count = std::min(kHeadTokens, hidden.size(0) - first);
       const at::Tensor target = at::log_softmax(at::mm(wanted.narrow(0, first, count), source_head_.t()), -1);
-      const at::Tensor x =
+      at::Tensor x =
           model::rms_norm(hidden.narrow(0, first, count).to(at::kFloat), norm_.value(), staged_.config().rms_norm_eps);
+      if (head_input_) x = model::fake_quantize(x, *head_input_);
       const at::Tensor got = at::log_softmax(at::mm(x, matrix.t()), -1);
       const at::Tensor kl = (target.exp() * (target - got)).sum();
       if (with_gradient) (kl / hidden.size(0)).backward();
@@ -201,6 +203,7 @@ class Refinement {
   model::Rotary rotary_;
   std::vector<TrainedBlock> blocks_;
   std::optional<TrainedMatrix> head_;  ///< of the compressed model, where it is quantized
+  std::optional<format::InputQuant> head_input_;
   at::Tensor kept_head_, source_head_;
   TrainedVector norm_;
   std::vector<at::Tensor> source_states_;  ///< the head's input of each sequence, [tokens, hidden]

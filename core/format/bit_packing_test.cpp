@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <random>
 #include <vector>
 
@@ -72,34 +71,5 @@ TEST(BitPacking, IgnoresGarbageInThePadding) {
 }
 
 // A bound far below what is measured (docs/FORMATS.md), so that only a collapse to bit-by-bit work fails it.
-TEST(BitPacking, IsNoBottleneck) {
-#if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__)
-  const size_t count = 1 << 20;
-  for (int bits = 1; bits <= 8; ++bits) {
-    const std::vector<int8_t> values = random_values(count, bits, 1);
-    std::vector<int8_t> back(count);
-    std::vector<uint32_t> words(static_cast<size_t>(packed_words(count, bits)));
-    double best_pack = 1e9, best_unpack = 1e9;
-    for (int round = 0; round < 5; ++round) {
-      const auto t0 = std::chrono::steady_clock::now();
-      pack_row(values, bits, words);
-      const auto t1 = std::chrono::steady_clock::now();
-      unpack_row(words, bits, back);
-      const auto t2 = std::chrono::steady_clock::now();
-      best_pack = std::min(best_pack, std::chrono::duration<double>(t1 - t0).count());
-      best_unpack = std::min(best_unpack, std::chrono::duration<double>(t2 - t1).count());
-    }
-    const double pack_rate = static_cast<double>(count) / best_pack / 1e9;
-    const double unpack_rate = static_cast<double>(count) / best_unpack / 1e9;
-    RecordProperty("pack_" + std::to_string(bits), std::to_string(pack_rate));
-    RecordProperty("unpack_" + std::to_string(bits), std::to_string(unpack_rate));
-    EXPECT_GT(pack_rate, 0.1) << bits;
-    EXPECT_GT(unpack_rate, 0.1) << bits;
-  }
-#else
-  GTEST_SKIP() << "speed means nothing in this build";
-#endif
-}
-
 }  // namespace
 }  // namespace autoglm::format

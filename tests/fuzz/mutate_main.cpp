@@ -7,6 +7,7 @@
 /// the only argument with `--iterations 0` to replay it.
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -31,7 +32,7 @@ namespace fs = std::filesystem;
 using Bytes = std::vector<uint8_t>;
 
 constexpr size_t kMaxSize = 1 << 20;
-constexpr unsigned kSecondsPerInput = 10;
+constexpr int kSecondsPerInput = 10;  // of processor time
 constexpr rlim_t kMaxMemory = rlim_t{4} << 30;
 
 std::string crash_file = "fuzz.crash";
@@ -50,7 +51,7 @@ void save_current() {
 extern "C" void on_signal(int number) {
   save_current();
   signal(number, SIG_DFL);
-  raise(number == SIGALRM ? SIGABRT : number);
+  raise(number == SIGPROF ? SIGABRT : number);
 }
 
 /// Numbers that parsers get wrong: the edges of every width, and lengths near the input's own.
@@ -156,11 +157,17 @@ void mutate(Bytes& input, const std::vector<Bytes>& seeds, std::mt19937_64& rand
   if (input.size() > kMaxSize) input.resize(kMaxSize);
 }
 
+/// SIGPROF after so many seconds of processor time, so that a busy machine is no finding; 0: no more.
+void set_alarm(int seconds) {
+  const itimerval timer = {{0, 0}, {seconds, 0}};
+  setitimer(ITIMER_PROF, &timer, nullptr);
+}
+
 void run(const Bytes& input) {
   current = &input;
-  alarm(kSecondsPerInput);
+  set_alarm(kSecondsPerInput);
   LLVMFuzzerTestOneInput(input.data(), input.size());
-  alarm(0);
+  set_alarm(0);
   current = nullptr;
 }
 
@@ -206,7 +213,7 @@ int main(int argc, char** argv) {
     const rlimit limit = {kMaxMemory, kMaxMemory};
     setrlimit(RLIMIT_AS, &limit);
   }
-  for (const int number : {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL, SIGALRM}) signal(number, on_signal);
+  for (const int number : {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL, SIGPROF}) signal(number, on_signal);
 
   for (const Bytes& input : seeds) run(input);
   std::mt19937_64 random(seed);
