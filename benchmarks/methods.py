@@ -7,14 +7,12 @@ All rows are calibrated on the same sequences of CALIBRATION and measured by `au
 bytes of HELD_OUT, on a copy of the model without tasks, so that every row is measured at the same positions.
 """
 import argparse
-import json
-import shutil
 import tempfile
 from pathlib import Path
 
-from measure import AUTOGLM, ROOT, megabytes, run
+from demo import compress, divergence, start_of, without_tasks
+from measure import megabytes
 
-DEMO = ROOT / "models/glm-phone-demo"
 METHODS = ["rtn", "awq", "gptq", "awq+gptq", "gptaq", "awq+gptaq"]
 ROWS = {
     "methods": [(scheme, "--method", method) for scheme in ("int4-g128", "int3-g128") for method in METHODS],
@@ -38,19 +36,12 @@ def main():
     a = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
-        model = scratch / "model"
-        shutil.copytree(DEMO, model, ignore=shutil.ignore_patterns("tasks"))
-        held_out = scratch / f"held_out{Path(a.held_out).suffix}"
-        held_out.write_bytes(Path(a.held_out).read_bytes()[:a.bytes].rpartition(b"\n")[0])
+        model, held_out = without_tasks(scratch), start_of(a.held_out, a.bytes, scratch)
         for table in a.only:
             print(f"\n{table:44}{'KL':>12}{'top-1':>10}{'weights':>12}{'seconds':>10}{'peak':>10}")
             for scheme, *options in ROWS[table]:
-                made = run([AUTOGLM, "compress", model, "-o", scratch / "out", "--overwrite", "-q", scheme, *options,
-                            "--calibration-dataset", a.calibration, "--calibration-samples", a.samples,
-                            "--calibration-length", a.length, "--verify", "none", "--quiet"])
-                report = json.loads(run([AUTOGLM, "eval", scratch / "out", "--source", model, "--eval-dataset", held_out,
-                                         "--level", "full", "--json", "--quiet"]).out)
-                found = report["divergence"]
+                made = compress(model, scratch / "out", a.calibration, a.samples, a.length, "-q", scheme, *options)
+                found = divergence(scratch / "out", model, held_out)
                 size = sum(file.stat().st_size for file in (scratch / "out").glob("*.safetensors"))
                 words = " ".join([scheme, *(o for o in options if not o.startswith("--"))])
                 print(f"{words:44}{found['kl_mean']:>12.5f}{found['top1_agreement']:>10.4f}{size / 1e6:>9.2f} MB"

@@ -9,15 +9,14 @@ prose in random order, and digits. Prints the shift report, then KL to the sourc
 of tokens, measured at the same positions; the ratio of self to prose is the price of having no data.
 """
 import argparse
-import json
 import random
 import shutil
 import tempfile
 from pathlib import Path
 
+from demo import DEMO, compress, divergence, start_of, without_tasks
 from measure import AUTOGLM, ROOT, run
 
-DEMO = ROOT / "models/glm-phone-demo"
 
 
 def write_kinds(prose, folder):
@@ -46,22 +45,15 @@ def main():
     a = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
-        model = scratch / "model"
-        shutil.copytree(DEMO, model, ignore=shutil.ignore_patterns("tasks"))
+        model, held_out = without_tasks(scratch), start_of(a.held_out, a.bytes, scratch)
         kinds = write_kinds(a.calibration, scratch)
-        held_out = scratch / f"held_out{Path(a.held_out).suffix}"
-        held_out.write_bytes(Path(a.held_out).read_bytes()[:a.bytes].rpartition(b"\n")[0])
         tokens = ["--samples", a.samples, "--length", a.length]
         print(run([AUTOGLM, "calibrate", "shift", model, *kinds.values(), "--eval-dataset", held_out, "-q", a.quantization,
                    *tokens, "--quiet"]).out.replace(str(scratch) + "/", ""), flush=True)
         found = {}
         for kind, text in kinds.items():
-            run([AUTOGLM, "compress", model, "-o", scratch / "out", "--overwrite", "-q", a.quantization, "--method", "gptq",
-                 "--calibration-dataset", text, "--calibration-samples", a.samples, "--calibration-length", a.length,
-                 "--verify", "none", "--quiet"])
-            report = run([AUTOGLM, "eval", scratch / "out", "--source", model, "--eval-dataset", held_out, "--level", "full",
-                          "--json", "--quiet"]).out
-            found[kind] = json.loads(report)["divergence"]["kl_mean"]
+            compress(model, scratch / "out", text, a.samples, a.length, "-q", a.quantization, "--method", "gptq")
+            found[kind] = divergence(scratch / "out", model, held_out)["kl_mean"]
             print(f"{kind:12}KL {found[kind]:.5f}  {found[kind] / found['prose']:.2f} times prose", flush=True)
 
 

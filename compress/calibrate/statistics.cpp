@@ -43,10 +43,7 @@ void StatisticsBuilder::add(const at::Tensor& input, const at::Tensor& source) {
       sums_.mean_square = square;
     }
   }
-  if (needs_.summary && finite_) {
-    finite_ = all_finite(x);
-    if (finite_) sums_.summary.add(x);
-  }
+  if (needs_.summary && finite_) finite_ = sums_.summary.add(x);
   if (needs_.sample_tokens > 0) add_sample(x);
   sums_.tokens += x.size(0);
 }

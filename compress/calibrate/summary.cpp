@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <cmath>
 #include <mutex>
 #include <span>
 
@@ -27,28 +28,27 @@ void count_values(const at::Tensor& x, Histogram& into) {
 
 }  // namespace
 
-void InputSummary::add(const at::Tensor& x) {
-  if (x.size(0) == 0) return;
+bool InputSummary::add(const at::Tensor& x) {
+  if (x.size(0) == 0) return true;
   const auto [low, high] = at::aminmax(x, 1);
   const auto [channel_low, channel_high] = at::aminmax(x, 0);
   const auto [variance, mean] = at::var_mean(x, 0, /*unbiased=*/false);
   const at::Tensor token_absmax = at::maximum(high, low.neg());
-  const double least = low.min().item<double>(), most = high.max().item<double>();
-  const double least_absmax = token_absmax.min().item<double>();
-  if (tokens_ == 0) {
-    channel_min_ = channel_low;
-    channel_max_ = channel_high;
-    observed_.min = least, observed_.max = most, token_absmax_min_ = least_absmax;
-  } else {
-    channel_min_ = at::minimum(channel_min_, channel_low);
-    channel_max_ = at::maximum(channel_max_, channel_high);
-    observed_.min = std::min(observed_.min, least), observed_.max = std::max(observed_.max, most);
-    token_absmax_min_ = std::min(token_absmax_min_, least_absmax);
-  }
-  token_absmax_sum_ += token_absmax.sum(at::kDouble).item<double>();
+  InputSummary batch;
+  batch.observed_.min = low.min().item<double>();
+  batch.observed_.max = high.max().item<double>();
+  if (!std::isfinite(batch.observed_.min) || !std::isfinite(batch.observed_.max)) return false;  // NaN comes through
+  batch.tokens_ = x.size(0);
+  batch.token_absmax_min_ = token_absmax.min().item<double>();
+  batch.token_absmax_sum_ = token_absmax.sum(at::kDouble).item<double>();
+  batch.channel_min_ = channel_low;
+  batch.channel_max_ = channel_high;
+  batch.channel_mean_ = mean.to(at::kDouble);
+  batch.channel_squares_ = variance.to(at::kDouble) * static_cast<double>(x.size(0));
+  count_values(x, batch.observed_.histogram);
+  absorb(batch);
   average(low.to(at::kCPU).contiguous(), high.to(at::kCPU).contiguous());
-  count_values(x, observed_.histogram);
-  merge_moments(x.size(0), mean.to(at::kDouble), variance.to(at::kDouble) * static_cast<double>(x.size(0)));
+  return true;
 }
 
 void InputSummary::average(const at::Tensor& low, const at::Tensor& high) {
@@ -72,38 +72,34 @@ void InputSummary::finish_step() {
   ++steps_;
 }
 
-void InputSummary::merge_moments(int64_t tokens, const at::Tensor& mean, const at::Tensor& squares) {
-  if (tokens_ == 0) {
-    channel_mean_ = mean;
-    channel_squares_ = squares;
-  } else {
-    const auto mine = static_cast<double>(tokens_), theirs = static_cast<double>(tokens);
-    const at::Tensor difference = mean - channel_mean_;
-    channel_mean_ = channel_mean_ + difference * (theirs / (mine + theirs));
-    channel_squares_ = channel_squares_ + squares + difference.square() * (mine * theirs / (mine + theirs));
-  }
-  tokens_ += tokens;
-}
-
-void InputSummary::merge(const InputSummary& other) {
-  if (other.tokens_ == 0) return;
+void InputSummary::absorb(const InputSummary& other) {
   if (tokens_ == 0) {
     *this = other;
     return;
   }
-  const double share = static_cast<double>(other.tokens_) / static_cast<double>(tokens_ + other.tokens_);
-  observed_.average_min += share * (other.observed_.average_min - observed_.average_min);
-  observed_.average_max += share * (other.observed_.average_max - observed_.average_max);
-  observed_.min = std::min(observed_.min, other.observed_.min),
+  observed_.min = std::min(observed_.min, other.observed_.min);
   observed_.max = std::max(observed_.max, other.observed_.max);
+  observed_.histogram.merge(other.observed_.histogram);
   token_absmax_sum_ += other.token_absmax_sum_;
   token_absmax_min_ = std::min(token_absmax_min_, other.token_absmax_min_);
   channel_min_ = at::minimum(channel_min_, other.channel_min_);
   channel_max_ = at::maximum(channel_max_, other.channel_max_);
-  observed_.histogram.merge(other.observed_.histogram);
+  const auto mine = static_cast<double>(tokens_), theirs = static_cast<double>(other.tokens_);
+  const at::Tensor difference = other.channel_mean_ - channel_mean_;
+  channel_mean_ = channel_mean_ + difference * (theirs / (mine + theirs));
+  channel_squares_ =
+      channel_squares_ + other.channel_squares_ + difference.square() * (mine * theirs / (mine + theirs));
+  tokens_ += other.tokens_;
+}
+
+void InputSummary::merge(const InputSummary& other) {
+  if (other.tokens_ == 0) return;
+  const double share = static_cast<double>(other.tokens_) / static_cast<double>(tokens_ + other.tokens_);
+  observed_.average_min += share * (other.observed_.average_min - observed_.average_min);
+  observed_.average_max += share * (other.observed_.average_max - observed_.average_max);
   steps_ = std::max<int64_t>(1, steps_ + other.steps_);
   step_tokens_ = 0;
-  merge_moments(other.tokens_, other.channel_mean_, other.channel_squares_);
+  absorb(other);
 }
 
 double InputSummary::mean() const { return tokens_ > 0 ? channel_mean_.mean().item<double>() : 0; }

@@ -17,9 +17,9 @@ class InputSummary {
   /// Share of a step's range in it, as torch.ao.quantization has it.
   static constexpr double kAveragingConstant = 0.01;
 
-  /// `x` [tokens, channels] float32, finite. The result does not depend on how tokens are cut into calls, but for
-  /// rounding. Throws c10::Error.
-  void add(const at::Tensor& x);
+  /// `x` [tokens, channels] float32; where a value is NaN or infinite, false, and nothing is added. The result does not
+  /// depend on how tokens are cut into calls, but for rounding. Throws c10::Error.
+  bool add(const at::Tensor& x);
 
   /// Adds what `other` saw of the same input. Exact but for the moving averages, which are weighed by tokens.
   void merge(const InputSummary& other);
@@ -39,7 +39,7 @@ class InputSummary {
  private:
   void average(const at::Tensor& low, const at::Tensor& high);
   void finish_step();
-  void merge_moments(int64_t tokens, const at::Tensor& mean, const at::Tensor& squares);
+  void absorb(const InputSummary& other);  ///< all but the moving averages
 
   int64_t tokens_ = 0;
   Observed observed_;

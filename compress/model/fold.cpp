@@ -30,11 +30,6 @@ at::Tensor weight_of(Block& block, const ModuleSpec& module) {
   return block.*norm_member(module.role);
 }
 
-/// One entry for every column of a consumer.
-at::Tensor by_column(const FoldPoint& point, const at::Tensor& scales) {
-  return scales.view({-1, 1, point.head}).expand({-1, point.copies, -1}).reshape({-1});
-}
-
 /// The producer's weight rows, and its bias where it has one.
 std::pair<at::Tensor, at::Tensor> produced(Block& block, const FoldPoint& point) {
   const auto rows = [&](const at::Tensor& all) { return all.narrow(0, point.first_row, point.channels); };
@@ -103,7 +98,12 @@ void fold(Block& block, const FoldPoint& point, const at::Tensor& scales) {
   const auto [weight, bias] = produced(block, point);
   weight.div_(weight.dim() == 1 ? scales : scales.unsqueeze(1));
   if (bias.defined()) bias.div_(scales);
-  for (const ModuleSpec* consumer : point.consumers) weight_of(block, *consumer).mul_(by_column(point, scales));
+  const at::Tensor columns = by_column(scales, point.head, point.copies);
+  for (const ModuleSpec* consumer : point.consumers) weight_of(block, *consumer).mul_(columns);
+}
+
+at::Tensor by_column(const at::Tensor& scales, int64_t head, int64_t copies) {
+  return scales.view({-1, 1, head}).expand({-1, copies, -1}).reshape({-1});
 }
 
 }  // namespace autoglm::model

@@ -30,4 +30,8 @@ std::function<at::Tensor(const at::Tensor& wanted)> storable_scales(
 /// `point` is of the layout that the block was loaded by.
 void fold(Block& block, const format::FoldPoint& point, const at::Tensor& scales);
 
+/// Scales [channels] as one number for every column of a consumer, whose channels come in runs of `head`, each `copies`
+/// times.
+at::Tensor by_column(const at::Tensor& scales, int64_t head, int64_t copies);
+
 }  // namespace autoglm::model

@@ -97,26 +97,16 @@ format::DType scale_dtype_of(format::DType source) {
   return source == format::DType::kF64 ? format::DType::kF32 : source;
 }
 
-/// The default group size shrinks to the largest power of two that divides `cols`; one that was asked for is refused.
 /// `cols`: of this module, or what all experts have in common.
 Status fit_group_size(Decision& decision, int64_t cols, std::set<std::string>& notes) {
-  format::QuantArgs& args = decision.scheme->weights;
-  if (args.strategy != format::Strategy::kGroup || cols % args.group_size == 0) return ok_status();
-  if (decision.scheme->group_size_given) {
-    return invalid_argument(fmt::format("{}: a group size of {} does not divide its {} input columns",
-                                        decision.module.name, args.group_size, cols));
+  const int64_t wanted = decision.scheme->weights.group_size;
+  const Status status = decision.scheme->fit_group_size(cols);
+  if (!status.ok()) return status.with_context(decision.module.name);
+  const int64_t size = decision.scheme->weights.group_size;
+  if (size != wanted) {
+    notes.insert(fmt::format("{} with {} input columns: group size {} instead of {}, which does not divide",
+                             is_expert(decision.module) ? "experts" : "modules", cols, size, wanted));
   }
-  int64_t size = args.group_size;
-  while (size > 1 && cols % size != 0) size /= 2;
-  if (size < 8) {
-    return invalid_argument(
-        fmt::format("{}: no usual group size divides its {} input columns; use one scale per channel "
-                    "(int{}-channel) or name a size (int{}-gN)",
-                    decision.module.name, cols, args.num_bits, args.num_bits));
-  }
-  notes.insert(fmt::format("{} with {} input columns: group size {} instead of {}, which does not divide",
-                           is_expert(decision.module) ? "experts" : "modules", cols, size, args.group_size));
-  args.group_size = size;
   return ok_status();
 }
 

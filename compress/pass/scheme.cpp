@@ -10,6 +10,7 @@ namespace autoglm::pass {
 namespace {
 
 constexpr int64_t kDefaultGroupSize = 128;
+constexpr int64_t kLeastGroupSize = 8;  // taken in place of the default
 constexpr int64_t kMaxGroupSize = 1 << 20;
 
 std::vector<std::string_view> split(std::string_view word) {
@@ -131,6 +132,24 @@ std::string Scheme::to_string() const {
   if (calibrates_input()) word += "-static";
   if (search == ScaleSearch::kMinMax) word += "-minmax";
   return word;
+}
+
+Status Scheme::fit_group_size(int64_t cols) {
+  if (weights.strategy != format::Strategy::kGroup || cols % weights.group_size == 0) return ok_status();
+  if (group_size_given) {
+    return invalid_argument(
+        fmt::format("a group size of {} does not divide its {} input columns", weights.group_size, cols));
+  }
+  int64_t size = weights.group_size;
+  while (size > 1 && cols % size != 0) size /= 2;
+  if (size < kLeastGroupSize) {
+    return invalid_argument(fmt::format(
+        "no usual group size divides its {} input columns; use one scale per channel (int{}-channel) or name "
+        "a size (int{}-gN)",
+        cols, weights.num_bits, weights.num_bits));
+  }
+  weights.group_size = size;
+  return ok_status();
 }
 
 std::string_view Scheme::format() const {

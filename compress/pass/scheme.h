@@ -45,6 +45,10 @@ struct Scheme {
   /// Whether the input's scale is found by calibration.
   bool calibrates_input() const { return activations && !activations->dynamic; }
 
+  /// The default group size shrinks to the largest power of two that divides `cols`. kInvalidArgument: one that was
+  /// asked for does not divide; none of at least 8 does.
+  Status fit_group_size(int64_t cols);
+
   /// Integers that may be stored: q_min (or q_min + 1 when restricted) to q_max.
   int q_min() const { return weights.q_min() + (restricted ? 1 : 0); }
   int q_max() const { return weights.q_max(); }

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <map>
-#include <numeric>
 
 #include "compress/calibrate/collector.h"
 #include "compress/pass/artifact.h"
@@ -139,7 +138,9 @@ class ShiftMeter {
       targets[i].name = linears[i]->spec.name;
       targets[i].rows = weight.size(0);
       targets[i].cols = weight.size(1);
-      AUTOGLM_ASSIGN_OR_RETURN(targets[i].scheme, scheme_for(targets[i].name, weight.size(1)));
+      targets[i].scheme = options_.scheme;
+      const Status fits = targets[i].scheme.fit_group_size(weight.size(1));
+      if (!fits.ok()) return fits.with_context(targets[i].name);
       targets[i].scale_dtype = format::DType::kF32;
       targets[i].read = [&weight](int64_t first, int64_t count) -> Result<at::Tensor> {
         return weight.narrow(0, first, count).to(at::kCPU, at::kFloat).contiguous();
@@ -158,19 +159,6 @@ class ShiftMeter {
       }));
     }
     return error.share();
-  }
-
-  /// The wanted one; its usual group size shrinks to a divisor where it does not divide.
-  Result<Scheme> scheme_for(const std::string& module, int64_t cols) const {
-    Scheme scheme = options_.scheme;
-    format::QuantArgs& args = scheme.weights;
-    if (args.strategy != format::Strategy::kGroup || cols % args.group_size == 0) return scheme;
-    if (scheme.group_size_given) {
-      return invalid_argument(
-          fmt::format("{}: a group size of {} does not divide its {} input columns", module, args.group_size, cols));
-    }
-    args.group_size = std::gcd(args.group_size, cols);
-    return scheme;
   }
 
   const model::Decoder& source_;

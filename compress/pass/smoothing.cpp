@@ -11,8 +11,8 @@
 namespace autoglm::pass {
 namespace {
 
-/// How the decision's weight, and bias or norm, will lie in the file.
-/// A block that is computed in a short type holds its weights in it, whatever they become in the file.
+/// How the decision's weight, and bias or norm, will lie in the file; a weight of a block that is computed in a short
+/// type also where it becomes integers.
 model::StoredAs stored_as(const Decision& decision, const model::Decoder& decoder) {
   const bool cast = decision.scheme && decision.scheme->cast;
   const auto kept = [&](format::DType dtype) { return tensor::to_torch(cast ? *decision.scheme->cast : dtype); };
@@ -32,7 +32,7 @@ model::StoredAs stored_as(const Decision& decision, const model::Decoder& decode
 }  // namespace
 
 at::Tensor FoldTarget::by_column(const at::Tensor& by_channel) const {
-  return by_channel.view({-1, 1, head}).expand({-1, copies, -1}).reshape({-1});
+  return model::by_column(by_channel, head, copies);
 }
 
 std::vector<Smoothing::Place> Smoothing::places(int64_t layer) const {
