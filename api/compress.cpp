@@ -14,9 +14,11 @@
 #include "api/engine.h"
 #include "api/facts.h"
 #include "api/model_source.h"
+#include "api/run_identity.h"
 #include "api/self_text.h"
 #include "api/settings.h"
 #include "api/texts.h"
+#include "compress/pass/journal.h"
 #include "compress/pass/pipeline.h"
 #include "compress/quant/reconstruct.h"
 #include "compress/quant/refine.h"
@@ -85,7 +87,7 @@ class Compression {
   Result<CompressOutcome> run() {
     AUTOGLM_RETURN_IF_ERROR(prepare());
     if (options_.dry_run) return CompressOutcome{"", plan_.to_json().dump(2), plan_.to_text(), {}, {}};
-    if (settings_.automatic && !api::has_budget(settings_)) return find_smallest();
+    if (searches_size()) return find_smallest();
     AUTOGLM_ASSIGN_OR_RETURN(Made made, make());
     return publish(made);
   }
@@ -96,6 +98,7 @@ class Compression {
     format::CheckpointWriter writer;
     eval::Report report;
     Status verification;
+    std::optional<pass::Journal> journal;  // to be removed once the artifact is in place
   };
 
   // By the recipe and plan of now.
@@ -104,11 +107,44 @@ class Compression {
     AUTOGLM_ASSIGN_OR_RETURN(auto writer,
                              format::CheckpointWriter::create(
                                  output_, {settings_.max_shard, options_.overwrite, plan_.bytes_after, &cancel_}));
-    AUTOGLM_RETURN_IF_ERROR(compress_into(writer));
+    AUTOGLM_ASSIGN_OR_RETURN(std::optional<pass::Journal> journal, open_journal(writer.target()));
+    const Status status = compress_into(writer, journal ? &*journal : nullptr);
+    if (!status.ok()) return say_what_is_kept(status, journal);
     AUTOGLM_ASSIGN_OR_RETURN(report_.artifact, facts(writer.staging()));
     const Status verification = verify(writer);
-    if (verification.code() == StatusCode::kCancelled) return verification;
-    return Made{std::move(writer), std::exchange(report_, common), verification};
+    if (verification.code() == StatusCode::kCancelled) return say_what_is_kept(verification, journal);
+    return Made{std::move(writer), std::exchange(report_, common), verification, std::move(journal)};
+  }
+
+  bool searches_size() const { return settings_.automatic && !api::has_budget(settings_); }
+
+  // Where finished blocks are kept. None where nothing is calibrated, which takes as long as the disk does, where many
+  // sizes are tried, and where the disk cannot hold the blocks twice.
+  Result<std::optional<pass::Journal>> open_journal(const fs::path& target) {
+    std::error_code error;
+    const fs::space_info space = fs::space(target.parent_path(), error);
+    const bool has_room = error || std::cmp_greater_equal(space.available, plan_.disk_bytes);
+    if (plan_.memory.streaming || searches_size() || !has_room) {
+      if (!has_room && options_.resume) {
+        return resource_exhausted(fmt::format(
+            "--resume keeps finished blocks beside the output: that takes {}, but the disk has only {} free",
+            format_bytes(plan_.disk_bytes), format_bytes(static_cast<int64_t>(space.available))));
+      }
+      pass::Journal::clear(target);
+      return std::optional<pass::Journal>();
+    }
+    const std::string tokens = report_.calibration ? report_.calibration->tokens_sha256 : "";
+    AUTOGLM_ASSIGN_OR_RETURN(const auto run,
+                             api::run_identity(settings_, decoder_->checkpoint(), plan_, tokens, threads_));
+    AUTOGLM_ASSIGN_OR_RETURN(auto journal, pass::Journal::open(target, run, options_.resume));
+    if (options_.resume && journal.parts() == 0) warn("--resume: no finished block was left to go on from");
+    return std::optional<pass::Journal>(std::move(journal));
+  }
+
+  Status say_what_is_kept(const Status& status, const std::optional<pass::Journal>& journal) const {
+    if (!options_.resume || !journal || journal->parts() == 0) return status;
+    return {status.code(), fmt::format("{}; {} finished blocks are kept, the same command goes on from there",
+                                       status.message(), journal->parts())};
   }
 
   Result<CompressOutcome> publish(Made& made) {
@@ -131,6 +167,7 @@ class Compression {
     AUTOGLM_RETURN_IF_ERROR(made.writer.write_file("report.json", outcome.report_json));
     AUTOGLM_RETURN_IF_ERROR(made.writer.write_file("report.md", to_markdown(report)));
     AUTOGLM_RETURN_IF_ERROR(made.writer.commit());
+    if (made.journal) made.journal->remove();
     if (report.evaluation && report.evaluation->contract) outcome.contract = report.evaluation->contract->status();
     return outcome;
   }
@@ -185,6 +222,11 @@ class Compression {
 
   Status prepare() {
     threads_ = api::use_threads(settings_.threads);
+    if (options_.resume && searches_size()) {
+      return invalid_argument(
+          "--resume cannot go on with the search for a size that keeps a contract; --scores FILE "
+          "keeps what was measured for it");
+    }
     AUTOGLM_ASSIGN_OR_RETURN(model_, api::find_model(options_.model));
     quant::register_quantizers(registry_);
     AUTOGLM_ASSIGN_OR_RETURN(const std::string calibration, api::find_calibration(settings_, model_));
@@ -388,13 +430,14 @@ class Compression {
 
   bool trains() const { return settings_.recipe.reconstruct > 0 || settings_.recipe.refine > 0; }
 
-  Status compress_into(format::CheckpointWriter& writer) {
+  Status compress_into(format::CheckpointWriter& writer, const pass::Journal* journal) {
     const auto start = Clock::now();
     AUTOGLM_RETURN_IF_ERROR(hold_out(writer));
-    const pass::PipelineInput input{&settings_.recipe, &registry_, &*resolved_, &plan_, &*decoder_, calibration_, {}};
+    const pass::PipelineInput input{&settings_.recipe, &registry_,   &*resolved_, &plan_,
+                                    &*decoder_,        calibration_, journal,     {}};
     AUTOGLM_ASSIGN_OR_RETURN(const auto pipeline, pass::run_pipeline(input, writer, cancel_));
     AUTOGLM_RETURN_IF_ERROR(writer.finish());
-    AUTOGLM_RETURN_IF_ERROR(train(writer.staging()));
+    AUTOGLM_RETURN_IF_ERROR(train(writer.staging(), journal));
     seconds_ = seconds_since(start);
 
     report_.program = "autoglm " + version();
@@ -416,7 +459,7 @@ class Compression {
   }
 
   // Trains what costs no bytes in the files that were written.
-  Status train(const fs::path& staged) {
+  Status train(const fs::path& staged, const pass::Journal* journal) {
     if (!trains()) return ok_status();
     const bool any = std::any_of(resolved_->decisions.begin(), resolved_->decisions.end(), [](const auto& decision) {
       return decision.module.layer >= 0 && decision.scheme && !decision.scheme->cast;
@@ -430,6 +473,7 @@ class Compression {
       const auto start = Clock::now();
       AUTOGLM_ASSIGN_OR_RETURN(const auto written, model::Decoder::open(staged, source.options()));
       reconstruction_.scratch = staged.parent_path();
+      reconstruction_.journal = journal;
       AUTOGLM_ASSIGN_OR_RETURN(const auto blocks,
                                quant::reconstruct(source, written, calibration_, reconstruction_, cancel_));
       reconstructing_ = seconds_since(start);

@@ -10,6 +10,9 @@ void add_options(CLI::App& app, CompressOptions& options) {
   app.add_option("-o,--output", options.output, "folder to write (default: MODEL-QUANTIZATION here)");
   app.add_flag("--overwrite", options.overwrite, "replace an artifact that exists");
 
+  app.add_flag("--resume", options.resume,
+               "go on where the same command was interrupted, and be ready to; without it, Ctrl-C leaves nothing");
+
   const std::string recipe = "Recipe";
   app.add_option("-q,--quantization", options.quantization,
                  "int2..int8, w8a8, w8a8-static, fp16 or bf16; -gN sets the group size, -channel, -tensor, -asym: "

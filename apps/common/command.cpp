@@ -121,7 +121,7 @@ CLI::Option* add_share(CLI::App& app, const std::string& name, double& share, co
 
 int fail(const Status& status) {
   if (status.code() == StatusCode::kCancelled) {
-    std::fprintf(stderr, "%s: cancelled\n", program_name().c_str());
+    std::fprintf(stderr, "%s: %s\n", program_name().c_str(), status.message().c_str());
     return static_cast<int>(status.code());
   }
   std::fprintf(stderr, "%s: %s: %s\n", program_name().c_str(), std::string(to_string(status.code())).c_str(),

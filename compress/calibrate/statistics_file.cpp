@@ -3,8 +3,10 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <iterator>
 #include <span>
 
+#include "core/format/safetensors.h"
 #include "core/format/shard_writer.h"
 
 namespace autoglm::calibrate {
@@ -50,6 +52,23 @@ void StatisticsFile::add(const std::string& module, const InputSummary& summary,
           .contiguous();
   tensors_.push_back(as_stored(module + ".channels", format::DType::kBF16, {4, channels.size(1)},
                                {channels.const_data_ptr<float>(), static_cast<size_t>(channels.numel())}));
+}
+
+void StatisticsFile::append(StatisticsFile other) {
+  tensors_.insert(tensors_.end(), std::make_move_iterator(other.tensors_.begin()),
+                  std::make_move_iterator(other.tensors_.end()));
+}
+
+Result<StatisticsFile> StatisticsFile::read(const std::filesystem::path& folder) {
+  StatisticsFile out;
+  std::error_code error;
+  if (!std::filesystem::exists(folder / kFile, error)) return out;
+  AUTOGLM_ASSIGN_OR_RETURN(const auto file, format::SafetensorsFile::open(folder / kFile));
+  for (const format::TensorInfo& tensor : file.tensors()) {
+    const auto bytes = file.bytes(tensor);
+    out.tensors_.push_back({tensor.name, tensor.dtype, tensor.shape, {bytes.begin(), bytes.end()}});
+  }
+  return out;
 }
 
 Status StatisticsFile::write(const std::filesystem::path& folder) const {

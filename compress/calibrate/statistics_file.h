@@ -24,7 +24,11 @@ class StatisticsFile {
   static constexpr int64_t kBins = 256;
 
   void add(const std::string& module, const InputSummary& summary, bool routed);
+  void append(StatisticsFile other);
   bool empty() const { return tensors_.empty(); }
+
+  /// Of `folder`; empty where it has none. kBadInput: no safetensors file.
+  static Result<StatisticsFile> read(const std::filesystem::path& folder);
 
   /// Into `folder`, which must not have one. kResourceExhausted: disk.
   Status write(const std::filesystem::path& folder) const;

@@ -131,17 +131,17 @@ Target Artifact::file_target(const Decision& decision) const {
 Status Artifact::write(const Decision& decision, Target& target) {
   if (auto* cast = std::get_if<CastWeight>(&target.result)) {
     AUTOGLM_RETURN_IF_ERROR(
-        writer_.add(decision.module.weight_name(), cast->dtype, decision.module.shape, cast->bytes));
+        writer_->add(decision.module.weight_name(), cast->dtype, decision.module.shape, cast->bytes));
   } else {
     auto& quantized = std::get<format::QuantizedWeight>(target.result);
     const auto tensors = format::encode(quantized, decision.module.name, decision.scheme->format());
     for (const format::StoredTensor& stored : tensors) {
-      AUTOGLM_RETURN_IF_ERROR(writer_.add(stored.name, stored.dtype, stored.shape, stored.bytes));
+      AUTOGLM_RETURN_IF_ERROR(writer_->add(stored.name, stored.dtype, stored.shape, stored.bytes));
     }
     if (target.scheme.calibrates_input()) {
       std::vector<std::byte> scale(static_cast<size_t>(format::size_of(target.scale_dtype)));
       format::from_float(target.scale_dtype, {&target.input_scale, 1}, scale);
-      AUTOGLM_RETURN_IF_ERROR(writer_.add(decision.module.name + ".input_scale", target.scale_dtype, {1}, scale));
+      AUTOGLM_RETURN_IF_ERROR(writer_->add(decision.module.name + ".input_scale", target.scale_dtype, {1}, scale));
     }
   }
   target.result = std::monostate{};
@@ -149,15 +149,15 @@ Status Artifact::write(const Decision& decision, Target& target) {
 }
 
 Status Artifact::copy_rows(const std::string& from, const std::string& to, int64_t first, int64_t count) {
-  return writer_.add(to, source_, from, {.first_row = first, .rows = count, .finite = true});
+  return writer_->add(to, source_, from, {.first_row = first, .rows = count, .finite = true});
 }
 
 Status Artifact::copy_weight(const Decision& decision) {
   const std::string from = decision.source.weight_name(), to = decision.module.weight_name();
   if (!folds_.changes(decision.module.name)) return copy_rows(from, to, decision.first_row, decision.module.shape[0]);
   AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor weight, read(decision, from, 0, decision.module.shape[0]));
-  return writer_.add(to, decision.source_dtype, decision.module.shape,
-                     tensor::bytes_of(weight.to(tensor::to_torch(decision.source_dtype))));
+  return writer_->add(to, decision.source_dtype, decision.module.shape,
+                      tensor::bytes_of(weight.to(tensor::to_torch(decision.source_dtype))));
 }
 
 Status Artifact::write_bias(const Decision& decision, CancelToken& cancel, const at::Tensor& corrected) {
@@ -180,9 +180,9 @@ Status Artifact::write_bias(const Decision& decision, CancelToken& cancel, const
     AUTOGLM_ASSIGN_OR_RETURN(bias,
                              tensor::load_rows(source_, from, decision.first_row, count, tensor::to_torch(dtype)));
   }
-  return writer_.add(to, dtype, {count}, tensor::bytes_of(bias));
+  return writer_->add(to, dtype, {count}, tensor::bytes_of(bias));
 }
 
-Status Artifact::copy(const std::string& name) { return writer_.add(name, source_, name); }
+Status Artifact::copy(const std::string& name) { return writer_->add(name, source_, name); }
 
 }  // namespace autoglm::pass

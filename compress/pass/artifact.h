@@ -50,7 +50,10 @@ class Artifact {
  public:
   /// `folds`: what was folded so far; it may grow.
   Artifact(const format::Checkpoint& source, const format::Folds& folds, format::CheckpointWriter& writer)
-      : source_(source), folds_(folds), writer_(writer) {}
+      : source_(source), folds_(folds), writer_(&writer) {}
+
+  /// What follows goes there, which must outlive it.
+  void set_writer(format::CheckpointWriter& writer) { writer_ = &writer; }
 
   /// A target that reads the source's file, row by row, with what was folded into it. `decision` must outlive it.
   Target file_target(const Decision& decision) const;
@@ -72,7 +75,7 @@ class Artifact {
   Status copy_rows(const std::string& from, const std::string& to, int64_t first, int64_t count);
   const format::Checkpoint& source_;
   const format::Folds& folds_;
-  format::CheckpointWriter& writer_;
+  format::CheckpointWriter* writer_;
 };
 
 /// The linear of a block that holds a decision's rows.

@@ -7,8 +7,10 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include "compress/calibrate/collector.h"
 #include "compress/calibrate/statistics_file.h"
@@ -27,6 +29,30 @@ namespace {
 using format::Role;
 using format::Stage;
 
+/// What is known of modules beside their tensors.
+struct Traces {
+  format::Folds folds;
+  calibrate::StatisticsFile statistics;
+  std::vector<TensorReport> reports;
+  std::vector<std::string> corrected;  ///< modules whose bias is another one
+
+  nlohmann::json to_json() const {
+    nlohmann::json tensors = nlohmann::json::array();
+    for (const TensorReport& t : reports) {
+      tensors.push_back({t.name, t.method, t.scheme, t.mse, t.cosine, t.output_error, t.note});
+    }
+    return {{"tensors", tensors}, {"corrected", corrected}};
+  }
+
+  /// Throws nlohmann::json::exception for what `to_json` does not give.
+  void read_json(const nlohmann::json& json) {
+    for (const nlohmann::json& t : json.at("tensors")) {
+      reports.push_back({t.at(0), t.at(1), t.at(2), t.at(3), t.at(4), t.at(5), t.at(6)});
+    }
+    corrected = json.at("corrected").get<std::vector<std::string>>();
+  }
+};
+
 /// A decision whose weight is in memory, being compressed.
 struct Work {
   const Decision* decision = nullptr;
@@ -44,7 +70,7 @@ class Pipeline {
         artifact_(input.source->checkpoint(), folds_, writer),
         cancel_(cancel),
         progress_("compressing", input.resolved->config.num_hidden_layers + 2) {
-    if (Smoother* smoother = methods_.smoother()) smoothing_.emplace(decoder_, *input.resolved, *smoother, folds_);
+    if (Smoother* smoother = methods_.smoother()) smoothing_.emplace(decoder_, *input.resolved, *smoother);
   }
 
   Result<PipelineReport> run() {
@@ -58,6 +84,7 @@ class Pipeline {
       const StageClock::Scope timed(clock_, "writing");
       AUTOGLM_RETURN_IF_ERROR(artifact_.copy(name));
     }
+    settle();
     if (!folds_.empty()) AUTOGLM_RETURN_IF_ERROR(folds_.write(writer_.staging()));
     if (!statistics_.empty()) AUTOGLM_RETURN_IF_ERROR(statistics_.write(writer_.staging()));
     AUTOGLM_RETURN_IF_ERROR(copy_small_files(decoder_.checkpoint().folder(), writer_));
@@ -109,7 +136,7 @@ class Pipeline {
     const StageClock::Scope timed(clock_, "measuring");
     const at::Tensor sample = target.input != nullptr ? target.input->sample.cpu() : at::Tensor();
     AUTOGLM_ASSIGN_OR_RETURN(TensorReport report, measure(target, decision.method, sample, cancel_));
-    report_.tensors.push_back(std::move(report));
+    traces_.reports.push_back(std::move(report));
     return ok_status();
   }
 
@@ -132,6 +159,7 @@ class Pipeline {
       progress_.update(layer + 1, fmt::format("layer {} of {}", layer + 1, blocks.size()));
       AUTOGLM_RETURN_IF_ERROR(run_block(layer, decisions));
     }
+    settle();
     progress_.update(static_cast<int64_t>(blocks.size()) + 1, "head");
     for (const Decision* decision : after) {
       const bool calibrated = methods_.needs(*decision).any();
@@ -169,7 +197,94 @@ class Pipeline {
     return decision.scheme ? write(decision, target) : copy(decision);
   }
 
+  /// What was noted goes into the report and the files beside the tensors.
+  void settle() {
+    statistics_.append(std::move(traces_.statistics));
+    report_.tensors.insert(report_.tensors.end(), traces_.reports.begin(), traces_.reports.end());
+    traces_ = {};
+  }
+
+  /// Compresses a block, or takes it from the journal.
   Status run_block(int64_t layer, const std::vector<const Decision*>& decisions) {
+    settle();
+    const std::string part = fmt::format("layer-{:05}", layer);
+    if (input_.journal == nullptr) {
+      AUTOGLM_RETURN_IF_ERROR(compress_block(layer, decisions));
+    } else if (input_.journal->has(part)) {
+      AUTOGLM_ASSIGN_OR_RETURN(const Journal::Part found, input_.journal->read(part, &cancel_));
+      AUTOGLM_RETURN_IF_ERROR(restore_block(layer, decisions, found));
+      AUTOGLM_RETURN_IF_ERROR(take_over(found.tensors));
+    } else {
+      AUTOGLM_ASSIGN_OR_RETURN(format::CheckpointWriter writer, input_.journal->begin(part, &cancel_));
+      artifact_.set_writer(writer);
+      const Status status = compress_block(layer, decisions);
+      artifact_.set_writer(writer_);
+      AUTOGLM_RETURN_IF_ERROR(status);
+      const StageClock::Scope timed(clock_, "writing");
+      if (!traces_.folds.empty()) AUTOGLM_RETURN_IF_ERROR(traces_.folds.write(writer.staging()));
+      if (!traces_.statistics.empty()) AUTOGLM_RETURN_IF_ERROR(traces_.statistics.write(writer.staging()));
+      AUTOGLM_ASSIGN_OR_RETURN(const auto folder, input_.journal->finish(writer, traces_.to_json()));
+      AUTOGLM_ASSIGN_OR_RETURN(const auto tensors, format::Checkpoint::open(folder));
+      AUTOGLM_RETURN_IF_ERROR(take_over(tensors));
+    }
+    return input_.after_block ? input_.after_block(layer, stages_.states()) : ok_status();
+  }
+
+  Status take_over(const format::Checkpoint& part) {
+    for (const std::string& name : part.names()) AUTOGLM_RETURN_IF_ERROR(writer_.add(name, part, name));
+    return ok_status();
+  }
+
+  /// Does to the block and the states what `compress_block` did before it wrote `part`.
+  Status restore_block(int64_t layer, const std::vector<const Decision*>& decisions, const Journal::Part& part) {
+    const StageClock::Scope timed(clock_, "resuming");
+    try {
+      traces_.read_json(part.record);
+    } catch (const nlohmann::json::exception&) {
+      return part.damaged();
+    }
+    AUTOGLM_ASSIGN_OR_RETURN(traces_.statistics, calibrate::StatisticsFile::read(part.folder));
+    AUTOGLM_ASSIGN_OR_RETURN(traces_.folds,
+                             format::Folds::read(part.folder, input_.resolved->layout, input_.resolved->config));
+    AUTOGLM_ASSIGN_OR_RETURN(model::Block block, decoder_.load_block(layer, &cancel_));
+    if (smoothing_) smoothing_->repeat(block, traces_.folds);
+    folds_.merge(traces_.folds);
+    stages_.begin(block);
+    for (const Decision* decision : decisions) {
+      if (!decision->scheme || !format::stage_of(decision->module.role)) continue;
+      Work work = prepare(block, *decision);
+      AUTOGLM_RETURN_IF_ERROR(restore(work, part.tensors));
+    }
+    AUTOGLM_RETURN_IF_ERROR(stages_.finish_attention(block, cancel_));
+    return stages_.finish_mlp(block, cancel_);
+  }
+
+  Status restore(Work& work, const format::Checkpoint& tensors) {
+    const format::ModuleSpec& module = work.decision->module;
+    Target& target = work.target;
+    if (target.scheme.cast) {
+      AUTOGLM_ASSIGN_OR_RETURN(const auto bytes, tensors.bytes(module.weight_name()));
+      if (std::cmp_not_equal(bytes.size(), target.rows * target.cols * format::size_of(*target.scheme.cast))) {
+        return bad_input(fmt::format("{}: {} has another size", tensors.folder().string(), module.weight_name()));
+      }
+      target.result = CastWeight{*target.scheme.cast, {bytes.begin(), bytes.end()}};
+    } else {
+      AUTOGLM_ASSIGN_OR_RETURN(target.result, format::decode(tensors, module.name, target.scheme.stored(),
+                                                             target.scheme.format(), module.shape));
+    }
+    if (target.scheme.calibrates_input()) {
+      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor scale, tensor::load(tensors, module.name + ".input_scale", at::kFloat));
+      target.input_scale = scale.item<float>();
+    }
+    if (std::find(traces_.corrected.begin(), traces_.corrected.end(), module.name) != traces_.corrected.end()) {
+      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor bias, tensor::load(tensors, module.bias_name(), at::kFloat));
+      work.linear->bias.narrow(0, work.decision->first_row, target.rows).copy_(bias);
+    }
+    put_into_block(work);
+    return ok_status();
+  }
+
+  Status compress_block(int64_t layer, const std::vector<const Decision*>& decisions) {
     model::Block block;
     {
       const StageClock::Scope timed(clock_, "loading");
@@ -177,7 +292,8 @@ class Pipeline {
     }
     if (smoothing_) {
       const StageClock::Scope timed(clock_, "smoothing");
-      AUTOGLM_RETURN_IF_ERROR(smoothing_->run(block, decisions, stages_, cancel_));
+      AUTOGLM_ASSIGN_OR_RETURN(traces_.folds, smoothing_->run(block, decisions, stages_, cancel_));
+      folds_.merge(traces_.folds);
     }
     stages_.begin(block);
     for (const Stage stage : format::kStages) {
@@ -195,7 +311,7 @@ class Pipeline {
       const StageClock::Scope timed(clock_, "calibration");
       AUTOGLM_RETURN_IF_ERROR(stages_.finish_mlp(block, cancel_));
     }
-    return input_.after_block ? input_.after_block(layer, stages_.states()) : ok_status();
+    return ok_status();
   }
 
   /// Compresses and writes the linears of one stage.
@@ -257,7 +373,7 @@ class Pipeline {
         const auto found = statistics.find(work.linear);
         work.target.input = found != statistics.end() ? found->second.get() : &nothing;
         if (seen.insert(work.target.input).second) {
-          statistics_.add(work.target.name, work.target.input->summary, work.decision->module.expert >= 0);
+          traces_.statistics.add(work.target.name, work.target.input->summary, work.decision->module.expert >= 0);
         }
         set_input_scale(work.target);
       }
@@ -300,16 +416,21 @@ class Pipeline {
       AUTOGLM_ASSIGN_OR_RETURN(TensorReport report, measure(work.target, work.decision->method, sample, cancel_));
       const std::string folded = smoothing_ ? smoothing_->note(work.target.name) : "";
       report.note += (report.note.empty() || folded.empty() ? "" : "; ") + folded;
-      report_.tensors.push_back(std::move(report));
-      const at::Tensor rows = work.linear->weight.narrow(0, work.decision->first_row, work.target.rows);
-      constexpr int64_t kRows = 1024;
-      for (int64_t first = 0; first < work.target.rows; first += kRows) {
-        const int64_t count = std::min(kRows, work.target.rows - first);
-        rows.narrow(0, first, count).copy_(result_rows(work.target, first, count, work.linear->weight.scalar_type()));
-      }
-      work.linear->input = input_of(work.target);
+      traces_.reports.push_back(std::move(report));
+      put_into_block(work);
     }
     return write(*work.decision, work.target, bias);
+  }
+
+  /// The block computes with what was stored from here on.
+  static void put_into_block(Work& work) {
+    const at::Tensor rows = work.linear->weight.narrow(0, work.decision->first_row, work.target.rows);
+    constexpr int64_t kRows = 1024;
+    for (int64_t first = 0; first < work.target.rows; first += kRows) {
+      const int64_t count = std::min(kRows, work.target.rows - first);
+      rows.narrow(0, first, count).copy_(result_rows(work.target, first, count, work.linear->weight.scalar_type()));
+    }
+    work.linear->input = input_of(work.target);
   }
 
   /// The bias [rows] that makes up for the mean error of the outputs, put in place as it will be stored; undefined
@@ -323,6 +444,7 @@ class Pipeline {
     const format::DType stored = decoder_.checkpoint().find(work.decision->source.bias_name())->dtype;
     const at::Tensor corrected = now.to(at::kCPU, at::kFloat).add(shift).to(tensor::to_torch(stored));
     now.copy_(corrected);
+    traces_.corrected.push_back(work.target.name);
     return corrected;
   }
 
@@ -342,7 +464,7 @@ class Pipeline {
     }
     Target target = artifact_.file_target(decision);
     target.input = &statistics;
-    statistics_.add(target.name, statistics.summary, false);
+    traces_.statistics.add(target.name, statistics.summary, false);
     set_input_scale(target);
     AUTOGLM_RETURN_IF_ERROR(compress_alone(decision, target));
     return write(decision, target);
@@ -359,6 +481,7 @@ class Pipeline {
   StageClock clock_;
   BlockStages stages_;
   std::optional<Smoothing> smoothing_;
+  Traces traces_;  ///< of the embedding, of one block, or of the head
   calibrate::StatisticsFile statistics_;
   PipelineReport report_;
 };

@@ -6,6 +6,9 @@
 /// it; then stage by stage (QKV, output, gate/up, down) collect the inputs that the
 /// already compressed predecessors give, run the passes, put the compressed weights in place and write them; carry the
 /// hidden states on; free. Without, tensors are handled one by one and the decoder never runs.
+///
+/// With a journal, blocks that are in it are taken from there: the states are carried over them as they were then, so
+/// that what follows, and every byte, is the same.
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -14,6 +17,7 @@
 
 #include "compress/calibrate/hidden_states.h"
 #include "compress/model/decoder.h"
+#include "compress/pass/journal.h"
 #include "compress/pass/plan.h"
 #include "compress/pass/recipe.h"
 #include "compress/pass/registry.h"
@@ -50,6 +54,7 @@ struct PipelineInput {
   const Plan* plan = nullptr;
   const model::Decoder* source = nullptr;
   std::vector<eval::Tokens> calibration;  ///< none where no method needs any
+  const Journal* journal = nullptr;       ///< where blocks are kept as they are finished, and found; null: nowhere
 
   /// Shown the states after each block, as the compressed model computes them; may be empty.
   std::function<Status(int64_t layer, const calibrate::HiddenStates& states)> after_block;

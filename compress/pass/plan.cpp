@@ -430,7 +430,8 @@ Result<Plan> make_plan(const Recipe& recipe, const Registry& registry, const Res
       plan.memory.streaming
           ? 0
           : plan.memory.copies() * std::max<int64_t>(0, model.hidden_state_bytes() - plan.memory.state_bytes);
-  plan.disk_bytes = plan.bytes_after + spilled;
+  // Finished blocks stand in the journal too until the end.
+  plan.disk_bytes = plan.bytes_after * (plan.memory.streaming ? 1 : 2) + spilled;
   plan.seconds = estimate_seconds(resolved, methods, model, plan, options);
   plan.notes.push_back(fmt::format(
       "time assumes {:.0f} GFLOP/s on each of {} threads and a disk of {:.0f} MB/s; verification not included",

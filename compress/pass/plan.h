@@ -47,7 +47,7 @@ struct Plan {
   int64_t other_bytes = 0;  ///< tensors carried over
   int64_t bytes_before = 0, bytes_after = 0;
   int64_t shards = 1;
-  int64_t disk_bytes = 0;  ///< at most at once: output and spilled states
+  int64_t disk_bytes = 0;  ///< at most at once: output, the journal of finished blocks, and spilled states
   int64_t peak_rss = 0;    ///< of the process, mapped pages included
   double seconds = 0;
   MemoryUse memory;

@@ -12,15 +12,6 @@ namespace {
 using format::QuantConfig;
 using format::QuantScheme;
 
-/// What compressed-tensors must know of a scheme; search and the like are forgotten.
-QuantScheme stored_scheme(const Scheme& scheme) {
-  QuantScheme out;
-  out.weights = scheme.weights;
-  out.input_activations = scheme.activations;
-  out.format = scheme.format();
-  return out;
-}
-
 struct Group {
   QuantScheme scheme;
   bool experts = false;
@@ -32,7 +23,7 @@ std::vector<Group> group_by_scheme(const std::vector<Decision>& decisions) {
   std::vector<Group> groups;
   for (const Decision& decision : decisions) {
     if (!decision.scheme || decision.scheme->cast) continue;
-    const QuantScheme scheme = stored_scheme(*decision.scheme);
+    const QuantScheme scheme = decision.scheme->stored();
     const bool expert = decision.module.expert >= 0;
     auto found = std::find_if(groups.begin(), groups.end(),
                               [&](const Group& g) { return g.scheme == scheme && g.experts == expert; });

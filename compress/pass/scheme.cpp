@@ -152,6 +152,14 @@ Status Scheme::fit_group_size(int64_t cols) {
   return ok_status();
 }
 
+format::QuantScheme Scheme::stored() const {
+  format::QuantScheme out;
+  out.weights = weights;
+  out.input_activations = activations;
+  out.format = format();
+  return out;
+}
+
 std::string_view Scheme::format() const {
   if (cast) return "";
   return activations ? "int-quantized" : "pack-quantized";

@@ -42,6 +42,9 @@ struct Scheme {
   /// compressed-tensors' name for the layout: "pack-quantized" or "int-quantized"; "" for a float type.
   std::string_view format() const;
 
+  /// What a reader of the files must know of it; the search and the like are forgotten.
+  format::QuantScheme stored() const;
+
   /// Whether the input's scale is found by calibration.
   bool calibrates_input() const { return activations && !activations->dynamic; }
 

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <set>
+#include <span>
 
 #include "compress/model/fold.h"
 #include "compress/pass/artifact.h"
@@ -86,7 +87,7 @@ Result<calibrate::StatisticsByLinear> Smoothing::collect(model::Block& block, co
 }
 
 Status Smoothing::fold_at(model::Block& block, const Place& place, const calibrate::StatisticsByLinear& statistics,
-                          CancelToken& cancel) {
+                          format::Folds& folds, CancelToken& cancel) {
   FoldTarget target{.name = place.written.producer->name,
                     .kind = place.written.kind,
                     .channels = place.written.channels,
@@ -111,17 +112,27 @@ Status Smoothing::fold_at(model::Block& block, const Place& place, const calibra
   if (target.scales.eq(1).all().item<bool>()) return ok_status();
   model::fold(block, place.source, target.scales.to(source_.options().device));
   const at::Tensor scales = target.scales.cpu().contiguous();
-  folds_.add(place.written, {scales.const_data_ptr<float>(), scales.const_data_ptr<float>() + scales.numel()});
+  folds.add(place.written, {scales.const_data_ptr<float>(), scales.const_data_ptr<float>() + scales.numel()});
   return ok_status();
 }
 
-Status Smoothing::run(model::Block& block, const std::vector<const Decision*>& decisions, BlockStages& stages,
-                      CancelToken& cancel) {
+Result<format::Folds> Smoothing::run(model::Block& block, const std::vector<const Decision*>& decisions,
+                                     BlockStages& stages, CancelToken& cancel) {
   index(decisions);
   const std::vector<Place> all = places(block.layer);
   AUTOGLM_ASSIGN_OR_RETURN(const calibrate::StatisticsByLinear statistics, collect(block, all, stages, cancel));
-  for (const Place& place : all) AUTOGLM_RETURN_IF_ERROR(fold_at(block, place, statistics, cancel));
-  return ok_status();
+  format::Folds folds;
+  for (const Place& place : all) AUTOGLM_RETURN_IF_ERROR(fold_at(block, place, statistics, folds, cancel));
+  return folds;
+}
+
+void Smoothing::repeat(model::Block& block, const format::Folds& folds) const {
+  for (const Place& place : places(block.layer)) {
+    const std::span<const float> scales = folds.at(place.written.producer->name);
+    if (scales.empty()) continue;
+    const at::Tensor values = at::tensor(at::ArrayRef<float>(scales.data(), scales.size()));
+    model::fold(block, place.source, values.to(source_.options().device));
+  }
 }
 
 std::string Smoothing::note(const std::string& module) const {

@@ -19,13 +19,17 @@ namespace autoglm::pass {
 
 class Smoothing {
  public:
-  /// What is folded is added to `folds`, by the names that are written. All must outlive it.
-  Smoothing(const model::Decoder& source, const Resolved& resolved, Smoother& smoother, format::Folds& folds)
-      : source_(source), resolved_(resolved), smoother_(smoother), folds_(folds) {}
+  /// All must outlive it.
+  Smoothing(const model::Decoder& source, const Resolved& resolved, Smoother& smoother)
+      : source_(source), resolved_(resolved), smoother_(smoother) {}
 
   /// Folds into `block`, as it was loaded, what suits the states that `stages` holds. `decisions`: of that layer.
-  Status run(model::Block& block, const std::vector<const Decision*>& decisions, BlockStages& stages,
-             CancelToken& cancel);
+  /// Returns what was folded, by the names that are written.
+  Result<format::Folds> run(model::Block& block, const std::vector<const Decision*>& decisions, BlockStages& stages,
+                            CancelToken& cancel);
+
+  /// Folds into `block`, as it was loaded, what `run` folded before.
+  void repeat(model::Block& block, const format::Folds& folds) const;
 
   /// What was done to the columns of a module of the last block, for the report; "" for nothing.
   std::string note(const std::string& module) const;
@@ -40,12 +44,11 @@ class Smoothing {
   Result<calibrate::StatisticsByLinear> collect(model::Block& block, const std::vector<Place>& places,
                                                 BlockStages& stages, CancelToken& cancel) const;
   Status fold_at(model::Block& block, const Place& place, const calibrate::StatisticsByLinear& statistics,
-                 CancelToken& cancel);
+                 format::Folds& folds, CancelToken& cancel);
 
   const model::Decoder& source_;
   const Resolved& resolved_;
   Smoother& smoother_;
-  format::Folds& folds_;
   std::map<std::string, const Decision*> by_module_, by_source_;
   std::map<std::string, std::string> notes_;
 };

@@ -66,10 +66,11 @@ struct Compressed {
   at::Tensor states;  ///< of the first calibration sequence after the last block, [length, hidden]
 };
 
-/// Writes and puts in place what `recipe` makes of the folder `from`.
+/// Writes and puts in place what `recipe` makes of the folder `from`. `blocks`: fails after so many.
 inline Result<Compressed> compress(const fs::path& from, const fs::path& to, const pass::Recipe& recipe,
                                    const std::vector<eval::Tokens>& calibration, pass::PlanOptions options = {},
-                                   CancelToken* cancel = nullptr, const pass::Registry& methods = registry()) {
+                                   CancelToken* cancel = nullptr, const pass::Registry& methods = registry(),
+                                   const pass::Journal* journal = nullptr, int64_t blocks = INT64_MAX) {
   CancelToken own;
   AUTOGLM_ASSIGN_OR_RETURN(const model::Decoder decoder, model::Decoder::open(from));
   AUTOGLM_ASSIGN_OR_RETURN(
@@ -80,9 +81,10 @@ inline Result<Compressed> compress(const fs::path& from, const fs::path& to, con
   AUTOGLM_ASSIGN_OR_RETURN(const pass::Plan plan,
                            pass::make_plan(recipe, methods, resolved, &decoder.checkpoint(), options));
   AUTOGLM_ASSIGN_OR_RETURN(format::CheckpointWriter writer, format::CheckpointWriter::create(to, {.overwrite = true}));
-  pass::PipelineInput input{&recipe, &methods, &resolved, &plan, &decoder, calibration, {}};
+  pass::PipelineInput input{&recipe, &methods, &resolved, &plan, &decoder, calibration, journal, {}};
   at::Tensor states;
-  input.after_block = [&](int64_t, const calibrate::HiddenStates& all) -> Status {
+  input.after_block = [&](int64_t layer, const calibrate::HiddenStates& all) -> Status {
+    if (layer + 1 == blocks) return cancelled();
     AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor first, all.get(0, 1));
     states = first[0].clone();
     return ok_status();

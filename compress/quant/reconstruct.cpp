@@ -6,12 +6,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "compress/calibrate/hidden_states.h"
 #include "compress/quant/schedule.h"
 #include "compress/quant/trained.h"
 #include "compress/tensor/bridge.h"
 #include "core/base/progress.h"
+#include "core/format/checkpoint_writer.h"
+#include "core/format/rewrite.h"
 
 namespace autoglm::quant {
 namespace {
@@ -41,7 +44,7 @@ class Reconstruction {
       AUTOGLM_RETURN_IF_ERROR(run_source(layer));
       AUTOGLM_ASSIGN_OR_RETURN(TrainedBlock block, TrainedBlock::load(staged_, layer, &original_, cancel_));
       if (block.quantized()) {
-        AUTOGLM_ASSIGN_OR_RETURN(ReconstructedBlock done, train(layer, block, progress));
+        AUTOGLM_ASSIGN_OR_RETURN(ReconstructedBlock done, train_or_restore(layer, block, progress));
         out.push_back(done);
       }
       AUTOGLM_RETURN_IF_ERROR(carry_on(layer));
@@ -99,6 +102,39 @@ class Reconstruction {
       parts.push_back(one);
     }
     return at::cat(parts);
+  }
+
+  /// Trains a block, or takes what it became from the journal.
+  Result<ReconstructedBlock> train_or_restore(int64_t layer, TrainedBlock& block, Progress& progress) {
+    if (options_.journal == nullptr) return train(layer, block, progress);
+    const std::string part = fmt::format("trained-{:05}", layer);
+    if (!options_.journal->has(part)) {
+      AUTOGLM_ASSIGN_OR_RETURN(ReconstructedBlock done, train(layer, block, progress));
+      AUTOGLM_RETURN_IF_ERROR(keep(part, done, block));
+      return done;
+    }
+    AUTOGLM_ASSIGN_OR_RETURN(const pass::Journal::Part found, options_.journal->read(part, &cancel_));
+    for (const std::string& name : found.tensors.names()) {
+      AUTOGLM_ASSIGN_OR_RETURN(const auto bytes, found.tensors.bytes(name));
+      AUTOGLM_RETURN_IF_ERROR(format::rewrite_tensor(staged_.checkpoint(), name, bytes));
+      found.tensors.release(name);
+    }
+    try {
+      const nlohmann::json& record = found.record;
+      return ReconstructedBlock{layer, record.at("before"), record.at("after"), record.at("kept")};
+    } catch (const nlohmann::json::exception&) {
+      return found.damaged();
+    }
+  }
+
+  /// What the files hold of the block now.
+  Status keep(const std::string& part, const ReconstructedBlock& done, const TrainedBlock& block) {
+    AUTOGLM_ASSIGN_OR_RETURN(format::CheckpointWriter writer, options_.journal->begin(part, &cancel_));
+    for (const NewValues& values : block.stored()) {
+      AUTOGLM_RETURN_IF_ERROR(writer.add(values.name, staged_.checkpoint(), values.name));
+    }
+    const nlohmann::json record = {{"before", done.error_before}, {"after", done.error_after}, {"kept", done.kept}};
+    return options_.journal->finish(writer, record).status();
   }
 
   Result<ReconstructedBlock> train(int64_t layer, TrainedBlock& block, Progress& progress) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "compress/model/decoder.h"
+#include "compress/pass/journal.h"
 #include "core/base/cancel.h"
 #include "core/base/status.h"
 #include "core/eval/scorer.h"
@@ -24,8 +25,9 @@ struct ReconstructOptions {
   double rate = 1e-3;           ///< of scales, norms and biases, relative to their size; falls to zero along a cosine
   double rounding_rate = 2e-3;  ///< of integers: how far one step moves a position, in units of one integer
   uint64_t seed = 0;            ///< order of the sequences
-  int64_t state_bytes = INT64_MAX;  ///< of hidden states held in memory; the rest goes to disk
-  std::filesystem::path scratch;    ///< where to; a folder
+  int64_t state_bytes = INT64_MAX;         ///< of hidden states held in memory; the rest goes to disk
+  std::filesystem::path scratch;           ///< where to; a folder
+  const pass::Journal* journal = nullptr;  ///< where blocks are kept as they are finished, and found; null: nowhere
 };
 
 struct ReconstructedBlock {

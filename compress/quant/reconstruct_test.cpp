@@ -152,5 +152,35 @@ TEST(Reconstruct, SaysWhatItCannotTrain) {
             StatusCode::kCancelled);
 }
 
+TEST(Reconstruct, GoesOnFromBlocksThatTheJournalHolds) {
+  const auto calibration = random_tokens(16, 32, 320, 1);
+  Scratch scratch;
+  ASSERT_TRUE(compress(kTiny / "glm4", scratch / "before", recipe_of("int3-g32", "rtn"), {}).ok());
+  const auto journal = pass::Journal::open(scratch / "out", {{"seed", 1}}, false);
+  ASSERT_TRUE(journal.ok()) << journal.status().message();
+  ReconstructOptions options = quick(scratch);
+  const auto run = [&](const std::string& name) {
+    std::filesystem::copy(scratch / "before", scratch / name, std::filesystem::copy_options::recursive);
+    return reconstruct_folder("glm4", scratch / name, calibration, options);
+  };
+  const auto plain = run("plain");
+  options.journal = &*journal;
+  const auto kept = run("kept");
+  std::filesystem::remove_all(scratch.folder() /
+                              ".out.autoglm-resume/trained-00001");  // interrupted in the second block
+  const auto resumed = run("resumed");
+  for (const auto* done : {&plain, &kept, &resumed}) ASSERT_TRUE(done->ok()) << done->status().message();
+  for (const std::string name : {"kept", "resumed"}) {
+    EXPECT_TRUE(testing::contents(scratch / name / "model.safetensors") ==
+                testing::contents(scratch / "plain" / "model.safetensors"))
+        << name;
+  }
+  for (size_t i = 0; i < (*plain).size(); ++i) {
+    EXPECT_EQ((*resumed)[i].error_before, (*plain)[i].error_before);
+    EXPECT_EQ((*resumed)[i].error_after, (*plain)[i].error_after);
+    EXPECT_EQ((*resumed)[i].kept, (*plain)[i].kept);
+  }
+}
+
 }  // namespace
 }  // namespace autoglm::quant

@@ -119,6 +119,17 @@ void Folds::add(const FoldPoint& point, std::vector<float> scales) {
   for (const ModuleSpec* consumer : point.consumers) columns_[consumer->name] = multipliers;
 }
 
+void Folds::merge(const Folds& other) {
+  scales_.insert(other.scales_.begin(), other.scales_.end());
+  rows_.insert(other.rows_.begin(), other.rows_.end());
+  columns_.insert(other.columns_.begin(), other.columns_.end());
+}
+
+std::span<const float> Folds::at(const std::string& producer) const {
+  const auto found = scales_.find(producer);
+  return found == scales_.end() ? std::span<const float>() : std::span<const float>(*found->second);
+}
+
 template <typename Scale>
 void Folds::scale(const std::string& module, int64_t first, int64_t cols, std::span<float> rows, Scale scale) const {
   const auto row = rows_.find(module), column = columns_.find(module);

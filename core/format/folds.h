@@ -55,7 +55,11 @@ class Folds {
   Status write(const std::filesystem::path& folder) const;
 
   void add(const FoldPoint& point, std::vector<float> scales);
+  void merge(const Folds& other);  ///< of other places
   bool empty() const { return scales_.empty(); }
+
+  /// What was folded at the point with this producer, [channels]; empty: nothing.
+  std::span<const float> at(const std::string& producer) const;
 
   /// Values of a module of the source, rows [first, ..) of `cols` numbers each (1: its bias, or a norm), become those
   /// that the artifact stands for; `undo` is the way back. What was not folded is left as it is.

@@ -29,31 +29,15 @@ uint64_t hash_of(std::string_view text) {
   return hash;
 }
 
-/// Common start of the hidden siblings of `target`, and of no other target. A long name is cut; its hash stands for the
-/// rest.
+/// Common start of the names of its hidden siblings of one kind.
 std::string prefix_of(const fs::path& target, std::string_view kind) {
-  std::string name = target.filename().string();
-  if (name.size() > kMaxNameBytes) name = fmt::format("{}-{:016x}", name.substr(0, kMaxNameBytes), hash_of(name));
-  return fmt::format(".{}.autoglm-{}-", name, kind);
+  return sibling_of(target, kind).filename().string() + "-";
 }
 
 /// A sibling name that no other process uses at this time.
 fs::path fresh_sibling(const fs::path& target, std::string_view kind) {
   static std::random_device device;
   return target.parent_path() / fmt::format("{}{}-{:08x}", prefix_of(target, kind), getpid(), device());
-}
-
-/// The lock of a folder, held as long as the descriptor; invalid when another process has it, when the folder is gone
-/// or is none. Filesystems without flock (some network ones) give an unlocked descriptor, but only if `or_unlocked`.
-FileDescriptor lock_folder(const fs::path& folder, bool or_unlocked = false) {
-  FileDescriptor fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-  struct stat opened = {}, named = {};
-  if (!fd.valid()) return {};
-  if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0 && !(or_unlocked && errno != EWOULDBLOCK)) return {};
-  // Between opening and locking, the folder may have been removed or published.
-  const bool same =
-      fstat(fd.get(), &opened) == 0 && lstat(folder.c_str(), &named) == 0 && opened.st_ino == named.st_ino;
-  return same ? std::move(fd) : FileDescriptor();
 }
 
 /// Removes staging folders whose owners are dead; brings an old target back where its replacement never came.
@@ -110,6 +94,23 @@ Status check_replaceable(const fs::path& target, bool overwrite) {
 }
 
 }  // namespace
+
+fs::path sibling_of(const fs::path& target, std::string_view kind) {
+  std::string name = target.filename().string();
+  if (name.size() > kMaxNameBytes) name = fmt::format("{}-{:016x}", name.substr(0, kMaxNameBytes), hash_of(name));
+  return target.parent_path() / fmt::format(".{}.autoglm-{}", name, kind);
+}
+
+FileDescriptor lock_folder(const fs::path& folder, bool or_unlocked) {
+  FileDescriptor fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  struct stat opened = {}, named = {};
+  if (!fd.valid()) return {};
+  if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0 && !(or_unlocked && errno != EWOULDBLOCK)) return {};
+  // Between opening and locking, the folder may have been removed or published.
+  const bool same =
+      fstat(fd.get(), &opened) == 0 && lstat(folder.c_str(), &named) == 0 && opened.st_ino == named.st_ino;
+  return same ? std::move(fd) : FileDescriptor();
+}
 
 Result<StagingFolder> StagingFolder::create(const fs::path& target, bool overwrite) {
   StagingFolder folder;

@@ -10,12 +10,22 @@
 /// removed. Where the filesystem cannot exchange, the target is first renamed to `.NAME.autoglm-old-PID-RANDOM`; if the
 /// process dies right then, the target is absent and the next writer brings the old folder back.
 #include <filesystem>
+#include <string_view>
 #include <vector>
 
 #include "core/base/status.h"
 #include "core/format/file.h"
 
 namespace autoglm::format {
+
+/// The hidden sibling `.NAME.autoglm-KIND` of `target` (absolute, links resolved), and of no other target. A long NAME
+/// is cut; its hash stands for the rest.
+std::filesystem::path sibling_of(const std::filesystem::path& target, std::string_view kind);
+
+/// The lock of a folder (flock), held as long as the descriptor; invalid when another process has it, when the folder
+/// is gone or is none. File systems without flock (some network ones) give an unlocked descriptor, but only if
+/// `or_unlocked`.
+FileDescriptor lock_folder(const std::filesystem::path& folder, bool or_unlocked = false);
 
 class StagingFolder {
  public:

@@ -23,6 +23,8 @@ struct CompressOptions {
   std::string model;       ///< a checkpoint folder, or a Hugging Face id that the local cache holds
   std::string output;      ///< the artifact's folder; "": MODEL's name and the quantization, in the working directory
   bool overwrite = false;  ///< replace an existing artifact
+  bool resume = false;  ///< go on from the blocks that an interrupted run into `output` finished, and keep those that
+                        ///< this one finishes should it be interrupted; every other option must be as it was
 
   // The recipe. Every member has an "unset" value, which a recipe file, then the default in brackets, fills.
   std::string config;        ///< a recipe file (YAML, docs/RECIPES.md)
@@ -79,8 +81,9 @@ struct CompressOutcome {
   Status verification;      ///< why the written files could not be measured; the artifact is kept, its report says so
 };
 
-/// Blocks until done; `cancel` stops it within a second and leaves nothing behind. One call at a time per process.
-/// Errors: kInvalidArgument (options, recipe), kBadInput (files), kResourceExhausted (disk, memory), kCancelled.
+/// Blocks until done; `cancel` stops it within a second and leaves nothing behind but what `resume` wants kept. One
+/// call at a time per process. Errors: kInvalidArgument (options, recipe), kBadInput (files), kResourceExhausted (disk,
+/// memory), kCancelled.
 Result<CompressOutcome> compress(const CompressOptions& options, CancelToken& cancel = CancelToken::global());
 
 }  // namespace autoglm
