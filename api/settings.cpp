@@ -131,6 +131,10 @@ Status check(const Settings& s) {
     if (value >= low && value <= high) return ok_status();
     return invalid_argument(fmt::format("{} is {}; give {} to {}", option, value, low, high));
   };
+  if (s.recipe.repair >= 1) return invalid_argument("--repair is a share of a matrix's outputs; give less than 100 %");
+  if (s.recipe.repair > 0 && s.automatic) {
+    return invalid_argument("--repair gives bits beyond a budget; it contradicts one, and -q auto");
+  }
   AUTOGLM_RETURN_IF_ERROR(in_range("--reconstruct", s.recipe.reconstruct, 0, pass::kMaxSteps));
   AUTOGLM_RETURN_IF_ERROR(in_range("--refine", s.recipe.refine, 0, pass::kMaxEpochs));
   AUTOGLM_RETURN_IF_ERROR(in_range("--calibration-samples", s.calibration_samples, 1, kMaxSamples));
@@ -238,6 +242,7 @@ Result<Settings> settle(const CompressOptions& options) {
   if (!options.observer.empty()) {
     AUTOGLM_ASSIGN_OR_RETURN(s.recipe.observer, calibrate::parse_observer(options.observer));
   }
+  if (options.repair >= 0) s.recipe.repair = options.repair;
   if (options.reconstruct >= 0) s.recipe.reconstruct = options.reconstruct;
   if (options.refine >= 0) s.recipe.refine = options.refine;
   s.embedding_given = s.embedding_given || !options.embedding.empty();

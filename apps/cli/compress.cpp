@@ -45,6 +45,9 @@ void add_options(CLI::App& app, CompressOptions& options) {
   app.add_option("--effort", options.effort,
                  "fast (gptq alone), balanced or best (gptaq, then --reconstruct and --refine) [fast]")
       ->group(recipe);
+  add_share(app, "--repair", options.repair,
+            "more bits for a matrix that loses more than this share of its outputs, for example 5% [none]")
+      ->group(recipe);
   app.add_option("--reconstruct", options.reconstruct,
                  "steps that train each block's rounding and scales against the source's block [0]")
       ->check(CLI::NonNegativeNumber)

@@ -66,7 +66,7 @@ at::Tensor result_rows(const Target& target, int64_t first, int64_t count, at::S
 }
 
 Result<TensorReport> measure(const Target& target, std::string_view method, const at::Tensor& sample,
-                             CancelToken& cancel) {
+                             const at::Tensor& shift, CancelToken& cancel) {
   TensorReport report{target.name, std::string(method), target.scheme.to_string(), 0, 1, 0, target.note};
   double error = 0, weight = 0, rounded = 0, product = 0, output_error = 0, output = 0;
   AUTOGLM_RETURN_IF_ERROR(for_each_piece(
@@ -80,7 +80,9 @@ Result<TensorReport> measure(const Target& target, std::string_view method, cons
         const at::Tensor difference = now.sub_(rows);
         error += at::dot(b, b).item<double>();  // b is a view of it
         if (sample.defined()) {
-          output_error += at::mm(sample, difference.t()).square_().sum().item<double>();
+          at::Tensor changed = at::mm(sample, difference.t());  // by Q - W
+          if (shift.defined()) changed += shift.narrow(0, first, rows.size(0));
+          output_error += changed.square_().sum().item<double>();
           output += at::mm(sample, rows.t()).square_().sum().item<double>();
         }
         return ok_status();

@@ -19,9 +19,10 @@ namespace autoglm::pass {
 /// Rows [first, first + count) of a result as floats of `type`: what a reader of the file will see.
 at::Tensor result_rows(const Target& target, int64_t first, int64_t count, at::ScalarType type);
 
-/// Reads the original again beside the result. `sample` [tokens, cols] may be undefined.
+/// Reads the original again beside the result. `sample` [tokens, cols] may be undefined, and so may `shift` [rows],
+/// what is added to the bias.
 Result<TensorReport> measure(const Target& target, std::string_view method, const at::Tensor& sample,
-                             CancelToken& cancel);
+                             const at::Tensor& shift, CancelToken& cancel);
 
 /// Seconds by stage.
 class StageClock {

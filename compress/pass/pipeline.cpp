@@ -5,19 +5,20 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 #include <utility>
 
 #include "compress/calibrate/collector.h"
-#include "compress/calibrate/statistics_file.h"
 #include "compress/pass/artifact.h"
 #include "compress/pass/bias_correction.h"
 #include "compress/pass/block_stages.h"
+#include "compress/pass/repair.h"
 #include "compress/pass/smoothing.h"
+#include "compress/pass/traces.h"
 #include "compress/tensor/bridge.h"
 #include "core/base/log.h"
 #include "core/base/memory.h"
@@ -29,62 +30,47 @@ namespace {
 using format::Role;
 using format::Stage;
 
-/// What is known of modules beside their tensors.
-struct Traces {
-  format::Folds folds;
-  calibrate::StatisticsFile statistics;
-  std::vector<TensorReport> reports;
-  std::vector<std::string> corrected;  ///< modules whose bias is another one
-
-  nlohmann::json to_json() const {
-    nlohmann::json tensors = nlohmann::json::array();
-    for (const TensorReport& t : reports) {
-      tensors.push_back({t.name, t.method, t.scheme, t.mse, t.cosine, t.output_error, t.note});
-    }
-    return {{"tensors", tensors}, {"corrected", corrected}};
-  }
-
-  /// Throws nlohmann::json::exception for what `to_json` does not give.
-  void read_json(const nlohmann::json& json) {
-    for (const nlohmann::json& t : json.at("tensors")) {
-      reports.push_back({t.at(0), t.at(1), t.at(2), t.at(3), t.at(4), t.at(5), t.at(6)});
-    }
-    corrected = json.at("corrected").get<std::vector<std::string>>();
-  }
-};
-
 /// A decision whose weight is in memory, being compressed.
 struct Work {
   const Decision* decision = nullptr;
-  model::Linear* linear = nullptr;  ///< in the block; null for embedding and head
+  model::Linear* linear = nullptr;
   Target target;
+  TensorReport report;  ///< what its result loses
+  at::Tensor shift;     ///< [rows] to be added to the bias; undefined: it stays
+  std::string before;   ///< what it lost before it got more bits; "" if it did not
 };
 
 class Pipeline {
  public:
   Pipeline(const PipelineInput& input, Methods methods, format::CheckpointWriter& writer, CancelToken& cancel)
       : input_(input),
+        resolved_(*input.resolved),
         methods_(std::move(methods)),
         decoder_(*input.source),
         writer_(writer),
         artifact_(input.source->checkpoint(), folds_, writer),
         cancel_(cancel),
         progress_("compressing", input.resolved->config.num_hidden_layers + 2) {
-    if (Smoother* smoother = methods_.smoother()) smoothing_.emplace(decoder_, *input.resolved, *smoother);
+    if (Smoother* smoother = methods_.smoother()) smoothing_.emplace(decoder_, resolved_, *smoother);
   }
 
   Result<PipelineReport> run() {
-    report_.carried_over = input_.resolved->others;
-    report_.dropped = input_.resolved->dropped;
+    report_.carried_over = resolved_.others;
+    report_.dropped = resolved_.dropped;
     report_.predicted_peak_rss = input_.plan->peak_rss;
-    AUTOGLM_RETURN_IF_ERROR(writer_.write_file("config.json", input_.resolved->config_json()));
+    AUTOGLM_RETURN_IF_ERROR(writer_.write_file("config.json", resolved_.config_json()));
     AUTOGLM_RETURN_IF_ERROR(input_.plan->memory.streaming ? stream_all() : run_blocks());
-    for (const std::string& name : input_.resolved->others) {
+    for (const std::string& name : resolved_.others) {
       AUTOGLM_RETURN_IF_ERROR(cancel_.check());
       const StageClock::Scope timed(clock_, "writing");
       AUTOGLM_RETURN_IF_ERROR(artifact_.copy(name));
     }
     settle();
+    if (repaired_) {
+      resolved_.quantization = describe_quantization(resolved_.decisions, resolved_.others);
+      AUTOGLM_RETURN_IF_ERROR(writer_.write_file("config.json", resolved_.config_json()));
+    }
+    warn_of_losses(report_.tensors);
     if (!folds_.empty()) AUTOGLM_RETURN_IF_ERROR(folds_.write(writer_.staging()));
     if (!statistics_.empty()) AUTOGLM_RETURN_IF_ERROR(statistics_.write(writer_.staging()));
     AUTOGLM_RETURN_IF_ERROR(copy_small_files(decoder_.checkpoint().folder(), writer_));
@@ -96,10 +82,10 @@ class Pipeline {
 
  private:
   Status stream_all() {
-    for (const Decision& decision : input_.resolved->decisions) {
+    for (const Decision& decision : resolved_.decisions) {
       const int64_t done = decision.module.layer >= 0                 ? decision.module.layer + 1
                            : decision.module.role == Role::kEmbedding ? 0
-                                                                      : input_.resolved->config.num_hidden_layers + 1;
+                                                                      : resolved_.config.num_hidden_layers + 1;
       progress_.update(done, decision.module.name);
       AUTOGLM_RETURN_IF_ERROR(stream(decision));
     }
@@ -135,7 +121,7 @@ class Pipeline {
     }
     const StageClock::Scope timed(clock_, "measuring");
     const at::Tensor sample = target.input != nullptr ? target.input->sample.cpu() : at::Tensor();
-    AUTOGLM_ASSIGN_OR_RETURN(TensorReport report, measure(target, decision.method, sample, cancel_));
+    AUTOGLM_ASSIGN_OR_RETURN(TensorReport report, measure(target, decision.method, sample, {}, cancel_));
     traces_.reports.push_back(std::move(report));
     return ok_status();
   }
@@ -144,7 +130,7 @@ class Pipeline {
     std::map<int64_t, std::vector<const Decision*>> blocks;
     std::vector<const Decision*> after;  // final norm and head
     const Decision* embedding = nullptr;
-    for (const Decision& decision : input_.resolved->decisions) {
+    for (const Decision& decision : resolved_.decisions) {
       if (decision.module.layer >= 0) {
         blocks[decision.module.layer].push_back(&decision);
       } else if (decision.module.role == Role::kEmbedding) {
@@ -221,9 +207,8 @@ class Pipeline {
       artifact_.set_writer(writer_);
       AUTOGLM_RETURN_IF_ERROR(status);
       const StageClock::Scope timed(clock_, "writing");
-      if (!traces_.folds.empty()) AUTOGLM_RETURN_IF_ERROR(traces_.folds.write(writer.staging()));
-      if (!traces_.statistics.empty()) AUTOGLM_RETURN_IF_ERROR(traces_.statistics.write(writer.staging()));
-      AUTOGLM_ASSIGN_OR_RETURN(const auto folder, input_.journal->finish(writer, traces_.to_json()));
+      AUTOGLM_RETURN_IF_ERROR(traces_.write(writer.staging()));
+      AUTOGLM_ASSIGN_OR_RETURN(const auto folder, input_.journal->finish(writer, traces_.record()));
       AUTOGLM_ASSIGN_OR_RETURN(const auto tensors, format::Checkpoint::open(folder));
       AUTOGLM_RETURN_IF_ERROR(take_over(tensors));
     }
@@ -238,14 +223,8 @@ class Pipeline {
   /// Does to the block and the states what `compress_block` did before it wrote `part`.
   Status restore_block(int64_t layer, const std::vector<const Decision*>& decisions, const Journal::Part& part) {
     const StageClock::Scope timed(clock_, "resuming");
-    try {
-      traces_.read_json(part.record);
-    } catch (const nlohmann::json::exception&) {
-      return part.damaged();
-    }
-    AUTOGLM_ASSIGN_OR_RETURN(traces_.statistics, calibrate::StatisticsFile::read(part.folder));
-    AUTOGLM_ASSIGN_OR_RETURN(traces_.folds,
-                             format::Folds::read(part.folder, input_.resolved->layout, input_.resolved->config));
+    AUTOGLM_ASSIGN_OR_RETURN(traces_, Traces::read(part, resolved_.layout, resolved_.config));
+    for (const TensorReport& report : traces_.reports) AUTOGLM_RETURN_IF_ERROR(repeat_repair(decisions, report));
     AUTOGLM_ASSIGN_OR_RETURN(model::Block block, decoder_.load_block(layer, &cancel_));
     if (smoothing_) smoothing_->repeat(block, traces_.folds);
     folds_.merge(traces_.folds);
@@ -257,6 +236,16 @@ class Pipeline {
     }
     AUTOGLM_RETURN_IF_ERROR(stages_.finish_attention(block, cancel_));
     return stages_.finish_mlp(block, cancel_);
+  }
+
+  /// Gives a decision the scheme that it had in the end.
+  Status repeat_repair(const std::vector<const Decision*>& decisions, const TensorReport& report) {
+    for (const Decision* decision : decisions) {
+      if (decision->module.name != report.name || decision->scheme->to_string() == report.scheme) continue;
+      AUTOGLM_ASSIGN_OR_RETURN(const Scheme scheme, Scheme::parse(report.scheme));
+      set_scheme(*decision, scheme);
+    }
+    return ok_status();
   }
 
   Status restore(Work& work, const format::Checkpoint& tensors) {
@@ -362,39 +351,55 @@ class Pipeline {
     return format::InputQuant{*target.scheme.activations, target.input_scale};
   }
 
+  /// Compresses what is calibrated together; again, with more bits, what loses more than the recipe allows.
   Status run_round(model::Block& block, Stage stage, std::span<Work> round) {
-    AUTOGLM_ASSIGN_OR_RETURN(calibrate::StatisticsByLinear statistics, collect(block, stage, round));
-    calibrate::InputStatistics nothing;  // of an expert that no token reached
-    std::set<const calibrate::InputStatistics*> seen;
-    std::map<Pass*, std::vector<Target*>> by_pass;
-    std::vector<Pass*> passes;
-    for (Work& work : round) {
-      if (methods_.needs(*work.decision).any()) {
-        const auto found = statistics.find(work.linear);
-        work.target.input = found != statistics.end() ? found->second.get() : &nothing;
-        if (seen.insert(work.target.input).second) {
-          traces_.statistics.add(work.target.name, work.target.input->summary, work.decision->module.expert >= 0);
-        }
-        set_input_scale(work.target);
-      }
-      Pass* pass = &methods_.of(*work.decision);
-      if (by_pass[pass].empty()) passes.push_back(pass);
-      by_pass[pass].push_back(&work.target);
-    }
-    {
-      const StageClock::Scope timed(clock_, "quantizing");
-      for (Pass* pass : passes) AUTOGLM_RETURN_IF_ERROR(pass->run(by_pass[pass], cancel_));
+    std::vector<Work*> open;
+    for (Work& work : round) open.push_back(&work);
+    for (bool first = true; !open.empty(); first = false) {
+      AUTOGLM_RETURN_IF_ERROR(attempt(block, stage, open, first));
+      open = raise(open);
     }
     for (Work& work : round) AUTOGLM_RETURN_IF_ERROR(put_in_place(work));
     return ok_status();
   }
 
-  Result<calibrate::StatisticsByLinear> collect(model::Block& block, Stage stage, std::span<const Work> round) {
+  Status attempt(model::Block& block, Stage stage, const std::vector<Work*>& round, bool first) {
+    AUTOGLM_ASSIGN_OR_RETURN(calibrate::StatisticsByLinear statistics, collect(block, stage, round));
+    calibrate::InputStatistics nothing;  // of an expert that no token reached
+    std::set<const calibrate::InputStatistics*> seen;
+    std::map<Pass*, std::vector<Target*>> by_pass;
+    std::vector<Pass*> passes;
+    for (Work* work : round) {
+      if (methods_.needs(*work->decision).any()) {
+        const auto found = statistics.find(work->linear);
+        work->target.input = found != statistics.end() ? found->second.get() : &nothing;
+        if (first && seen.insert(work->target.input).second) {
+          traces_.statistics.add(work->target.name, work->target.input->summary, work->decision->module.expert >= 0);
+        }
+        set_input_scale(work->target);
+      }
+      Pass* pass = &methods_.of(*work->decision);
+      if (by_pass[pass].empty()) passes.push_back(pass);
+      by_pass[pass].push_back(&work->target);
+    }
+    {
+      const StageClock::Scope timed(clock_, "quantizing");
+      for (Pass* pass : passes) AUTOGLM_RETURN_IF_ERROR(pass->run(by_pass[pass], cancel_));
+    }
+    const StageClock::Scope timed(clock_, "measuring");
+    for (Work* work : round) {
+      AUTOGLM_RETURN_IF_ERROR(judge(*work));
+      work->target.input = nullptr;  // its end
+    }
+    return ok_status();
+  }
+
+  Result<calibrate::StatisticsByLinear> collect(model::Block& block, Stage stage, const std::vector<Work*>& round) {
     calibrate::Needs needs;
     std::set<const model::Linear*> wanted;
-    for (const Work& work : round) {
-      const calibrate::Needs own = methods_.needs(*work.decision);
-      if (own.any()) wanted.insert(work.linear);
+    for (const Work* work : round) {
+      const calibrate::Needs own = methods_.needs(*work->decision);
+      if (own.any()) wanted.insert(work->linear);
       needs = needs | own;
     }
     if (wanted.empty()) return calibrate::StatisticsByLinear();
@@ -405,20 +410,67 @@ class Pipeline {
     return collector.finish();
   }
 
-  /// Measures, replaces the block's weight by what was stored, writes.
-  Status put_in_place(Work& work) {
-    AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor bias, correct_bias(work));  // while the weight is still what it was
-    {
-      const StageClock::Scope timed(clock_, "measuring");
-      const at::Tensor sample = work.target.input != nullptr && work.target.input->sample.defined()
-                                    ? work.target.input->sample.cpu()
-                                    : at::Tensor();
-      AUTOGLM_ASSIGN_OR_RETURN(TensorReport report, measure(work.target, work.decision->method, sample, cancel_));
-      const std::string folded = smoothing_ ? smoothing_->note(work.target.name) : "";
-      report.note += (report.note.empty() || folded.empty() ? "" : "; ") + folded;
-      traces_.reports.push_back(std::move(report));
-      put_into_block(work);
+  /// Measures what a result loses, with what the bias can give back. A method that weighs the mean error itself is
+  /// helped only where it loses too much.
+  Status judge(Work& work) {
+    const calibrate::InputStatistics* input = work.target.input;
+    const at::Tensor sample = input != nullptr && input->sample.defined() ? input->sample.cpu() : at::Tensor();
+    at::Tensor shift;
+    if (work.linear->bias.defined() && input != nullptr && input->mean.defined()) {
+      AUTOGLM_ASSIGN_OR_RETURN(shift, mean_shift(work.target, input->mean, cancel_));
     }
+    const bool weighs_mean = methods_.of(*work.decision).needs().hessian;
+    const auto measured = [&](const at::Tensor& by) {
+      return measure(work.target, work.decision->method, sample, by, cancel_);
+    };
+    work.shift = weighs_mean ? at::Tensor() : shift;
+    AUTOGLM_ASSIGN_OR_RETURN(work.report, measured(work.shift));
+    if (!weighs_mean || !shift.defined() || share_lost(work.report) <= input_.recipe->repair) return ok_status();
+    AUTOGLM_ASSIGN_OR_RETURN(TensorReport corrected, measured(shift));
+    if (corrected.output_error >= work.report.output_error) return ok_status();
+    work.shift = shift;
+    work.report = std::move(corrected);
+    return ok_status();
+  }
+
+  /// Gives more bits to what lost too much and to what shares its input; returns what is to be done again. Routed
+  /// experts are left alone: all of a layer have one format, and they are not in memory together.
+  std::vector<Work*> raise(const std::vector<Work*>& done) {
+    const double most = input_.recipe->repair;
+    std::vector<Work*> again;
+    std::copy_if(done.begin(), done.end(), std::back_inserter(again),
+                 [](const Work* work) { return work->decision->module.expert < 0; });
+    const bool loses =
+        std::any_of(again.begin(), again.end(), [&](const Work* work) { return share_lost(work->report) > most; });
+    const auto scheme = most > 0 && loses ? more_bits(*again.front()->decision->scheme) : std::nullopt;
+    if (!scheme) return {};
+    for (Work* work : again) {
+      if (work->before.empty()) {
+        work->before = fmt::format("{} lost {:.2g} %", work->report.scheme, 100 * share_lost(work->report));
+      }
+      set_scheme(*work->decision, *scheme);
+      work->target.scheme = *scheme;
+      work->target.result = std::monostate{};
+      work->target.note.clear();
+    }
+    return again;
+  }
+
+  /// `decision` is one of this pipeline's.
+  void set_scheme(const Decision& decision, const Scheme& scheme) {
+    resolved_.decisions[static_cast<size_t>(&decision - resolved_.decisions.data())].scheme = scheme;
+    repaired_ = true;
+  }
+
+  /// Replaces the block's weight by what was stored, writes.
+  Status put_in_place(Work& work) {
+    std::string& note = work.report.note;
+    for (const std::string& more : {work.before, smoothing_ ? smoothing_->note(work.target.name) : std::string()}) {
+      note += (note.empty() || more.empty() ? "" : "; ") + more;
+    }
+    traces_.reports.push_back(work.report);
+    const at::Tensor bias = corrected_bias(work);
+    put_into_block(work);
     return write(*work.decision, work.target, bias);
   }
 
@@ -433,16 +485,12 @@ class Pipeline {
     work.linear->input = input_of(work.target);
   }
 
-  /// The bias [rows] that makes up for the mean error of the outputs, put in place as it will be stored; undefined
-  /// where there is none to correct.
-  Result<at::Tensor> correct_bias(Work& work) {
-    const calibrate::InputStatistics* input = work.target.input;
-    if (!work.linear->bias.defined() || input == nullptr || !input->mean.defined()) return at::Tensor();
-    const StageClock::Scope timed(clock_, "quantizing");
-    AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor shift, mean_shift(work.target, input->mean, cancel_));
+  /// The bias [rows] as it will be stored, put into the block; undefined where it stays.
+  at::Tensor corrected_bias(Work& work) {
+    if (!work.shift.defined()) return {};
     const at::Tensor now = work.linear->bias.narrow(0, work.decision->first_row, work.target.rows);
     const format::DType stored = decoder_.checkpoint().find(work.decision->source.bias_name())->dtype;
-    const at::Tensor corrected = now.to(at::kCPU, at::kFloat).add(shift).to(tensor::to_torch(stored));
+    at::Tensor corrected = now.to(at::kCPU, at::kFloat).add(work.shift).to(tensor::to_torch(stored));
     now.copy_(corrected);
     traces_.corrected.push_back(work.target.name);
     return corrected;
@@ -471,6 +519,7 @@ class Pipeline {
   }
 
   const PipelineInput& input_;
+  Resolved resolved_;  ///< repaired as the work goes on
   Methods methods_;
   const model::Decoder& decoder_;
   format::CheckpointWriter& writer_;
@@ -483,6 +532,7 @@ class Pipeline {
   std::optional<Smoothing> smoothing_;
   Traces traces_;  ///< of the embedding, of one block, or of the head
   calibrate::StatisticsFile statistics_;
+  bool repaired_ = false;  ///< resolved_ is no longer what the input says
   PipelineReport report_;
 };
 

@@ -352,6 +352,7 @@ int64_t count_shards(const Resolved& resolved, const format::Checkpoint* checkpo
 Result<Methods> Methods::create(const Recipe& recipe, const Registry& registry, const Resolved& resolved) {
   Methods out;
   out.corrects_bias_ = recipe.bias_correction;
+  out.repairs_ = recipe.repair > 0;
   for (const Decision& decision : resolved.decisions) {
     if (decision.method.empty() || out.passes_.contains(decision.method)) continue;
     const auto options = recipe.methods.find(decision.method);
@@ -371,12 +372,13 @@ Result<Methods> Methods::create(const Recipe& recipe, const Registry& registry, 
 calibrate::Needs Methods::needs(const Decision& decision) const {
   if (!decision.is_quantized()) return {};
   calibrate::Needs needs = of(decision).needs();
-  if (!needs.any() && !decision.scheme->calibrates_input()) return needs;
+  const bool is_table = decision.module.role == format::Role::kEmbedding;
+  if (is_table || (!needs.any() && !decision.scheme->calibrates_input() && !repairs_)) return needs;
   needs.summary = true;
   needs.sample_tokens = std::max(needs.sample_tokens, kReportSamples);
   // A Hessian is not centred: methods that work by it weigh the mean error already (and against drift, they want
-  // another mean than W E[x]).
-  if (decision.module.has_bias && corrects_bias_ && !needs.hessian) needs.moments = true;
+  // another mean than W E[x]), so that a bias is corrected there only to repair.
+  if (decision.module.has_bias && corrects_bias_ && (!needs.hessian || repairs_)) needs.moments = true;
   return needs;
 }
 

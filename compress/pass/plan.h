@@ -75,7 +75,7 @@ class Methods {
  private:
   std::map<std::string, std::unique_ptr<Pass>> passes_;
   std::unique_ptr<Smoother> smoother_;
-  bool corrects_bias_ = false;
+  bool corrects_bias_ = false, repairs_ = false;
 };
 
 /// kResourceExhausted when nothing fits `max_ram`: the message has the numbers and what takes most.

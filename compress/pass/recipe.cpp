@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "core/base/share.h"
 #include "core/base/suggest.h"
 #include "core/format/regex.h"
 
@@ -105,7 +106,7 @@ Result<Recipe> Recipe::from_json(const json& object) { return from_json(object, 
 Result<Recipe> Recipe::from_json(const json& object, Recipe recipe) {
   AUTOGLM_RETURN_IF_ERROR(check_members(object, "recipe",
                                         {"scheme", "method", "embedding", "head", "overrides", "ignore", "observer",
-                                         "bias_correction", "reconstruct", "refine", "methods"}));
+                                         "bias_correction", "repair", "reconstruct", "refine", "methods"}));
   std::optional<Scheme> scheme = recipe.scheme;
   AUTOGLM_RETURN_IF_ERROR(read_scheme(object, "recipe", "scheme", scheme));
   if (!scheme) return invalid_argument("recipe: scheme: 'keep' is for overrides, embedding and head");
@@ -144,6 +145,14 @@ Result<Recipe> Recipe::from_json(const json& object, Recipe recipe) {
     }
     recipe.bias_correction = object["bias_correction"].get<bool>();
   }
+  if (object.contains("repair")) {
+    const json& value = object["repair"];
+    const auto share = parse_share(value.is_string() ? value.get<std::string>() : value.dump());
+    if (!share.ok() || *share >= 1) {
+      return invalid_argument("recipe: 'repair' must be a share of a matrix's outputs below 100%, for example 5%");
+    }
+    recipe.repair = *share;
+  }
   AUTOGLM_RETURN_IF_ERROR(read_count(object, "reconstruct", kMaxSteps, recipe.reconstruct));
   AUTOGLM_RETURN_IF_ERROR(read_count(object, "refine", kMaxEpochs, recipe.refine));
   if (object.contains("methods")) {
@@ -166,6 +175,7 @@ nlohmann::ordered_json Recipe::to_json() const {
   out["ignore"] = ignore;
   out["observer"] = calibrate::to_string(observer);
   out["bias_correction"] = bias_correction;
+  out["repair"] = repair;
   out["reconstruct"] = reconstruct;
   out["refine"] = refine;
   out["methods"] = methods;

@@ -31,13 +31,14 @@ struct Recipe {
   std::vector<std::string> ignore;         ///< regexes of modules that are kept; comes before everything
   calibrate::Observer observer = calibrate::Observer::kPercentile;  ///< of the ranges of static activations
   bool bias_correction = true;                                      ///< of calibrated modules that have a bias
+  double repair = 0;        ///< more bits for a matrix that loses more than this share of its outputs; 0: for none
   int64_t reconstruct = 0;  ///< steps that train each block's rounding and scales against the source's
   int64_t refine = 0;       ///< passes over the calibration text that train what costs no bytes
   nlohmann::json methods = nlohmann::json::object();  ///< options by method: {"gptq": {"damping": 0.05}}
 
   /// {"scheme": "int4", "method": "gptq", "embedding": "int8", "head": "keep", "ignore": ["…"], "observer":
   /// "percentile",
-  ///  "bias_correction": true,
+  ///  "bias_correction": true, "repair": 0.05,
   ///  "overrides": [{"match": "…", "scheme": "int8", "method": "rtn"}], "reconstruct": 200, "refine": 2, "methods":
   ///  {"gptq":
   /// {…}}}; what is absent stays as in `base`.

@@ -85,6 +85,7 @@ TEST(Recipe, SurvivesJson) {
   recipe.overrides = {*Recipe::parse_override("layers\\.0\\..*=int8"), *Recipe::parse_override("down_proj$=keep"),
                       *Recipe::parse_override("a=b=int4:gptq")};
   recipe.ignore = {"lm_head"};
+  recipe.repair = 0.05;
   recipe.methods = {{"gptq", {{"damping", 0.05}}}};
   const auto again = Recipe::from_json(nlohmann::json::parse(recipe.to_json().dump()));
   ASSERT_TRUE(again.ok()) << again.status().message();
@@ -106,6 +107,9 @@ TEST(Recipe, RefusesUnknownAndWrongFieldsByName) {
       {R"({"overrides": [{"match": "a"}]})", "needs 'match' and 'scheme'"},
       {R"({"overrides": [{"match": "(", "scheme": "int4"}]})", "the regex '(' is invalid"},
       {R"({"ignore": ["x", 3]})", "ignore[1]"},
+      {R"({"repair": 5})", "'repair' must be a share"},
+      {R"({"repair": "100%"})", "'repair' must be a share"},
+      {R"({"repair": [1]})", "'repair' must be a share"},
       {R"({"methods": []})", "'methods' must be an object"},
       {R"([])", "must be an object"},
   };

@@ -301,6 +301,9 @@ Result<Resolved> resolve(const Recipe& recipe, const ModelConfig& config, const 
     return bad_input("this model is quantized already; start from the float checkpoint it was made from");
   }
   AUTOGLM_RETURN_IF_ERROR(check_methods(recipe, registry));
+  if (recipe.repair > 0 && !calibrated) {
+    return invalid_argument("--repair looks at outputs and needs calibration text: give --calibration-dataset");
+  }
   AUTOGLM_ASSIGN_OR_RETURN(const MethodWord method, registry.parse(recipe.method));
   Resolved out;
   out.config = config.as_transformers();
@@ -371,7 +374,7 @@ std::string Resolved::config_json() const {
 }
 
 bool Resolved::data_free(const Registry& registry, const Recipe& recipe) const {
-  if (!smoother.empty()) return false;
+  if (!smoother.empty() || recipe.repair > 0) return false;
   std::set<std::string> methods;
   for (const Decision& decision : decisions) {
     if (!decision.is_quantized()) continue;

@@ -33,6 +33,7 @@ struct CompressOptions {
   std::string method;        ///< "gptq", "gptaq", "awq", "smoothquant", "rtn", or a fold before rounding: "awq+gptq"
                              ///< [gptq where there is calibration text, else rtn]
   std::string effort;        ///< fast | balanced | best: sets the three that follow where they are not given [fast]
+  double repair = -1;        ///< share of its outputs that a matrix may lose before it gets more bits; 0: any [0]
   int64_t reconstruct = -1;  ///< steps that train each block's rounding and scales against the source's block [0]
   int64_t refine = -1;       ///< passes over the calibration text that train scales and norms against the source [0]
   std::string observer;      ///< how w8a8-static finds ranges: minmax | moving-average | percentile | mse | entropy

@@ -165,6 +165,13 @@ def test_folded_scales_of_the_demo_model(scheme, method, compress, our_logits):
     assert agree(our_logits(folder, ids), their_logits(folder, ids))
 
 
+def test_repaired_layers_of_the_demo_model(compress, our_logits):
+    folder = compress("glm-phone-demo", "-q", "int3-g64", "--repair", "0.5%", "--calibration-samples", "4", "--calibration-length", "128")
+    assert len(quantized_to(folder)) > 1
+    ids = token_ids(folder)
+    assert agree(our_logits(folder, ids), their_logits(folder, ids))
+
+
 def test_packed_zero_points_need_dequantize(compress):
     """Left compressed, compressed-tensors 0.20 expects zero points unpacked and transformers drops ours (and those of
     llm-compressor alike). When this fails, the loader has been mended and docs/FORMATS.md can say so."""
