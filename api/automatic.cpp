@@ -98,14 +98,12 @@ Status check_writable(const std::string& path) {
   return can ? ok_status() : resource_exhausted(format::display_path(path) + ": cannot be written");
 }
 
-Status check_memory(const Settings& settings, const model::Decoder& source, const search::SensitivityOptions& options) {
-  const int64_t needed = current_rss_bytes() + search::sensitivity_bytes(source, options);
+Status check_memory(const Settings& settings, std::string_view what, int64_t bytes, std::string_view instead) {
+  const int64_t needed = current_rss_bytes() + bytes;
   const int64_t most = memory_limit(settings.max_ram);
   if (needed <= most) return ok_status();
-  return resource_exhausted(
-      fmt::format("measuring sensitivities needs {} of memory, but {} are allowed; name a quantization instead of a "
-                  "budget, or --scores that were measured elsewhere",
-                  format_bytes(needed), format_bytes(most)));
+  return resource_exhausted(fmt::format("measuring {} needs {} of memory, but {} are allowed; {}", what,
+                                        format_bytes(needed), format_bytes(most), instead));
 }
 
 }  // namespace
@@ -123,7 +121,9 @@ Result<Automatic> measure_for_budget(const Settings& settings, const model::Deco
   }
   search::SensitivityOptions options;
   options.seed = settings.seed;
-  AUTOGLM_RETURN_IF_ERROR(check_memory(settings, source, options));
+  AUTOGLM_RETURN_IF_ERROR(
+      check_memory(settings, "sensitivities", search::sensitivity_bytes(source, options),
+                   "name a quantization instead of a budget, or --scores that were measured elsewhere"));
   if (!settings.scores.empty()) AUTOGLM_RETURN_IF_ERROR(check_writable(settings.scores));
   out.measured = true;
   AUTOGLM_ASSIGN_OR_RETURN(
@@ -133,6 +133,17 @@ Result<Automatic> measure_for_budget(const Settings& settings, const model::Deco
     AUTOGLM_RETURN_IF_ERROR(format::replace_file(settings.scores, out.sensitivity.to_json().dump(1) + "\n"));
   }
   return out;
+}
+
+Result<search::Swapped> swap_formats(const Settings& settings, const pass::Recipe& recipe, const model::Decoder& source,
+                                     const pass::Registry& registry, const Automatic& automatic,
+                                     const search::Allocation& start, int64_t bytes,
+                                     const std::vector<eval::Tokens>& calibration, const std::filesystem::path& scratch,
+                                     CancelToken& cancel) {
+  const search::SwapOptions options{.rounds = settings.swaps, .scratch = scratch};
+  AUTOGLM_RETURN_IF_ERROR(check_memory(settings, "swaps", search::swaps_bytes(source, options), "use --swaps 0"));
+  return search::measure_swaps(source, recipe, registry, automatic.sensitivity, start, bytes, automatic.profile,
+                               calibration, options, cancel);
 }
 
 Result<int64_t> first_budget(const Settings& settings, Automatic& automatic) {

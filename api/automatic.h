@@ -1,5 +1,6 @@
 #pragma once
 /// Automatic bits: what fits a budget and loses least, chosen from measured sensitivities.
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -8,6 +9,7 @@
 #include "compress/pass/registry.h"
 #include "compress/search/allocation.h"
 #include "compress/search/sensitivity.h"
+#include "compress/search/swaps.h"
 #include "core/base/cancel.h"
 #include "core/base/status.h"
 #include "core/eval/scorer.h"
@@ -26,6 +28,14 @@ struct Automatic {
 /// work).
 Result<Automatic> measure_for_budget(const Settings& settings, const model::Decoder& source,
                                      const pass::Registry& registry, const std::vector<eval::Tokens>& calibration,
+                                     CancelToken& cancel);
+
+/// Moves bits between groups by measurement (search/swaps.h), `settings.swaps` rounds, with three artifacts at a time
+/// in the folder `scratch`. `recipe`: before formats were chosen. kResourceExhausted: memory, disk.
+Result<search::Swapped> swap_formats(const Settings& settings, const pass::Recipe& recipe, const model::Decoder& source,
+                                     const pass::Registry& registry, const Automatic& automatic,
+                                     const search::Allocation& start, int64_t bytes,
+                                     const std::vector<eval::Tokens>& calibration, const std::filesystem::path& scratch,
                                      CancelToken& cancel);
 
 /// Bytes of tensors that the settings' budget allows, or for a contract where to begin. Settles `automatic.profile`:

@@ -20,6 +20,7 @@
 #include "api/texts.h"
 #include "compress/pass/journal.h"
 #include "compress/pass/pipeline.h"
+#include "compress/pass/repair.h"
 #include "compress/quant/reconstruct.h"
 #include "compress/quant/refine.h"
 #include "compress/quant/register.h"
@@ -286,8 +287,20 @@ class Compression {
 
   // The best formats within `bytes`, as the recipe and what it means.
   Status take_formats(int64_t bytes) {
-    AUTOGLM_ASSIGN_OR_RETURN(const auto chosen, search::allocate(automatic_.sensitivity, bytes, automatic_.profile));
+    AUTOGLM_ASSIGN_OR_RETURN(auto chosen, search::allocate(automatic_.sensitivity, bytes, automatic_.profile));
+    std::optional<eval::Swaps> swaps;
+    if (settings_.swaps > 0 && !searches_size() && !options_.dry_run) {
+      const auto start = Clock::now();
+      AUTOGLM_ASSIGN_OR_RETURN(const auto source, training_source());
+      AUTOGLM_ASSIGN_OR_RETURN(const auto swapped,
+                               api::swap_formats(settings_, open_recipe_, source, registry_, automatic_, chosen, bytes,
+                                                 calibration_, fs::absolute(output_).parent_path(), cancel_));
+      chosen = swapped.allocation;
+      swaps = eval::Swaps{swapped.measurements, swapped.kl_before, swapped.kl_after};
+      swapping_ = seconds_since(start);
+    }
     report_.automatic = describe(chosen, bytes);
+    report_.automatic->swaps = swaps;
     settings_.recipe = search::with_allocation(open_recipe_, automatic_.sensitivity, chosen);
     AUTOGLM_ASSIGN_OR_RETURN(resolved_, pass::resolve(settings_.recipe, source().config, source().layout,
                                                       &source().checkpoint, registry_, true));
@@ -307,7 +320,8 @@ class Compression {
                             .tokens = automatic_.sensitivity.tokens,
                             .formats = {},
                             .curve = {},
-                            .attempts = {}};
+                            .attempts = {},
+                            .swaps = {}};
     for (const search::Point& point : search::size_loss_curve(automatic_.sensitivity, automatic_.profile)) {
       out.curve.push_back({point.bytes, point.loss});
     }
@@ -436,6 +450,7 @@ class Compression {
     const pass::PipelineInput input{&settings_.recipe, &registry_,   &*resolved_, &plan_,
                                     &*decoder_,        calibration_, journal,     {}};
     AUTOGLM_ASSIGN_OR_RETURN(const auto pipeline, pass::run_pipeline(input, writer, cancel_));
+    pass::warn_of_losses(pipeline.tensors);
     AUTOGLM_RETURN_IF_ERROR(writer.finish());
     AUTOGLM_RETURN_IF_ERROR(train(writer.staging(), journal));
     seconds_ = seconds_since(start);
@@ -449,6 +464,7 @@ class Compression {
     report_.measured = eval::Cost{peak_rss_bytes(), pipeline.bytes_written, seconds_};
     for (const auto& [stage, seconds] : pipeline.seconds) report_.stages.push_back({stage, seconds});
     if (searching_ > 0) report_.stages.push_back({"measuring sensitivity", searching_});
+    if (swapping_ > 0) report_.stages.push_back({"measuring swaps", swapping_});
     if (reconstructing_ > 0) report_.stages.push_back({"reconstructing", reconstructing_});
     if (refining_ > 0) report_.stages.push_back({"refining", refining_});
     for (const auto& t : pipeline.tensors) {
@@ -622,7 +638,7 @@ class Compression {
 
   double seconds_ = 0;                        // compressing took
   double reconstructing_ = 0, refining_ = 0;  // of it
-  double searching_ = 0;                      // before it
+  double searching_ = 0, swapping_ = 0;       // before it
   eval::Report report_;
 };
 

@@ -18,7 +18,7 @@ namespace {
 using nlohmann::json;
 
 constexpr int64_t kMaxRecipeBytes = 1 << 20;
-constexpr int64_t kMaxSamples = 1 << 20, kMaxLength = 1 << 20;
+constexpr int64_t kMaxSwaps = 1000, kMaxSamples = 1 << 20, kMaxLength = 1 << 20;
 constexpr int64_t kMinShard = 1 << 20;
 
 // One member of a recipe file that is no part of pass::Recipe: its name and how it is read.
@@ -79,6 +79,7 @@ const std::vector<Member>& members() {
       {"ratio", number(&Settings::ratio)},
       {"profile", text(&Settings::profile)},
       {"scores", text(&Settings::scores)},
+      {"swaps", whole(&Settings::swaps)},
       {"calibration", text(&Settings::calibration)},
       {"calibration_samples", whole(&Settings::calibration_samples)},
       {"calibration_length", whole(&Settings::calibration_length)},
@@ -135,6 +136,7 @@ Status check(const Settings& s) {
   if (s.recipe.repair > 0 && s.automatic) {
     return invalid_argument("--repair gives bits beyond a budget; it contradicts one, and -q auto");
   }
+  AUTOGLM_RETURN_IF_ERROR(in_range("--swaps", s.swaps, 0, kMaxSwaps));
   AUTOGLM_RETURN_IF_ERROR(in_range("--reconstruct", s.recipe.reconstruct, 0, pass::kMaxSteps));
   AUTOGLM_RETURN_IF_ERROR(in_range("--refine", s.recipe.refine, 0, pass::kMaxEpochs));
   AUTOGLM_RETURN_IF_ERROR(in_range("--calibration-samples", s.calibration_samples, 1, kMaxSamples));
@@ -157,6 +159,7 @@ Result<Settings> with_effort(const std::string& effort) {
   settings.recipe.method = "gptaq";
   settings.recipe.reconstruct = effort == "best" ? 300 : 100;
   settings.recipe.refine = effort == "best" ? 4 : 1;
+  settings.swaps = effort == "best" ? 2 : 0;
   return settings;
 }
 
@@ -271,6 +274,7 @@ Result<Settings> settle(const CompressOptions& options) {
   s.automatic = s.automatic || (has_budget(s) && !s.scheme_given);
   take(options.profile, std::string(), s.profile);
   take(options.scores, std::string(), s.scores);
+  if (options.swaps >= 0) s.swaps = options.swaps;
   take(options.calibration, std::string(), s.calibration);
   s.samples_given |= options.calibration_samples != 0;
   s.length_given |= options.calibration_length != 0;

@@ -20,6 +20,7 @@ struct Settings {
   double ratio = 0;
   std::string profile;
   std::string scores;
+  int64_t swaps = 0;  // rounds of them
   std::string calibration;
   bool samples_given = false, length_given = false;  // the next two
   int64_t calibration_samples = 128;

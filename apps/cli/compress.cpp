@@ -35,6 +35,10 @@ void add_options(CLI::App& app, CompressOptions& options) {
   app.add_option("--scores", options.scores,
                  "file that keeps the measured sensitivities: another budget then takes no new measurement")
       ->group(recipe);
+  app.add_option("--swaps", options.swaps,
+                 "rounds in which bits move between layers by what the whole model is measured to lose [0; best: 2]")
+      ->check(CLI::NonNegativeNumber)
+      ->group(recipe);
   app.add_option("--method", options.method,
                  "gptq, gptaq, awq or rtn; awq+ or smoothquant+ before one of them folds scales first: awq+gptq [gptq "
                  "with calibration text, else rtn]")

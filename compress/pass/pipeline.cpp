@@ -70,7 +70,6 @@ class Pipeline {
       resolved_.quantization = describe_quantization(resolved_.decisions, resolved_.others);
       AUTOGLM_RETURN_IF_ERROR(writer_.write_file("config.json", resolved_.config_json()));
     }
-    warn_of_losses(report_.tensors);
     if (!folds_.empty()) AUTOGLM_RETURN_IF_ERROR(folds_.write(writer_.staging()));
     if (!statistics_.empty()) AUTOGLM_RETURN_IF_ERROR(statistics_.write(writer_.staging()));
     AUTOGLM_RETURN_IF_ERROR(copy_small_files(decoder_.checkpoint().folder(), writer_));

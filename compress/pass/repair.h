@@ -1,5 +1,5 @@
 #pragma once
-/// Repair: what is done about modules that lost too much. Private to the room.
+/// Repair: what is done about modules that lost too much.
 #include <optional>
 #include <vector>
 

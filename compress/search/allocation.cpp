@@ -16,14 +16,6 @@ std::string pattern_of(const Group& group) {
   return pattern + ")$";
 }
 
-bool allows(Profile profile, const Group& group, const std::string& word) {
-  if (word == "keep" || profile == Profile::kAny) return true;
-  if (group.kind == "embedding") return false;
-  if (profile == Profile::kTransformers) return true;
-  const auto scheme = pass::Scheme::parse(word);
-  return group.kind != "head" && scheme.ok() && (scheme->weights.num_bits == 4 || scheme->weights.num_bits == 8);
-}
-
 /// What a profile leaves of every group, and where it stands among all candidates.
 struct Allowed {
   Groups groups;
@@ -46,6 +38,14 @@ Allowed allowed_by(const Sensitivity& sensitivity, Profile profile) {
 }
 
 }  // namespace
+
+bool allows(Profile profile, const Group& group, const std::string& word) {
+  if (word == "keep" || profile == Profile::kAny) return true;
+  if (group.kind == "embedding") return false;
+  if (profile == Profile::kTransformers) return true;
+  const auto scheme = pass::Scheme::parse(word);
+  return group.kind != "head" && scheme.ok() && (scheme->weights.num_bits == 4 || scheme->weights.num_bits == 8);
+}
 
 std::string quoted(const std::string& name) {
   std::string out;

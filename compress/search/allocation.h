@@ -23,6 +23,9 @@ struct Allocation {
 /// message has both numbers.
 Result<Allocation> allocate(const Sensitivity& sensitivity, int64_t bytes, Profile profile);
 
+/// Whether artifacts for `profile` may store `group` by this scheme word ("keep": as it is).
+bool allows(Profile profile, const Group& group, const std::string& word);
+
 /// The bytes of the smallest and of the largest allocation.
 struct SizeRange {
   int64_t smallest = 0, largest = 0;

@@ -78,6 +78,12 @@ struct Attempt {
   bool holds = false;
 };
 
+/// Formats that were exchanged by what the whole model was measured to lose.
+struct Swaps {
+  int64_t measurements = 0;
+  double kl_before = 0, kl_after = 0;  ///< nats per token, of rounding to nearest
+};
+
 /// How formats were chosen under a budget (docs/RECIPES.md).
 struct AutomaticBits {
   std::string profile;       ///< "any", "transformers", "vllm"
@@ -88,6 +94,7 @@ struct AutomaticBits {
   std::vector<ChosenFormat> formats;
   std::vector<CurvePoint> curve;  ///< estimated, from the smallest size to the least loss
   std::vector<Attempt> attempts;  ///< of a contract, in their order; else none
+  std::optional<Swaps> swaps;
 };
 
 struct StageTime {

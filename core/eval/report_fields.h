@@ -66,6 +66,13 @@ void fields(Is<Attempt> auto& s, V&& visit) {
 }
 
 template <typename V>
+void fields(Is<Swaps> auto& s, V&& visit) {
+  visit("measurements", s.measurements, "of the whole model, each with another group in another format");
+  visit("kl_before", s.kl_before, "measured KL of rounding to nearest by the estimates' choice, nats per token");
+  visit("kl_after", s.kl_after, "by what was exchanged since");
+}
+
+template <typename V>
 void fields(Is<AutomaticBits> auto& s, V&& visit) {
   visit("profile", s.profile, "what the formats must run on: any, transformers or vllm");
   visit("budget_bytes", s.budget_bytes, "that all tensors may take");
@@ -75,6 +82,7 @@ void fields(Is<AutomaticBits> auto& s, V&& visit) {
   visit("formats", s.formats, "what was chosen");
   visit("curve", s.curve, "sizes and the least loss estimated for each");
   visit("attempts", s.attempts, "sizes that were written and measured to find the smallest that keeps the contract");
+  visit("swaps", s.swaps, "formats exchanged by measurement");
 }
 
 template <typename V>

@@ -36,7 +36,8 @@ Report full_report() {
       4096,
       {{"model.layers.0.mlp.down_proj", "int3-g64", 75'000, 3.05, 0.004}, {"lm_head", "keep", 2'097'152, 16, 0}},
       {{1'900'000, 0.09}, {2'600'000, 0.01}},
-      {{2'500'000, 0.02, 0.015, 0.01, true}, {2'000'000, 0.05, std::nullopt, 0.06, false}}};
+      {{2'500'000, 0.02, 0.015, 0.01, true}, {2'000'000, 0.05, std::nullopt, 0.06, false}},
+      Swaps{70, 0.03, 0.025}};
   r.reconstruction = {{0, 0.0061, 0.0052, true}, {1, 0.007, 0.0071, false}};
   r.refinement = Refinement{2, 60, 0.0151, 0.0124, true};
   r.passes = {{"model.layers.0.mlp.down_proj", "gptq", "INT4 g128 symmetric", 1e-5, 0.998, 0.01, "damping 0.02"}};

@@ -228,6 +228,11 @@ void add_method(std::string& out, const Report& report) {
     out += fmt::format("- Formats chosen for {} within {}, profile {}: estimated KL {:.5f} before compensation\n",
                        format_bytes(a->bytes), format_bytes(a->budget_bytes), plain(a->profile), a->estimated_kl);
   }
+  if (report.automatic && report.automatic->swaps) {
+    const Swaps& s = *report.automatic->swaps;
+    out += fmt::format("- Swapped formats by {} measurements: KL {:.5f} → {:.5f} before compensation\n", s.measurements,
+                       s.kl_before, s.kl_after);
+  }
   if (!report.reconstruction.empty()) {
     double before = 0, after = 0;
     for (const BlockReconstruction& block : report.reconstruction) {

@@ -49,6 +49,7 @@ struct CompressOptions {
   int64_t target_size = 0;  ///< bytes of the weight files
   double ratio = 0;         ///< times smaller than the model in fp32
   std::string profile;  ///< formats to choose from: any | transformers | vllm [transformers, any where that is too big]
+  int64_t swaps = -1;   ///< rounds in which bits move between groups by what the whole model is measured to lose [0]
   std::string scores;   ///< file that keeps measured sensitivities for further budgets [none]
 
   // Calibration text: .txt, .jsonl, a folder of them, a set of build_calibration(), or "self": written by the model
