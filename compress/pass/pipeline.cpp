@@ -94,6 +94,7 @@ class Pipeline {
   /// One module from file to file.
   Status stream(const Decision& decision) {
     AUTOGLM_RETURN_IF_ERROR(cancel_.check());
+    return_freed_memory();
     if (!decision.scheme) return copy(decision);
     Target target = artifact_.file_target(decision);
     AUTOGLM_RETURN_IF_ERROR(compress_alone(decision, target));
@@ -192,6 +193,7 @@ class Pipeline {
   /// Compresses a block, or takes it from the journal.
   Status run_block(int64_t layer, const std::vector<const Decision*>& decisions) {
     settle();
+    return_freed_memory();
     const std::string part = fmt::format("layer-{:05}", layer);
     if (input_.journal == nullptr) {
       AUTOGLM_RETURN_IF_ERROR(compress_block(layer, decisions));

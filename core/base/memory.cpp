@@ -1,6 +1,9 @@
 #include "core/base/memory.h"
 
 #include <fmt/format.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include <charconv>
 #include <cmath>
@@ -22,6 +25,12 @@ int64_t proc_status_kib(std::string_view key) {
 
 int64_t current_rss_bytes() { return proc_status_kib("VmRSS:"); }
 int64_t peak_rss_bytes() { return proc_status_kib("VmHWM:"); }
+
+void return_freed_memory() {
+#ifdef __GLIBC__
+  ::malloc_trim(0);
+#endif
+}
 
 std::string format_bytes(int64_t bytes) {
   constexpr const char* kUnits[] = {"B", "kB", "MB", "GB", "TB", "PB"};

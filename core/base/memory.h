@@ -12,6 +12,11 @@ namespace autoglm {
 int64_t current_rss_bytes();
 int64_t peak_rss_bytes();
 
+/// Gives memory that was freed back to the system. An allocator keeps it for later, more and more of it where large
+/// buffers of many sizes come and go, so that a bound on what is in use is no bound on what is resident. Costs a few
+/// milliseconds, and the page faults of what is needed again.
+void return_freed_memory();
+
 /// "1.2 GB", "512 MB", "96 B": decimal units, three significant digits, as disks and model cards count.
 std::string format_bytes(int64_t bytes);
 
