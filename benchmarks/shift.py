@@ -18,7 +18,6 @@ from demo import DEMO, compress, divergence, start_of, without_tasks
 from measure import AUTOGLM, ROOT, run
 
 
-
 def write_kinds(prose, folder):
     """{kind: file or "self"}; several times as much text as is drawn from it."""
     words = random.Random(1)

@@ -94,8 +94,8 @@ class Pipeline {
   /// One module from file to file.
   Status stream(const Decision& decision) {
     AUTOGLM_RETURN_IF_ERROR(cancel_.check());
-    return_freed_memory();
     if (!decision.scheme) return copy(decision);
+    return_freed_memory();
     Target target = artifact_.file_target(decision);
     AUTOGLM_RETURN_IF_ERROR(compress_alone(decision, target));
     return write(decision, target);

@@ -12,6 +12,7 @@
 
 #include "compress/calibrate/hidden_states.h"
 #include "compress/pass/plan.h"
+#include "compress/search/excerpt.h"
 #include "compress/search/groups.h"
 #include "compress/tensor/bridge.h"
 #include "core/base/progress.h"
@@ -75,15 +76,9 @@ class Estimator {
       for (const Decision* decision : grouped.decisions)
         by_source_[decision->source.name].push_back({decision, &grouped});
     }
-    std::vector<int64_t> lengths;
-    for (const eval::Tokens& sequence : calibration) {
-      const auto length = std::min(static_cast<int64_t>(sequence.size()), options_.length);
-      if (length < 2 || tokens_ + length > options_.tokens) continue;
-      sequences_.emplace_back(sequence.begin(), sequence.begin() + length);
-      lengths.push_back(length);
-      tokens_ += length;
-    }
-    if (sequences_.empty()) return invalid_argument("choosing formats needs calibration text");
+    text_ = Excerpt::of(calibration, options_.tokens, options_.length);
+    if (text_.sequences.empty()) return invalid_argument("choosing formats needs calibration text");
+    const std::vector<int64_t> lengths = text_.lengths();
     rotary_ = source_.rotary(*std::max_element(lengths.begin(), lengths.end()));
     for (int64_t layer = 0; layer <= source_.config().num_hidden_layers; ++layer) {
       AUTOGLM_ASSIGN_OR_RETURN(HiddenStates states,
@@ -95,14 +90,14 @@ class Estimator {
 
   Status run_forward(Progress& progress) {
     const at::NoGradGuard no_grad;
-    for (size_t i = 0; i < sequences_.size(); ++i) {
-      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor embedded, source_.embed(sequences_[i]));
+    for (size_t i = 0; i < text_.sequences.size(); ++i) {
+      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor embedded, source_.embed(text_.sequences[i]));
       AUTOGLM_RETURN_IF_ERROR(states_[0].put(static_cast<int64_t>(i), embedded));
     }
     for (int64_t layer = 0; layer < source_.config().num_hidden_layers; ++layer) {
       progress.update(layer, "forward");
       AUTOGLM_ASSIGN_OR_RETURN(const model::Block block, source_.load_block(layer, &cancel_));
-      for (int64_t i = 0; i < static_cast<int64_t>(sequences_.size()); ++i) {
+      for (int64_t i = 0; i < static_cast<int64_t>(text_.sequences.size()); ++i) {
         AUTOGLM_RETURN_IF_ERROR(cancel_.check());
         AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor input, states_[static_cast<size_t>(layer)].get(i, 1));
         const at::Tensor output = model::forward(source_.config(), block, rotary_, input);
@@ -118,7 +113,7 @@ class Estimator {
     const format::ModuleSpec& head = source_.stored().head();
     const at::AutoGradMode with_gradient(true);
     std::vector<at::Tensor> last;
-    for (size_t i = 0; i < sequences_.size(); ++i) {
+    for (size_t i = 0; i < text_.sequences.size(); ++i) {
       AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor states, states_.back().get(static_cast<int64_t>(i), 1));
       last.push_back(states[0]);
     }
@@ -132,7 +127,7 @@ class Estimator {
     {
       const at::NoGradGuard no_grad;
       const at::Tensor x = normalized.detach();
-      at::Tensor total = at::full({tokens_, 1}, -INFINITY);
+      at::Tensor total = at::full({text_.tokens, 1}, -INFINITY);
       AUTOGLM_RETURN_IF_ERROR(for_head_rows(head, [&](int64_t, const at::Tensor& rows) {
         total = at::logaddexp(total, at::mm(x, rows.t()).logsumexp(-1, true));
         return ok_status();
@@ -149,7 +144,7 @@ class Estimator {
     }
     normalized.backward(gradient);
     int64_t first = 0;
-    for (const eval::Tokens& sequence : sequences_) {
+    for (const eval::Tokens& sequence : text_.sequences) {
       const auto length = static_cast<int64_t>(sequence.size());
       gradients_.push_back(hidden.grad().narrow(0, first, length).unsqueeze(0).clone());
       first += length;
@@ -172,11 +167,11 @@ class Estimator {
   /// One token for each position: the first whose cumulated probability exceeds a uniform number.
   Result<at::Tensor> draw(const format::ModuleSpec& head, const at::Tensor& x, const at::Tensor& total) {
     eval::SplitMix64 random(options_.seed);
-    at::Tensor uniform = at::empty({tokens_, 1}, at::kDouble);
-    for (int64_t i = 0; i < tokens_; ++i) {
+    at::Tensor uniform = at::empty({text_.tokens, 1}, at::kDouble);
+    for (int64_t i = 0; i < text_.tokens; ++i) {
       uniform.mutable_data_ptr<double>()[i] = static_cast<double>(random.next() >> 11) * 0x1p-53;
     }
-    at::Tensor drawn = at::zeros({tokens_}, at::kLong), before = at::zeros({tokens_, 1}, at::kDouble);
+    at::Tensor drawn = at::zeros({text_.tokens}, at::kLong), before = at::zeros({text_.tokens, 1}, at::kDouble);
     AUTOGLM_RETURN_IF_ERROR(for_head_rows(head, [&](int64_t, const at::Tensor& rows) {
       const at::Tensor cumulated = at::mm(x, rows.t()).sub_(total).exp_().to(at::kDouble).cumsum_(1).add_(before);
       drawn += cumulated.le(uniform).sum(1);
@@ -190,7 +185,7 @@ class Estimator {
                          const at::Tensor& x) {
     at::Tensor squares = at::zeros_like(rows);
     int64_t at = 0;
-    for (const eval::Tokens& sequence : sequences_) {
+    for (const eval::Tokens& sequence : text_.sequences) {
       const auto length = static_cast<int64_t>(sequence.size());
       squares.add_(at::mm(wanted.narrow(0, at, length).t(), x.narrow(0, at, length)).square_());
       at += length;
@@ -212,7 +207,7 @@ class Estimator {
         watched.emplace_back(linear, at::zeros_like(linear->weight));
       }
     }
-    for (size_t i = 0; i < sequences_.size(); ++i) {
+    for (size_t i = 0; i < text_.sequences.size(); ++i) {
       AUTOGLM_RETURN_IF_ERROR(cancel_.check());
       const at::AutoGradMode with_gradient(true);
       AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor states, states_.back().get(static_cast<int64_t>(i), 1));
@@ -244,7 +239,7 @@ class Estimator {
     const format::ModuleSpec& table = source_.stored().embedding();
     const at::NoGradGuard no_grad;
     std::set<int32_t> seen;
-    for (const eval::Tokens& sequence : sequences_) seen.insert(sequence.begin(), sequence.end());
+    for (const eval::Tokens& sequence : text_.sequences) seen.insert(sequence.begin(), sequence.end());
     std::map<int32_t, int64_t> row_of;
     at::Tensor rows = at::empty({static_cast<int64_t>(seen.size()), table.shape[1]});
     for (const int32_t token : seen) {
@@ -254,11 +249,11 @@ class Estimator {
           tensor::load_rows_into(source_.checkpoint(), table.weight_name(), token, rows.narrow(0, row, 1)));
     }
     at::Tensor squares = at::zeros_like(rows);
-    for (size_t i = 0; i < sequences_.size(); ++i) {
+    for (size_t i = 0; i < text_.sequences.size(); ++i) {
       AUTOGLM_RETURN_IF_ERROR(cancel_.check());
-      at::Tensor places = at::empty({static_cast<int64_t>(sequences_[i].size())}, at::kLong);
-      for (size_t t = 0; t < sequences_[i].size(); ++t) {
-        places.mutable_data_ptr<int64_t>()[t] = row_of.at(sequences_[i][t]);
+      at::Tensor places = at::empty({static_cast<int64_t>(text_.sequences[i].size())}, at::kLong);
+      for (size_t t = 0; t < text_.sequences[i].size(); ++t) {
+        places.mutable_data_ptr<int64_t>()[t] = row_of.at(text_.sequences[i][t]);
       }
       squares.add_(at::zeros_like(rows).index_add_(0, places, gradients_[i][0]).square_());
     }
@@ -293,14 +288,14 @@ class Estimator {
       if (!std::isfinite(sum)) {
         return bad_input(fmt::format("{}: the gradient of its weights is NaN or infinite", target.name));
       }
-      place.grouped->group.candidates[i].loss += sum / (2 * static_cast<double>(tokens_));
+      place.grouped->group.candidates[i].loss += sum / (2 * static_cast<double>(text_.tokens));
     }
     return ok_status();
   }
 
   Sensitivity finish() {
     Sensitivity out;
-    out.tokens = tokens_;
+    out.tokens = text_.tokens;
     std::set<const Decision*> chosen;
     for (GroupedDecisions& grouped : groups_) {
       chosen.insert(grouped.decisions.begin(), grouped.decisions.end());
@@ -333,8 +328,7 @@ class Estimator {
   pass::Resolved resolved_;
   std::vector<GroupedDecisions> groups_;
   std::map<std::string, std::vector<Place>> by_source_;  ///< by the name of the source's module
-  std::vector<eval::Tokens> sequences_;
-  int64_t tokens_ = 0;
+  Excerpt text_;
   model::Rotary rotary_;
   std::vector<HiddenStates> states_;   ///< inputs of each block and of the final norm; the last are dropped when used
   std::vector<at::Tensor> gradients_;  ///< of each sequence's states, at the layer that is at hand

@@ -5,8 +5,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <random>
-
 #include "compress/pass/pipeline.h"
 #include "compress/search/testing.h"
 #include "core/eval/test_folder.h"
@@ -15,16 +13,9 @@
 namespace autoglm::search {
 namespace {
 
+using testing::divergence;
 using ::testing::HasSubstr;
-
-std::vector<eval::Tokens> random_tokens(int64_t count, int64_t length, uint64_t seed) {
-  std::mt19937_64 generator(seed);
-  std::vector<eval::Tokens> out(static_cast<size_t>(count));
-  for (eval::Tokens& tokens : out) {
-    for (int64_t i = 0; i < length; ++i) tokens.push_back(static_cast<int32_t>(generator() % 320));
-  }
-  return out;
-}
+using testing::random_tokens;
 
 Result<Sensitivity> measure(const std::string& family, const pass::Recipe& recipe,
                             const std::vector<std::string>& schemes, int64_t tokens = 2048) {
@@ -35,28 +26,6 @@ Result<Sensitivity> measure(const std::string& family, const pass::Recipe& recip
   options.tokens = tokens;
   options.length = 32;
   return measure_sensitivity(source, recipe, testing::registry(), random_tokens(64, 32, 1), options, cancel);
-}
-
-/// Mean KL(source || written) over the tokens, in nats.
-double divergence(const model::Decoder& source, const model::Decoder& written, const std::vector<eval::Tokens>& texts) {
-  const at::NoGradGuard no_grad;
-  double sum = 0;
-  int64_t tokens = 0;
-  for (const eval::Tokens& text : texts) {
-    at::Tensor logits[2];
-    for (const int which : {0, 1}) {
-      const model::Decoder& model = which == 0 ? source : written;
-      at::Tensor states = model.embed(text).value();
-      const model::Rotary rotary = model.rotary(states.size(1));
-      for (int64_t layer = 0; layer < model.config().num_hidden_layers; ++layer) {
-        states = model::forward(model.config(), model.load_block(layer).value(), rotary, states);
-      }
-      logits[which] = at::log_softmax(model.logits(states[0]).value(), -1);
-    }
-    sum += (logits[0].exp() * (logits[0] - logits[1])).sum().item<double>();
-    tokens += static_cast<int64_t>(text.size());
-  }
-  return sum / static_cast<double>(tokens);
 }
 
 class SensitivityFamily : public ::testing::TestWithParam<std::string> {};
@@ -70,21 +39,14 @@ TEST_P(SensitivityFamily, ForeseesTheDivergence) {
   double estimated = 0;
   for (const Group& group : sensitivity->groups) estimated += group.candidates.front().loss;
 
-  CancelToken cancel;
   const eval::TestFolder scratch;
   const model::Decoder source = model::Decoder::open(format::kTiny / GetParam()).value();
-  const pass::Registry registry = testing::registry();
   pass::Recipe recipe;
   recipe.scheme = *pass::Scheme::parse("int6-channel");
   recipe.embedding = recipe.head = recipe.scheme;
-  const auto resolved =
-      pass::resolve(recipe, source.config(), source.layout(), &source.checkpoint(), registry, false).value();
-  const auto plan = pass::make_plan(recipe, registry, resolved, &source.checkpoint(), {}).value();
-  auto writer = format::CheckpointWriter::create(scratch.path() / "out").value();
-  ASSERT_TRUE(pass::run_pipeline({&recipe, &registry, &resolved, &plan, &source, {}, {}}, writer, cancel).ok());
-  ASSERT_TRUE(writer.commit().ok());
-  const model::Decoder written = model::Decoder::open(scratch.path() / "out").value();
-  const double measured = divergence(source, written, random_tokens(64, 32, 1));
+  const auto written = testing::written(source, recipe, scratch.path() / "out");
+  ASSERT_TRUE(written.ok()) << written.status().message();
+  const double measured = divergence(source, *written, random_tokens(64, 32, 1));
   // That other experts are chosen has no gradient.
   EXPECT_GT(estimated, (GetParam() == "glm4_moe" ? 0.25 : 0.5) * measured) << measured;
   EXPECT_LT(estimated, 2 * measured) << measured;

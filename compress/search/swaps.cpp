@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "compress/pass/pipeline.h"
+#include "compress/search/excerpt.h"
 #include "compress/tensor/bridge.h"
 #include "core/base/progress.h"
 #include "core/format/checkpoint_writer.h"
@@ -74,7 +75,7 @@ class Swapper {
                           sensitivity_.groups[group].name);
           double loss = 0;
           if (sides[side].choices[group] != out.allocation.choices[group]) {
-            AUTOGLM_ASSIGN_OR_RETURN(loss, divergence(group, &other.decoder));
+            AUTOGLM_ASSIGN_OR_RETURN(loss, divergence(group, other.decoder));
             loss -= out.kl_after;
           }
           losses[side].push_back(loss);
@@ -93,13 +94,8 @@ class Swapper {
 
  private:
   Status read(const std::vector<eval::Tokens>& calibration) {
-    for (const eval::Tokens& sequence : calibration) {
-      const auto length = std::min(static_cast<int64_t>(sequence.size()), options_.length);
-      if (length < 2 || tokens_ + length > options_.tokens) continue;
-      sequences_.emplace_back(sequence.begin(), sequence.begin() + length);
-      tokens_ += length;
-    }
-    if (sequences_.empty()) return invalid_argument("measuring swaps needs calibration text");
+    text_ = Excerpt::of(calibration, options_.tokens, options_.length);
+    if (text_.sequences.empty()) return invalid_argument("measuring swaps needs calibration text");
     rotary_ = source_.rotary(options_.length);
     AUTOGLM_ASSIGN_OR_RETURN(std::vector<at::Tensor> states, embed(source_));
     for (int64_t layer = 0; layer < source_.config().num_hidden_layers; ++layer) {
@@ -112,7 +108,7 @@ class Swapper {
 
   Result<std::vector<at::Tensor>> embed(const model::Decoder& decoder) const {
     std::vector<at::Tensor> states;
-    for (const eval::Tokens& sequence : sequences_) {
+    for (const eval::Tokens& sequence : text_.sequences) {
       AUTOGLM_ASSIGN_OR_RETURN(at::Tensor embedded, decoder.embed(sequence));
       states.push_back(std::move(embedded));
     }
@@ -218,7 +214,7 @@ class Swapper {
   }
 
   /// What the base loses with one group as `other` has it.
-  Result<double> divergence(size_t index, const model::Decoder* other) {
+  Result<double> divergence(size_t index, const model::Decoder& other) {
     const model::Decoder& base = base_->decoder;
     const Group& group = sensitivity_.groups[index];
     const std::set<std::string> modules(group.modules.begin(), group.modules.end());
@@ -229,17 +225,17 @@ class Swapper {
     }
     std::vector<at::Tensor> states = states_[static_cast<size_t>(std::max<int64_t>(changed, 0))];
     if (changed < 0) {
-      AUTOGLM_ASSIGN_OR_RETURN(states, embed(*other));
+      AUTOGLM_ASSIGN_OR_RETURN(states, embed(other));
     }
     for (int64_t layer = std::max<int64_t>(changed, 0); layer < layers; ++layer) {
       AUTOGLM_ASSIGN_OR_RETURN(model::Block block, base.load_block(layer, &cancel_));
       if (layer == changed) {
-        AUTOGLM_ASSIGN_OR_RETURN(model::Block with, other->load_block(layer, &cancel_));
+        AUTOGLM_ASSIGN_OR_RETURN(model::Block with, other.load_block(layer, &cancel_));
         exchange(block, with, modules);
       }
       AUTOGLM_RETURN_IF_ERROR(carry(base.config(), block, states));
     }
-    return divergence_of(states, group.kind == "head" ? *other : base);
+    return divergence_of(states, group.kind == "head" ? other : base);
   }
 
   static void exchange(model::Block& block, model::Block& with, const std::set<std::string>& modules) {
@@ -265,7 +261,7 @@ class Swapper {
         sum += log_p.exp().mul_(log_p - at::log_softmax(q, -1)).sum().item<double>();
       }
     }
-    return sum / static_cast<double>(tokens_);
+    return sum / static_cast<double>(text_.tokens);
   }
 
   const model::Decoder& source_;
@@ -275,8 +271,8 @@ class Swapper {
   Profile profile_;
   const SwapOptions& options_;
   CancelToken& cancel_;
-  std::vector<eval::Tokens> sequences_;
-  int64_t tokens_ = 0, measurements_ = 0;
+  Excerpt text_;
+  int64_t measurements_ = 0;
   model::Rotary rotary_;
   std::vector<at::Tensor> wanted_;  ///< the source's last states, by sequence
   std::optional<Rounded> base_;

@@ -1,13 +1,9 @@
 #include "compress/search/swaps.h"
 
-#include <ATen/ATen.h>
-#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
-#include <random>
 
-#include "compress/pass/pipeline.h"
 #include "compress/search/testing.h"
 #include "core/eval/test_folder.h"
 #include "core/format/tiny_models.h"
@@ -15,28 +11,9 @@
 namespace autoglm::search {
 namespace {
 
-std::vector<eval::Tokens> some_tokens() {
-  std::mt19937_64 generator(1);
-  std::vector<eval::Tokens> out(16);
-  for (eval::Tokens& tokens : out) {
-    for (int64_t i = 0; i < 32; ++i) tokens.push_back(static_cast<int32_t>(generator() % 320));
-  }
-  return out;
-}
-
-/// Last states of a model on the sequences, and the log-probabilities it gives them.
-at::Tensor log_probabilities(const model::Decoder& model, const eval::Tokens& text) {
-  at::Tensor states = model.embed(text).value();
-  const model::Rotary rotary = model.rotary(states.size(1));
-  for (int64_t layer = 0; layer < model.config().num_hidden_layers; ++layer) {
-    states = model::forward(model.config(), model.load_block(layer).value(), rotary, states);
-  }
-  return at::log_softmax(model.logits(states[0]).value(), -1);
-}
-
 struct Setting {
   explicit Setting(const std::string& family)
-      : source(model::Decoder::open(format::kTiny / family).value()), text(some_tokens()) {
+      : source(model::Decoder::open(format::kTiny / family).value()), text(testing::random_tokens(16, 32, 1)) {
     recipe.method = "rtn";
     SensitivityOptions options;
     options.schemes = {"int2-g32", "int3-g32", "int4-g32", "int6-g32", "int8-g32"};
@@ -56,24 +33,9 @@ struct Setting {
 
   /// Of the model written with these formats.
   double divergence(const Allocation& allocation) {
-    const at::NoGradGuard no_grad;
-    const pass::Recipe whole = with_allocation(recipe, sensitivity, allocation);
-    const auto resolved =
-        pass::resolve(whole, source.config(), source.layout(), &source.checkpoint(), methods, false).value();
-    const auto plan = pass::make_plan(whole, methods, resolved, &source.checkpoint(), {}).value();
-    auto writer = format::CheckpointWriter::create(folder.path() / "written", {.overwrite = true}).value();
-    CancelToken cancel;
-    const pass::PipelineInput input{&whole, &methods, &resolved, &plan, &source, {}, nullptr, {}};
-    EXPECT_TRUE(pass::run_pipeline(input, writer, cancel).ok());
-    EXPECT_TRUE(writer.commit().ok());
-    const model::Decoder written = model::Decoder::open(folder.path() / "written").value();
-    double sum = 0, tokens = 0;
-    for (const eval::Tokens& sequence : text) {
-      const at::Tensor p = log_probabilities(source, sequence), q = log_probabilities(written, sequence);
-      sum += (p.exp() * (p - q)).sum().item<double>();
-      tokens += static_cast<double>(sequence.size());
-    }
-    return sum / tokens;
+    const auto written =
+        testing::written(source, with_allocation(recipe, sensitivity, allocation), folder.path() / "written");
+    return testing::divergence(source, written.value(), text);
   }
 
   model::Decoder source;
