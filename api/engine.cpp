@@ -32,10 +32,10 @@ int use_threads(int threads) {
 }
 
 Result<model::DecoderOptions> decoder_options(const std::string& device, const std::string& compute) {
-  static const std::map<std::string, at::ScalarType> kTypes = {
+  static const std::map<std::string, at::ScalarType> types = {
       {"fp32", at::kFloat}, {"bf16", at::kBFloat16}, {"fp16", at::kHalf}};
-  const auto type = kTypes.find(compute);
-  if (type == kTypes.end()) {
+  const auto type = types.find(compute);
+  if (type == types.end()) {
     const std::vector<std::string> known = {"fp32", "bf16", "fp16"};
     return invalid_argument(unknown_word("compute type", compute, known));
   }

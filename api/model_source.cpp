@@ -19,9 +19,9 @@ fs::path cache_folder() {
     const char* value = std::getenv(name);
     return value != nullptr ? value : "";
   };
-  if (const fs::path hub = variable("HF_HUB_CACHE"); !hub.empty()) return hub;
-  if (const fs::path home = variable("HF_HOME"); !home.empty()) return home / "hub";
-  if (const fs::path xdg = variable("XDG_CACHE_HOME"); !xdg.empty()) return xdg / "huggingface" / "hub";
+  if (fs::path hub = variable("HF_HUB_CACHE"); !hub.empty()) return hub;
+  if (fs::path home = variable("HF_HOME"); !home.empty()) return home / "hub";
+  if (fs::path xdg = variable("XDG_CACHE_HOME"); !xdg.empty()) return xdg / "huggingface" / "hub";
   return variable("HOME") / ".cache" / "huggingface" / "hub";
 }
 

@@ -15,26 +15,23 @@ readonly min_cmake=3.25 min_python='(3, 11)'
 say() { echo "bootstrap: $*" >&2; }
 fail() { say "$@"; exit 1; }
 
-# The lines of a package list (names, or a|b) of which nothing is installed.
-missing_packages() {
-  local installed line name
-  installed=$(dpkg-query -W -f='${db:Status-Status} ${Package}\n' | sed -n 's/^installed //p')
-  sed 's/#.*//' "$1" | while read -r line; do
-    for name in ${line//|/ }; do
-      grep -qxF -- "$name" <<<"$installed" && continue 2
-    done
-    echo "$line"
-  done
-}
-
-# Of each line the first name that apt knows here (the last one where apt knows none).
+# Of each line (a name, or a|b) the first name that apt knows here (the last one where apt knows none).
 choose_packages() {
   local line name
   for line in "$@"; do
     for name in ${line//|/ }; do
-      apt-cache show "$name" >/dev/null 2>&1 && break
+      [ "$name" = "$line" ] || ! apt-cache show "$name" >/dev/null 2>&1 || break
     done
     echo "$name"
+  done
+}
+
+# The lines of a package list whose choice is not installed.
+missing_packages() {
+  local installed line
+  installed=$(dpkg-query -W -f='${db:Status-Status} ${Package}\n' | sed -n 's/^installed //p')
+  for line in $(sed 's/#.*//' "$1"); do
+    grep -qxF -- "$(choose_packages "$line")" <<<"$installed" || echo "$line"
   done
 }
 

@@ -26,7 +26,7 @@ void Histogram::add(std::span<const float> values) {
   for (const float value : values) most = std::max(most, std::fabs(value));
   reach(exponent_of(most));
   const float per_unit = std::ldexp(static_cast<float>(kBins), -exponent_ - 1);
-  constexpr float kHalf = kBins / 2, kLast = kBins - 1;
+  constexpr float kHalf = kBins / 2.0F, kLast = kBins - 1;
   for (const float value : values) {
     const float bin = std::floor(value * per_unit) + kHalf;
     ++counts_[static_cast<size_t>(std::min(kLast, std::max(0.0F, bin)))];

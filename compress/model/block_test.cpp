@@ -10,7 +10,6 @@
 namespace autoglm::model {
 namespace {
 
-using format::Role;
 using format::Stage;
 
 struct Tapped {

@@ -548,14 +548,14 @@ Result<PipelineReport> run_pipeline(const PipelineInput& input, format::Checkpoi
 }
 
 Status copy_small_files(const std::filesystem::path& from, format::CheckpointWriter& writer) {
-  static const std::set<std::string> kKinds = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".md"};
+  static const std::set<std::string> kinds = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".md"};
   constexpr uintmax_t kLargest = 256 << 20;
   std::vector<std::filesystem::path> files;
   std::error_code error;
   for (std::filesystem::directory_iterator it(from, error), end; !error && it != end; it.increment(error)) {
     const std::string name = it->path().filename().string();
     // A tokenizer's own code is named by tokenizer_config.json; a model's is not needed, its config being a known one.
-    const bool wanted = kKinds.contains(it->path().extension().string()) || name == "LICENSE" ||
+    const bool wanted = kinds.contains(it->path().extension().string()) || name == "LICENSE" ||
                         (name.starts_with("tokenization_") && name.ends_with(".py"));
     const bool own = name == "config.json" || name == "autoglm.json" || name == "report.json" || name == "report.md" ||
                      name.ends_with(".index.json");

@@ -15,7 +15,6 @@ namespace {
 using testing::cancel;
 using testing::correlated_inputs;
 using testing::dequantized;
-using testing::quantized;
 using testing::random_normal;
 using testing::target_of;
 

@@ -214,7 +214,7 @@ TEST(Pipeline, GptqLosesLessThanRoundingOnTheDemoModel) {
 
 TEST(Pipeline, OverridesDecideAndConflictsAreRefused) {
   const model::Decoder decoder = model::Decoder::open(kTiny / "glm4_moe").value();
-  const auto resolve = [&](pass::Recipe recipe) {
+  const auto resolve = [&](const pass::Recipe& recipe) {
     return pass::resolve(recipe, decoder.config(), decoder.layout(), &decoder.checkpoint(), registry(), false);
   };
   pass::Recipe recipe = recipe_of("int4-g32", "rtn");

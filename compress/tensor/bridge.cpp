@@ -198,7 +198,7 @@ Status check_device(at::Device device) {
     return invalid_argument(
         "device cuda: this build of LibTorch has no CUDA, or the machine has no usable GPU; use --device cpu");
   }
-  const int64_t count = at::detail::getCUDAHooks().deviceCount();
+  const c10::DeviceIndex count = at::detail::getCUDAHooks().deviceCount();
   if (device.has_index() && device.index() >= count) {
     return invalid_argument(fmt::format("device {} does not exist: this machine has {} GPUs", device.str(), count));
   }

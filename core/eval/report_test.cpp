@@ -14,7 +14,6 @@ namespace {
 
 using testing::HasSubstr;
 using testing::Not;
-using testing::StartsWith;
 
 /// A report with every member set to something that is not its default.
 Report full_report() {

@@ -28,7 +28,7 @@ std::string refusal(std::string_view text) {
   const auto config = parse(text);
   EXPECT_FALSE(config.ok()) << text;
   EXPECT_EQ(config.status().code(), StatusCode::kBadInput);
-  const std::string message = config.status().message();
+  std::string message = config.status().message();
   EXPECT_EQ(message.find('\n'), std::string::npos);
   EXPECT_THAT(message, HasSubstr("quantization_config"));
   return message;
@@ -161,7 +161,7 @@ TEST(QuantConfig, RefusesByName) {
   EXPECT_THAT(group(R"({"targets":["Linear"],"weights":{},"format":"marlin-24"})"), HasSubstr("'marlin-24'"));
   EXPECT_THAT(group(R"({"targets":["Linear"],"input_activations":{}})"), HasSubstr("activations alone"));
   const auto weights = [&](const std::string& members) {
-    const std::string message = group(R"({"targets":["Linear"],"weights":{)" + members + "}}");
+    std::string message = group(R"({"targets":["Linear"],"weights":{)" + members + "}}");
     EXPECT_THAT(message, HasSubstr("weights: "));
     return message;
   };

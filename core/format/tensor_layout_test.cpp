@@ -33,7 +33,7 @@ class TinyFolder {
     char fill = 0;
   };
   TinyFolder() {
-    path_ = fs::temp_directory_path() / fmt::format("autoglm-layout-{}-{}", ::getpid(), counter_++);
+    path_ = fs::temp_directory_path() / fmt::format("autoglm-layout-{}-{}", ::getpid(), counter++);
     fs::create_directories(path_);
   }
   ~TinyFolder() { fs::remove_all(path_); }
@@ -73,7 +73,7 @@ class TinyFolder {
   }
 
  private:
-  static inline int counter_ = 0;
+  static inline int counter = 0;
   fs::path path_;
 };
 

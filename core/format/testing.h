@@ -55,9 +55,9 @@ inline std::string safetensors_bytes(const std::vector<StoredTensor>& tensors) {
 }
 
 template <typename T>
-StoredTensor stored(std::string name, DType dtype, Shape shape, const std::vector<T>& values) {
+StoredTensor stored(const std::string& name, DType dtype, const Shape& shape, const std::vector<T>& values) {
   const auto bytes = std::as_bytes(std::span(values));
-  return {.name = std::move(name), .dtype = dtype, .shape = std::move(shape), .bytes = {bytes.begin(), bytes.end()}};
+  return {.name = name, .dtype = dtype, .shape = shape, .bytes = {bytes.begin(), bytes.end()}};
 }
 
 }  // namespace autoglm::format

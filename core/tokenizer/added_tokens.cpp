@@ -98,9 +98,8 @@ bool StringMatcher::find(std::string_view text, size_t from, Occurrence& found) 
       if (begin + depth == text.size()) break;
       const auto byte = static_cast<unsigned char>(text[begin + depth]);
       const auto byte_at_depth = [depth](const Entry& e) { return static_cast<unsigned char>(e.text[depth]); };
-      const auto range = std::ranges::equal_range(first, last, byte, {}, byte_at_depth);
-      first = range.begin();
-      last = range.end();
+      first = std::ranges::lower_bound(first, last, byte, {}, byte_at_depth);
+      last = std::ranges::upper_bound(first, last, byte, {}, byte_at_depth);
     }
     if (any) return true;
   }

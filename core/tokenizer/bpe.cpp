@@ -96,8 +96,8 @@ void Bpe::find_seams(const MergeList& merges) {
     joined_before_space_.push_back(last_character(left));
   }
   std::ranges::sort(joined_before_space_);
-  const auto repeated = std::ranges::unique(joined_before_space_);
-  joined_before_space_.erase(repeated.begin(), repeated.end());
+  joined_before_space_.erase(std::unique(joined_before_space_.begin(), joined_before_space_.end()),
+                             joined_before_space_.end());
   has_seams_ = true;
 }
 

@@ -476,9 +476,9 @@ Value choose(Budget& budget, const Value& input, const Arguments& arguments, boo
   return budget.iterator(std::move(out));
 }
 
-template <bool Keep, bool ByAttribute>
+template <bool keep, bool by_attribute>
 Value choose_filter(Budget& budget, const Value& input, const Arguments& arguments) {
-  return choose(budget, input, arguments, Keep, ByAttribute);
+  return choose(budget, input, arguments, keep, by_attribute);
 }
 
 Value attribute(Budget& budget, const Value& input, const Arguments& arguments) {

@@ -194,7 +194,7 @@ TEST(QuantizedInput, OtherSchemesAreRoundedToo) {
 
 Status refusal(const std::filesystem::path& folder) {
   kernels::ThreadPool pool(1);
-  const Status status = Model::load(folder, pool).status();
+  Status status = Model::load(folder, pool).status();
   EXPECT_EQ(status.code(), StatusCode::kBadInput);
   EXPECT_EQ(status.message().find('\n'), std::string::npos);
   return status;

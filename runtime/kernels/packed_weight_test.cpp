@@ -11,7 +11,6 @@ namespace autoglm::kernels {
 namespace {
 
 using format::DType;
-using testing::QuantCase;
 using testing::random_weight;
 
 std::vector<float> rows_of(const PackedWeight& packed) {

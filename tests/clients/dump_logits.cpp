@@ -14,7 +14,6 @@
 
 namespace {
 
-using autoglm::Result;
 using autoglm::Status;
 
 Status run(const std::string& folder, const std::string& out_file, std::istream& in) {

@@ -31,7 +31,7 @@ inline const std::filesystem::path& scratch_folder() {
 
 /// Writes `size` bytes to `name` in the scratch folder and gives its path.
 inline std::filesystem::path scratch_file(const std::string& name, const uint8_t* data, size_t size) {
-  const auto path = scratch_folder() / name;
+  auto path = scratch_folder() / name;
   std::ofstream(path, std::ios::binary | std::ios::trunc)
       .write(reinterpret_cast<const char*>(data), static_cast<std::streamsize>(size));
   return path;

@@ -134,7 +134,7 @@ void multiply_vector_float(const LinearTask& task) {
     const std::byte* w[kRows];
     for (int i = 0; i < kRows; ++i) w[i] = view.values + smaller(row + i, view.rows - 1) * view.cols * kSize;
     __m512 sums[kRows][2];
-    for (int i = 0; i < kRows; ++i) sums[i][0] = sums[i][1] = _mm512_setzero_ps();
+    for (auto& sum : sums) sum[0] = sum[1] = _mm512_setzero_ps();
     int64_t col = 0;
     for (; col + 32 <= view.cols; col += 32) {
       for (int half = 0; half < 2; ++half) {
