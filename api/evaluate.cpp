@@ -28,11 +28,11 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-constexpr int64_t kTextLength = 512;                      // tokens of a window of held-out text
-constexpr int64_t kSampleLength = 128;                    // tokens of a sequence the model writes itself
-constexpr int64_t kFirstSamples = 4, kMostSamples = 128;  // sequences it writes: enough to time, at most
-constexpr double kSampleShare = 0.25;                     // of the time allowed, for writing them
-constexpr int64_t kWorkingBytes = 400'000'000;            // activations, logits and the program, beside the weights
+constexpr int64_t kTextLength = 512;                        // tokens of a window of held-out text
+constexpr int64_t kSampleLength = 128, kSampleBatches = 8;  // tokens and batches of text the model writes itself
+constexpr int64_t kTrialTokens = 4;                         // of a sequence, to time the writing
+constexpr double kSampleShare = 0.4;                        // of the time allowed, for loading the writer and writing
+constexpr int64_t kWorkingBytes = 400'000'000;              // activations, logits and the program, beside the weights
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -59,6 +59,8 @@ class Measurement {
     if (options_.max_kl > 0) how.max_kl = options_.max_kl;
     AUTOGLM_ASSIGN_OR_RETURN(auto evaluation, eval::evaluate(source.get(), *compressed, inputs_, how, cancel_));
 
+    evaluation.seconds = seconds_since(start_);  // loading and sampling are part of it
+    if (evaluation.seconds_allowed) evaluation.seconds_allowed = options_.seconds;
     evaluation.text.source = text_source_;
     evaluation.text.seed = options_.seed;
     evaluation.conditions = {eval::cpu_name(), options_.device, options_.compute, threads_, options_.seed};
@@ -138,22 +140,25 @@ class Measurement {
       return ok_status();
     }
     AUTOGLM_RETURN_IF_ERROR(generator.status());
-    calibrate::SelfSampleOptions how{.count = kFirstSamples, .seed = options_.seed};
-    how.length = std::min(kSampleLength, author.config().max_position_embeddings);
+    calibrate::SelfSampleOptions how{.seed = options_.seed};
     if (tokenizer_) how.start = api::start_of_text(*tokenizer_);
-    const auto start = Clock::now();
+    how.length = std::min(kSampleLength, author.config().max_position_embeddings);
+    how.count = kSampleBatches * how.batch;
+    if (level_ == eval::VerifyLevel::kFast) AUTOGLM_RETURN_IF_ERROR(fit_sample(*generator, how));
     AUTOGLM_ASSIGN_OR_RETURN(inputs_.sequences, calibrate::self_sample(*generator, how, cancel_));
-    int64_t most = kMostSamples;
-    if (level_ == eval::VerifyLevel::kFast) {  // as many as a share of the time allows, in a power of two
-      const double each = seconds_since(start) / kFirstSamples;
-      const double room = options_.seconds * kSampleShare / std::max(each, 1e-6);
-      for (most = kFirstSamples; most < kMostSamples && 2 * static_cast<double>(most) <= room;) most *= 2;
-    }
-    if (most == kFirstSamples) return ok_status();
-    how.count = most - kFirstSamples;
-    how.seed = options_.seed + 1;
-    AUTOGLM_ASSIGN_OR_RETURN(const auto rest, calibrate::self_sample(*generator, how, cancel_));
-    inputs_.sequences.insert(inputs_.sequences.end(), rest.begin(), rest.end());
+    return ok_status();
+  }
+
+  // Writes a few tokens to see how long they take.
+  Status fit_sample(model::Generator& generator, calibrate::SelfSampleOptions& how) {
+    calibrate::SelfSampleOptions trial = how;
+    const auto begun = static_cast<int64_t>(how.start.size()) + 1;
+    trial.count = trial.batch;
+    trial.length = std::min(how.length, begun + kTrialTokens);
+    const auto before = Clock::now();
+    AUTOGLM_RETURN_IF_ERROR(calibrate::self_sample(generator, trial, cancel_).status());
+    const double step = seconds_since(before) / static_cast<double>(std::max<int64_t>(1, trial.length - begun));
+    calibrate::shorten(how, step, options_.seconds * kSampleShare - seconds_since(start_));
     return ok_status();
   }
 

@@ -8,10 +8,10 @@
 #include "api/engine.h"
 #include "api/model_source.h"
 #include "compress/model/generator.h"
-#include "compress/model/sampler.h"
 #include "compress/tensor/bridge.h"
 #include "core/base/memory.h"
 #include "core/tokenizer/chat_template.h"
+#include "core/tokenizer/sampler.h"
 #include "core/tokenizer/tokenizer.h"
 
 namespace autoglm {
@@ -38,9 +38,10 @@ Result<GenerateOutcome> run(const GenerateOptions& options, const std::function<
   api::use_threads(options.threads);
   AUTOGLM_ASSIGN_OR_RETURN(const auto folder, api::find_model(options.model));
   AUTOGLM_ASSIGN_OR_RETURN(const auto engine, api::decoder_options(options.device, options.compute));
-  AUTOGLM_ASSIGN_OR_RETURN(auto sampler,
-                           model::Sampler::create({options.temperature, options.top_k, options.top_p, options.seed}));
   AUTOGLM_ASSIGN_OR_RETURN(const auto decoder, model::Decoder::open(folder, engine));
+  const tokenizer::SamplerOptions how{
+      .temperature = options.temperature, .top_k = options.top_k, .top_p = options.top_p, .seed = options.seed};
+  AUTOGLM_ASSIGN_OR_RETURN(auto sampler, tokenizer::Sampler::create(how, decoder.config().vocab_size));
   AUTOGLM_ASSIGN_OR_RETURN(const auto tokenizer, tokenizer::Tokenizer::load(folder));
   AUTOGLM_ASSIGN_OR_RETURN(const std::string text, render_prompt(options, folder));
   const std::vector<int32_t> prompt = tokenizer->encode(text);
@@ -62,7 +63,7 @@ Result<GenerateOutcome> run(const GenerateOptions& options, const std::function<
   while (true) {
     const at::Tensor row = logits[0].cpu().contiguous();
     AUTOGLM_ASSIGN_OR_RETURN(const int32_t token,
-                             sampler.sample({row.const_data_ptr<float>(), static_cast<size_t>(row.numel())}));
+                             sampler.sample({row.data_ptr<float>(), static_cast<size_t>(row.numel())}));
     if (std::find(stop.begin(), stop.end(), token) != stop.end()) break;
     emit(stream.push(token));
     if (++outcome.new_tokens == options.max_new_tokens) break;

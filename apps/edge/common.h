@@ -34,7 +34,7 @@ Result<Loaded> load(ModelOptions options);
 
 /// Of one answer.
 struct AnswerOptions {
-  engine::SamplerOptions sampler;
+  tokenizer::SamplerOptions sampler;
   std::vector<std::string> stop, logit_bias;  ///< logit_bias: "ID=VALUE"
   int64_t max_new_tokens = 256;
   std::string system;

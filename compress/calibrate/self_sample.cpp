@@ -5,16 +5,17 @@
 #include <algorithm>
 #include <random>
 
-#include "compress/model/sampler.h"
 #include "compress/tensor/bridge.h"
 #include "core/base/progress.h"
+#include "core/eval/dataset.h"
+#include "core/tokenizer/sampler.h"
 
 namespace autoglm::calibrate {
 namespace {
 
 /// One batch, from token `first` of the run on; each sequence has a sampler of its own, so that batches do not matter.
 Status sample_batch(model::Generator& generator, const SelfSampleOptions& options, std::vector<eval::Tokens>& sequences,
-                    std::vector<model::Sampler>& samplers, CancelToken& cancel) {
+                    std::vector<tokenizer::Sampler>& samplers, CancelToken& cancel) {
   const auto already = static_cast<int64_t>(sequences.front().size());
   if (already >= options.length) return ok_status();
   AUTOGLM_ASSIGN_OR_RETURN(at::Tensor logits, generator.prefill(sequences, &cancel));
@@ -24,8 +25,7 @@ Status sample_batch(model::Generator& generator, const SelfSampleOptions& option
     std::vector<int32_t> next;
     for (size_t i = 0; i < sequences.size(); ++i) {
       const auto width = static_cast<size_t>(rows.size(1));
-      AUTOGLM_ASSIGN_OR_RETURN(const int32_t token,
-                               samplers[i].sample({rows.const_data_ptr<float>() + i * width, width}));
+      AUTOGLM_ASSIGN_OR_RETURN(const int32_t token, samplers[i].sample({rows.data_ptr<float>() + i * width, width}));
       sequences[i].push_back(token);
       next.push_back(token);
     }
@@ -36,6 +36,16 @@ Status sample_batch(model::Generator& generator, const SelfSampleOptions& option
 }
 
 }  // namespace
+
+void shorten(SelfSampleOptions& options, double step_seconds, double seconds) {
+  const auto begun = static_cast<int64_t>(options.start.size()) + 1;
+  const auto takes = [&] {
+    const int64_t batches = (options.count + options.batch - 1) / options.batch;
+    return step_seconds * static_cast<double>((options.length - begun) * batches);
+  };
+  while (takes() > seconds && options.count > options.batch) options.count = std::max(options.count / 2, options.batch);
+  while (takes() > seconds && options.length / 2 >= std::max(eval::kShortestSequence, begun + 1)) options.length /= 2;
+}
 
 Result<std::vector<eval::Tokens>> self_sample(model::Generator& generator, const SelfSampleOptions& options,
                                               CancelToken& cancel) {
@@ -48,13 +58,14 @@ Result<std::vector<eval::Tokens>> self_sample(model::Generator& generator, const
     Progress progress("sampling text from the model", options.count);
     for (int64_t first = 0; first < options.count; first += options.batch) {
       std::vector<eval::Tokens> sequences;
-      std::vector<model::Sampler> samplers;
+      std::vector<tokenizer::Sampler> samplers;
       for (int64_t i = first; i < std::min(first + options.batch, options.count); ++i) {
         const uint64_t seed = options.seed * 0x9E3779B97F4A7C15u + static_cast<uint64_t>(i);
         sequences.push_back(options.start);
         sequences.back().push_back(static_cast<int32_t>(std::mt19937_64(seed)() % vocabulary));
-        AUTOGLM_ASSIGN_OR_RETURN(model::Sampler sampler,
-                                 model::Sampler::create({.temperature = options.temperature, .seed = seed + 1}));
+        AUTOGLM_ASSIGN_OR_RETURN(tokenizer::Sampler sampler,
+                                 tokenizer::Sampler::create({.temperature = options.temperature, .seed = seed + 1},
+                                                            static_cast<int64_t>(vocabulary)));
         samplers.push_back(std::move(sampler));
       }
       AUTOGLM_RETURN_IF_ERROR(sample_batch(generator, options, sequences, samplers, cancel));

@@ -20,6 +20,10 @@ struct SelfSampleOptions {
   eval::Tokens start;  ///< what each begins with ("[gMASK]<sop>"); empty: one token drawn from the vocabulary
 };
 
+/// Asks for less where writing would take longer than `seconds`, if one step of a batch takes `step_seconds`: half the
+/// batches again and again, then half the length, down to one batch of eval::kShortestSequence tokens.
+void shorten(SelfSampleOptions& options, double step_seconds, double seconds);
+
 /// The same options give the same sequences. Ends of text are written on, as joined documents are. A sequence begins
 /// with `start`, then one token drawn evenly from the vocabulary, so that sequences differ from the first word.
 Result<std::vector<eval::Tokens>> self_sample(model::Generator& generator, const SelfSampleOptions& options,

@@ -16,12 +16,12 @@ namespace {
 
 /// A request under way.
 struct Sequence {
-  Sequence(RequestId its_id, Request its_request, Sampler its_sampler)
+  Sequence(RequestId its_id, Request its_request, tokenizer::Sampler its_sampler)
       : id(its_id), request(std::move(its_request)), sampler(std::move(its_sampler)), filter(request.stop) {}
 
   RequestId id;
   Request request;
-  Sampler sampler;
+  tokenizer::Sampler sampler;
   StopFilter filter;
   std::optional<tokenizer::StreamDecoder> decoder;
   std::vector<int32_t> tokens;  ///< prompt and what was generated
@@ -123,7 +123,7 @@ Result<RequestId> Engine::submit(Request request) {
                     "new tokens or give more memory",
                     request.prompt.size(), request.max_new_tokens, held));
   }
-  AUTOGLM_ASSIGN_OR_RETURN(Sampler sampler, Sampler::create(request.sampler, impl.model->config().vocab_size));
+  AUTOGLM_ASSIGN_OR_RETURN(auto sampler, tokenizer::Sampler::create(request.sampler, impl.model->config().vocab_size));
   Sequence sequence(++impl.last_id, std::move(request), std::move(sampler));
   sequence.tokens = sequence.request.prompt;
   sequence.usage.prompt_tokens = sequence.size();

@@ -18,10 +18,10 @@
 
 #include "core/base/cancel.h"
 #include "core/base/status.h"
+#include "core/tokenizer/sampler.h"
 #include "core/tokenizer/tokenizer.h"
 #include "runtime/engine/forward.h"
 #include "runtime/engine/model.h"
-#include "runtime/engine/sampler.h"
 
 namespace autoglm::engine {
 
@@ -40,7 +40,7 @@ struct EngineOptions {
 struct Request {
   std::vector<int32_t> prompt;
   int64_t max_new_tokens = 256;  ///< fewer where the context ends
-  SamplerOptions sampler;
+  tokenizer::SamplerOptions sampler;
   std::vector<std::string> stop;  ///< generation ends before these texts
   bool ignore_end = false;        ///< go on after the model's end tokens (for measurements)
 };

@@ -1,4 +1,4 @@
-#include "runtime/engine/sampler.h"
+#include "core/tokenizer/sampler.h"
 
 #include <fmt/format.h>
 
@@ -6,7 +6,7 @@
 #include <cmath>
 #include <numeric>
 
-namespace autoglm::engine {
+namespace autoglm::tokenizer {
 
 Result<Sampler> Sampler::create(const SamplerOptions& options, int64_t vocab_size) {
   const auto refuse = [](std::string_view name, double value, std::string_view range) {
@@ -43,7 +43,9 @@ void Sampler::observe(int32_t id) {
 
 Result<int32_t> Sampler::sample(std::span<float> logits) {
   if (std::any_of(logits.begin(), logits.end(), [](float x) { return std::isnan(x); })) {
-    return bad_input("the model's logits are NaN: its weights are damaged, or overflow");
+    return bad_input(
+        "the model's logits are NaN: its weights are damaged, or overflow in this type (bfloat16 and float32 hold "
+        "more)");
   }
   for (const auto& [id, bias] : options_.logit_bias) logits[static_cast<size_t>(id)] += bias;
   const auto penalty = static_cast<float>(options_.repetition_penalty);
@@ -55,40 +57,51 @@ Result<int32_t> Sampler::sample(std::span<float> logits) {
   if (best == logits.end() || !std::isfinite(*best)) return bad_input("the model's logits are not finite");
   if (options_.temperature == 0) return static_cast<int32_t>(best - logits.begin());
 
-  // A heap gives the ids in falling order as far as they are wanted, which is seldom far.
+  const double u = static_cast<double>(generator_() >> 11) * 0x1p-53;
+  if (options_.top_k > 0 || options_.top_p < 1 || options_.min_p > 0) return sample_nucleus(logits, *best, u);
+  double total = 0;
+  cumulative_.resize(logits.size());
+  for (size_t id = 0; id < logits.size(); ++id) {
+    cumulative_[id] = total += std::exp((static_cast<double>(logits[id]) - *best) / options_.temperature);
+  }
+  const auto chosen = std::upper_bound(cumulative_.begin(), cumulative_.end() - 1, u * total);
+  return static_cast<int32_t>(chosen - cumulative_.begin());
+}
+
+int32_t Sampler::sample_nucleus(std::span<const float> logits, float best, double u) {
+  const auto weight = [&](int32_t id) {
+    return std::exp((static_cast<double>(logits[static_cast<size_t>(id)]) - best) / options_.temperature);
+  };
+  const auto less_likely = [&](int32_t a, int32_t b) {
+    const float x = logits[static_cast<size_t>(a)], y = logits[static_cast<size_t>(b)];
+    return x != y ? x < y : a > b;
+  };
   order_.resize(logits.size());
   std::iota(order_.begin(), order_.end(), 0);
-  const auto less_likely = [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] < logits[b] : a > b; };
-  const auto weight = [&](int32_t id) {
-    return std::exp((static_cast<double>(logits[id]) - *best) / options_.temperature);
-  };
   const auto wanted = options_.top_k > 0 ? std::min(static_cast<size_t>(options_.top_k), order_.size()) : order_.size();
-  double mass = 0;  // of the top k
   if (wanted < order_.size()) {
-    std::partial_sort(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(wanted), order_.end(),
-                      [&](int32_t a, int32_t b) { return less_likely(b, a); });
+    std::nth_element(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(wanted), order_.end(),
+                     [&](int32_t a, int32_t b) { return less_likely(b, a); });
     order_.resize(wanted);
   }
+  double mass = 0;  // of the top k
   for (const int32_t id : order_) mass += weight(id);
+  // A heap gives the ids in falling order as far as they are wanted, which is seldom far.
   std::make_heap(order_.begin(), order_.end(), less_likely);
 
   // The nucleus ends with the token that reaches top_p of that mass, and before one that is less likely than min_p.
-  const double u = static_cast<double>(generator_() >> 11) * 0x1p-53;
-  const bool cut = options_.top_p < 1 || options_.min_p > 0;
   cumulative_.clear();
+  nucleus_.clear();
   double total = 0;
-  std::vector<int32_t> nucleus;
-  for (auto end = order_.end(); end != order_.begin();) {
+  for (auto end = order_.end(); end != order_.begin() && total < options_.top_p * mass;) {
     const double next = weight(order_.front());
     if (!cumulative_.empty() && (next < options_.min_p || next == 0)) break;
     std::pop_heap(order_.begin(), end--, less_likely);
-    nucleus.push_back(*end);
+    nucleus_.push_back(*end);
     cumulative_.push_back(total += next);
-    if (cut ? total >= options_.top_p * mass : total > u * mass) break;
   }
-  const double target = u * (cut ? total : mass);
-  const auto chosen = std::upper_bound(cumulative_.begin(), cumulative_.end() - 1, target);
-  return nucleus[static_cast<size_t>(chosen - cumulative_.begin())];
+  const auto chosen = std::upper_bound(cumulative_.begin(), cumulative_.end() - 1, u * total);
+  return nucleus_[static_cast<size_t>(chosen - cumulative_.begin())];
 }
 
-}  // namespace autoglm::engine
+}  // namespace autoglm::tokenizer

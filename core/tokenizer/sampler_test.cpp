@@ -1,11 +1,13 @@
-#include "runtime/engine/sampler.h"
+#include "core/tokenizer/sampler.h"
 
 #include <gmock/gmock.h>
 
 #include <cmath>
 #include <map>
+#include <random>
+#include <vector>
 
-namespace autoglm::engine {
+namespace autoglm::tokenizer {
 namespace {
 
 using testing::HasSubstr;
@@ -70,6 +72,35 @@ TEST(Sampler, TheSameSeedGivesTheSameTokens) {
   }
 }
 
+/// What u picks, as the class says it, worked out by hand.
+TEST(Sampler, ADrawIsTheUpper53BitsAgainstTheCumulativeSum) {
+  const auto expect_picks = [](const SamplerOptions& options, const std::vector<int32_t>& order) {
+    std::vector<double> sums;
+    double total = 0;
+    for (const int32_t id : order) sums.push_back(total += std::exp(kLogits[static_cast<size_t>(id)]));
+    Sampler sampler = make(options);
+    std::mt19937_64 generator(options.seed);
+    for (int i = 0; i < 200; ++i) {
+      const double target = static_cast<double>(generator() >> 11) / 9007199254740992.0 * total;
+      size_t rank = 0;
+      while (rank + 1 < sums.size() && sums[rank] <= target) ++rank;
+      ASSERT_EQ(draw(sampler, kLogits), order[rank]) << i;
+    }
+  };
+  expect_picks({.temperature = 1, .seed = 42}, {0, 1, 2, 3, 4});
+  expect_picks({.temperature = 1, .top_k = 4, .seed = 42}, {1, 3, 4, 0});
+  expect_picks({.temperature = 1, .top_p = 0.75, .seed = 42}, {1, 3, 4});
+}
+
+TEST(Sampler, NeverDrawsWhatIsImpossible) {
+  for (const SamplerOptions& options : {SamplerOptions{.temperature = 100, .seed = 3},
+                                        SamplerOptions{.temperature = 100, .top_p = 0.999999, .seed = 3}}) {
+    const auto found = shares(options, {-INFINITY, 0, -INFINITY, 0.5F, -INFINITY}, 300);
+    EXPECT_EQ(found.size(), 2u);
+    EXPECT_TRUE(found.contains(1) && found.contains(3));
+  }
+}
+
 TEST(Sampler, RepetitionPenaltyActsOnTokensThatOccurred) {
   Sampler sampler = make({.repetition_penalty = 2});
   EXPECT_EQ(draw(sampler, {1, 3, 2, -1, 0}), 1);
@@ -123,4 +154,4 @@ TEST(Sampler, RefusesOptionsOutOfRange) {
 }
 
 }  // namespace
-}  // namespace autoglm::engine
+}  // namespace autoglm::tokenizer

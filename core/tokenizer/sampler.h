@@ -1,5 +1,5 @@
 #pragma once
-/// Sampler: chooses the next token from its logits.
+/// Sampler: chooses the next token from its logits, for every engine alike.
 #include <cstdint>
 #include <random>
 #include <span>
@@ -8,7 +8,7 @@
 
 #include "core/base/status.h"
 
-namespace autoglm::engine {
+namespace autoglm::tokenizer {
 
 struct SamplerOptions {
   double temperature = 0;  ///< 0: greedy, the likeliest token; above: logits are divided by it
@@ -22,8 +22,9 @@ struct SamplerOptions {
 };
 
 /// The same logits, options and seed give the same tokens everywhere: the generator is std::mt19937_64, whose output
-/// the C++ standard fixes, a draw u in [0, 1) is its upper 53 bits times 2^-53, and u picks from the cumulative sum of
-/// the probabilities in falling order (equal logits: lower id first). Not thread-safe.
+/// the C++ standard fixes (std::*_distribution is left to libraries), a draw u in [0, 1) is its upper 53 bits times
+/// 2^-53, and u picks from the cumulative sum of the probabilities: in the vocabulary's order, or in falling order
+/// (equal logits: lower id first) where top_k, top_p or min_p leave some out. Not thread-safe.
 class Sampler {
  public:
   /// kInvalidArgument: an option out of range, or a bias for an id outside [0, vocab_size).
@@ -38,12 +39,16 @@ class Sampler {
  private:
   Sampler(const SamplerOptions& options, int64_t vocab_size);
 
+  /// Of the tokens that top_k, top_p and min_p leave, by their weights exp((logit - best) / temperature).
+  int32_t sample_nucleus(std::span<const float> logits, float best, double u);
+
   SamplerOptions options_;
   std::mt19937_64 generator_;
   std::vector<bool> seen_;          ///< [vocab_size], empty without a penalty
   std::vector<int32_t> seen_ids_;   ///< the same as a list
   std::vector<int32_t> order_;      ///< scratch: ids, a heap by likelihood
   std::vector<double> cumulative_;  ///< scratch
+  std::vector<int32_t> nucleus_;    ///< scratch
 };
 
-}  // namespace autoglm::engine
+}  // namespace autoglm::tokenizer
