@@ -527,6 +527,10 @@ class Compression {
     if (texts_.calibration != api::kSelf) {
       auto drawn = eval::draw_sequences(documents, tokenizer, {count, length, settings_.seed});
       if (!drawn.ok()) return drawn.status().with_context(texts_.calibration);
+      if (std::ssize(*drawn) < count) {
+        warn(fmt::format("{}: has {} sequences of {} tokens, not {}; all are taken",
+                         format::display_path(texts_.calibration), drawn->size(), length, count));
+      }
       return drawn;
     }
     if (!decoder_)

@@ -1,12 +1,12 @@
 #include "api/texts.h"
 
 #include <fmt/format.h>
-#include <sys/stat.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <iterator>
-#include <optional>
-#include <set>
+#include <map>
+#include <system_error>
 #include <utility>
 
 #include "core/base/log.h"
@@ -23,27 +23,29 @@ using Files = std::vector<fs::path>;
 
 constexpr double kHeldOutShare = 0.1;  // of text that is for both
 
-/// Files by device and inode, so that links and other spellings of a path are known as the same file.
+/// Files by what is in them, so that links, copies and other spellings of a path are known as the same text.
 class FileSet {
  public:
   explicit FileSet(const Files& files) {
-    for (const fs::path& file : files) {
-      if (const auto id = identify(file)) ids_.insert(*id);
-    }
+    for (const fs::path& file : files) by_size_.emplace(size_of(file), file);
   }
   bool contains(const fs::path& file) const {
-    const auto id = identify(file);
-    return id && ids_.contains(*id);
+    const auto [first, last] = by_size_.equal_range(size_of(file));
+    return std::any_of(first, last, [&](const auto& other) { return same_contents(file, other.second); });
   }
 
  private:
-  using Id = std::pair<dev_t, ino_t>;
-  static std::optional<Id> identify(const fs::path& file) {
-    struct stat status = {};
-    if (::stat(file.c_str(), &status) != 0) return std::nullopt;
-    return Id(status.st_dev, status.st_ino);
+  static uintmax_t size_of(const fs::path& file) {
+    std::error_code error;
+    return fs::file_size(file, error);
   }
-  std::set<Id> ids_;
+  static bool same_contents(const fs::path& a, const fs::path& b) {
+    std::error_code error;
+    if (fs::equivalent(a, b, error)) return true;
+    const auto one = format::sha256_of_file(a), other = format::sha256_of_file(b);
+    return one.ok() && other.ok() && *one == *other;
+  }
+  std::multimap<uintmax_t, fs::path> by_size_;
 };
 
 void warn_unused(const char* option, const std::string& text, const char* reason) {
@@ -184,6 +186,10 @@ Result<TextSplit> read_texts(const Texts& texts, const tokenizer::ChatTemplate* 
       return bad_input(texts.evaluation +
                        ": too short to be split into text for calibration and other text for evaluation; give two "
                        "files");
+    }
+    if (split.evaluation.empty()) {
+      warn(format::display_path(texts.calibration) +
+           ": too short to hold some of it back; the model is evaluated on text that it writes itself");
     }
   } else if (evaluation.empty() && !texts.evaluation.empty()) {
     return bad_input(format::display_path(texts.evaluation) + ": there is no text in it");

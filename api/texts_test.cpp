@@ -81,6 +81,17 @@ TEST_F(TextsTest, AFileForBothIsSplitUnderWhateverName) {
             fs::file_size(at("many/b.txt")) + fs::file_size(at("many/c.txt")));
 }
 
+TEST_F(TextsTest, ACopyIsTheSameText) {
+  fs::copy_file(at("a.txt"), at("copy.txt"));
+  const auto texts = assign("a.txt", "copy.txt");
+  ASSERT_TRUE(texts.ok()) << texts.status().message();
+  EXPECT_THAT(texts->for_calibration, IsEmpty());
+  EXPECT_THAT(texts->for_both, ElementsAre(at("a.txt")));
+  EXPECT_THAT(texts->for_evaluation, IsEmpty());
+  std::fstream(at("copy.txt"), std::ios::in | std::ios::out) << "A";  // as long, but other text
+  EXPECT_THAT(assign("a.txt", "copy.txt")->for_evaluation, ElementsAre(at("copy.txt")));
+}
+
 TEST_F(TextsTest, WithoutTextToEvaluateOnAShareIsHeldBack) {
   const auto texts = assign("many", "");
   ASSERT_TRUE(texts.ok()) << texts.status().message();

@@ -24,7 +24,8 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 constexpr size_t kPieceBytes = 64 << 10;
-constexpr int64_t kSamples = 64;  // pieces of a large .txt
+constexpr size_t kFewestPieces = 10, kLeastPieceBytes = 256;  // that text is held out from
+constexpr int64_t kSamples = 64;                              // pieces of a large .txt
 
 bool has_text(std::string_view text) { return text.find_first_not_of(" \t\r\n") != std::string_view::npos; }
 
@@ -37,10 +38,16 @@ size_t piece_end(std::string_view text, size_t begin, size_t most) {
   return begin + most - tokenizer::truncated_utf8_tail(text.substr(begin, most));
 }
 
-std::vector<std::string_view> pieces_of(const std::vector<std::string>& documents) {
+size_t bytes_of(const std::vector<std::string>& documents) {
+  size_t bytes = 0;
+  for (const std::string& document : documents) bytes += document.size();
+  return bytes;
+}
+
+std::vector<std::string_view> pieces_of(const std::vector<std::string>& documents, size_t most) {
   std::vector<std::string_view> pieces;
   for (const std::string_view document : documents) {
-    const auto cut = cut_pieces(document, kPieceBytes);
+    const auto cut = cut_pieces(document, most);
     pieces.insert(pieces.end(), cut.begin(), cut.end());
   }
   return pieces;
@@ -210,7 +217,8 @@ std::vector<std::string_view> cut_pieces(std::string_view document, size_t most)
 }
 
 HeldOut hold_out(const std::vector<std::string>& documents, double share, uint64_t seed) {
-  const std::vector<std::string_view> pieces = pieces_of(documents);
+  const size_t most = std::clamp(bytes_of(documents) / kFewestPieces, kLeastPieceBytes, kPieceBytes);
+  const std::vector<std::string_view> pieces = pieces_of(documents, most);
   const auto total = static_cast<int64_t>(pieces.size());
   HeldOut split;
   if (total < 2) {
@@ -233,11 +241,9 @@ Result<std::vector<Tokens>> draw_sequences(const std::vector<std::string>& docum
                                         options.count, options.length));
   }
   std::vector<std::string_view> texts(documents.begin(), documents.end());
-  size_t bytes = 0;
-  for (const std::string_view text : texts) bytes += text.size();
   const auto enough = static_cast<size_t>(enough_text(options.count, options.length));
-  if (bytes > enough) {
-    const std::vector<std::string_view> pieces = pieces_of(documents);
+  if (bytes_of(documents) > enough) {
+    const std::vector<std::string_view> pieces = pieces_of(documents, kPieceBytes);
     const auto total = static_cast<int64_t>(pieces.size());
     std::vector<int64_t> order = draw_indices(total, total, options.seed);
     size_t taken = 0, used = 0;

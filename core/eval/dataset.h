@@ -52,9 +52,9 @@ struct HeldOut {
   std::vector<std::string> calibration, evaluation;
 };
 
-/// Splits documents into two that share no text: pieces of at most 64 KiB, cut at line ends, of which a share (0..1,
-/// at least one piece where there are two) chosen by the seed is held out for evaluation. Both keep the order. A single
-/// short document cannot be split and gives an empty `evaluation`.
+/// Splits documents into two that share no text: pieces of at most 64 KiB, or a tenth of text that is shorter than ten
+/// such, cut at line ends, of which a share (0..1, at least one piece where there are two) chosen by the seed is held
+/// out for evaluation. Both keep the order. A single document of at most 256 bytes gives an empty `evaluation`.
 HeldOut hold_out(const std::vector<std::string>& documents, double share, uint64_t seed);
 
 struct SequenceOptions {

@@ -234,6 +234,17 @@ TEST(HoldOut, SplitsWithoutOverlap) {
   EXPECT_EQ(hold_out({"one\n", "two\n"}, 1.0, 0).calibration.size(), 1u);
 }
 
+TEST(HoldOut, CutsShortTextSmaller) {
+  std::string text;
+  for (int i = 0; i < 700; ++i) text += "line " + std::to_string(i) + "\n";  // 6 kB
+  const HeldOut split = hold_out({text}, 0.1, 0);
+  EXPECT_EQ(split.evaluation.size(), 1u);
+  EXPECT_GE(split.calibration.size(), 9u);
+  EXPECT_GT(split.evaluation[0].size(), text.size() / 20);
+  EXPECT_EQ(hold_out({std::string(257, 'x')}, 0.1, 0).evaluation.size(), 1u);
+  EXPECT_TRUE(hold_out({std::string(256, 'x')}, 0.1, 0).evaluation.empty());
+}
+
 TEST(HoldOut, NeverCutsACharacter) {
   std::string text;
   while (text.size() < (300 << 10)) text += "设置";  // no line end anywhere
