@@ -1,6 +1,7 @@
 #include <autoglm/compress.h>
 #include <autoglm/version.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <chrono>
@@ -161,6 +162,10 @@ class Compression {
     if (!outcome.verification.ok()) report.warnings.push_back(outcome.verification.message());
     outcome.report_json = to_json(report);
     outcome.summary = fmt::format("{}\n\n{}", verdict(report), eval::summary_table({&report, 1}));
+    if (!report.carried_over.empty()) {
+      outcome.summary += fmt::format("\n{} tensors that no rule names were carried over untouched (report.md)\n",
+                                     report.carried_over.size());
+    }
     if (report.automatic) {
       outcome.summary += "\n" + eval::bits_table(*report.automatic);
       AUTOGLM_RETURN_IF_ERROR(made.writer.write_file("bits.svg", eval::bits_svg(*report.automatic)));
@@ -235,6 +240,7 @@ class Compression {
     AUTOGLM_RETURN_IF_ERROR(open_model(engine));
     AUTOGLM_ASSIGN_OR_RETURN(resolved_, pass::resolve(settings_.recipe, source().config, source().layout,
                                                       &source().checkpoint, registry_, !calibration.empty()));
+    warn_of_surplus_layers();
     reconstruction_.steps = settings_.recipe.reconstruct;
     reconstruction_.seed = settings_.seed;
     calibrated_ =
@@ -361,6 +367,13 @@ class Compression {
   }
 
   const format::StoredModel& source() const { return decoder_ ? decoder_->stored() : *described_; }
+
+  void warn_of_surplus_layers() const {
+    const auto surplus = source().layout.surplus_layers(source().config, source().checkpoint);
+    if (surplus.empty()) return;
+    warn(fmt::format("{}: num_hidden_layers is {}, but the files hold layer {} too; it is carried over, not compressed",
+                     (model_ / "config.json").string(), source().config.num_hidden_layers, fmt::join(surplus, ", ")));
+  }
 
   // A broken tokenizer is found before the work, here or where the verification would read it.
   Status load_tokenizer() {

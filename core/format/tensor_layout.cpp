@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
+#include <set>
+#include <system_error>
 #include <unordered_set>
 
 #include "core/format/display.h"
@@ -326,6 +329,21 @@ std::vector<std::string> TensorLayout::others(const Checkpoint& checkpoint) cons
     if (!ours.contains(name)) rest.push_back(name);
   }
   return rest;
+}
+
+std::vector<int64_t> TensorLayout::surplus_layers(const ModelConfig& config, const Checkpoint& checkpoint) const {
+  const std::string& first = find(Role::kInputNorm, 0)->name;
+  const std::string layers = first.substr(0, first.find(".0.") + 1);
+  std::set<int64_t> surplus;
+  for (const std::string& name : others(checkpoint)) {
+    if (!name.starts_with(layers)) continue;
+    int64_t layer = -1;
+    const char* begin = name.data() + layers.size();
+    const auto [end, error] = std::from_chars(begin, name.data() + name.size(), layer);
+    if (error != std::errc() || end == name.data() + name.size() || *end != '.') continue;
+    if (layer >= config.num_hidden_layers + config.num_nextn_predict_layers) surplus.insert(layer);
+  }
+  return {surplus.begin(), surplus.end()};
 }
 
 }  // namespace autoglm::format

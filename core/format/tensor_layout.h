@@ -94,6 +94,10 @@ class TensorLayout {
   /// order: carried over untouched. A copy of tied embeddings stored as a head is none of them, the embedding is it.
   std::vector<std::string> others(const Checkpoint& checkpoint) const;
 
+  /// Of those, the layers numbered after the decoder's and its MTP layers: num_hidden_layers of `config` is too small,
+  /// or the checkpoint holds what it should not. In rising order.
+  std::vector<int64_t> surplus_layers(const ModelConfig& config, const Checkpoint& checkpoint) const;
+
  private:
   TensorLayout(const ModelConfig& config, const TensorPrefix& prefix);
   void add(Role role, std::string name, Shape shape, bool has_bias = false, int64_t layer = -1, int64_t expert = -1);

@@ -293,6 +293,12 @@ TEST(TensorLayout, CarriesMtpLayersAndRefusesFusedExperts) {
   EXPECT_THAT(layout->others(checkpoint), ::testing::UnorderedElementsAre("model.layers.3.eh_proj.weight",
                                                                           "model.layers.3.input_layernorm.weight"));
 
+  ModelConfig mtp = config;
+  mtp.num_nextn_predict_layers = 1;
+  EXPECT_THAT(layout->surplus_layers(mtp, checkpoint), IsEmpty());
+  mtp.num_nextn_predict_layers = 0;
+  EXPECT_THAT(layout->surplus_layers(mtp, checkpoint), ElementsAre(3));
+
   folder.put("model.layers.1.mlp.experts.gate_up_proj", {4, 4, 8});
   EXPECT_THAT(
       TensorLayout::resolve(config, folder.open()).status().message(),
