@@ -14,6 +14,9 @@
 #include <cstdio>
 #include <cstring>
 #include <optional>
+#include <string_view>
+
+#include "core/base/log.h"
 
 namespace autoglm::api {
 namespace {
@@ -49,13 +52,24 @@ bool drain(int fd, std::string& into) {
   return n > 0;
 }
 
-// Prints all whole lines of `text` but the last, and keeps the rest.
+// A line with its end. Warnings become ours, so that none is printed that was given before.
+void pass_on(std::string_view line) {
+  constexpr std::string_view prefix = "warning: ";
+  if (line.starts_with(prefix) && line.ends_with('\n')) {
+    warn(std::string(line.substr(prefix.size(), line.size() - prefix.size() - 1)));
+  } else {
+    std::fwrite(line.data(), 1, line.size(), stderr);
+  }
+}
+
+// Passes on all whole lines of `text` but the last, and keeps the rest.
 void pass_on_lines(std::string& text) {
-  if (text.size() < 2) return;
-  const size_t last = text.rfind('\n', text.size() - 2);
-  if (last == std::string::npos) return;
-  std::fwrite(text.data(), 1, last + 1, stderr);
-  text.erase(0, last + 1);
+  size_t begin = 0;
+  for (size_t end = text.find('\n'); end != std::string::npos && end + 1 < text.size(); end = text.find('\n', begin)) {
+    pass_on(std::string_view(text).substr(begin, end + 1 - begin));
+    begin = end + 1;
+  }
+  text.erase(0, begin);
 }
 
 int wait_for(pid_t child) {
@@ -127,7 +141,7 @@ Result<ChildOutput> run_child(const std::string& program, const std::vector<std:
     pass_on_lines(result.error);
   }
   result.exit_code = wait_for(child);
-  if (result.exit_code == 0) std::fwrite(result.error.data(), 1, result.error.size(), stderr);
+  if (result.exit_code == 0) pass_on(result.error);
   while (!result.error.empty() && result.error.back() == '\n') result.error.pop_back();
   AUTOGLM_RETURN_IF_ERROR(cancel.check());
   return result;

@@ -130,7 +130,7 @@ class Measurement {
 
   Status sample_text() {
     const model::Decoder& author = source_decoder_ ? *source_decoder_ : *decoder_;
-    text_source_ = "sampled from the source model";
+    text_source_ = source_decoder_ ? "sampled from the source model" : "sampled from the model itself";
     auto generator = model::Generator::create(author, weight_limit(), &cancel_);
     if (generator.status().code() == StatusCode::kResourceExhausted) {
       text_source_ = "";

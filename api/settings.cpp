@@ -141,7 +141,9 @@ Status check(const Settings& s) {
   AUTOGLM_RETURN_IF_ERROR(in_range("--refine", s.recipe.refine, 0, pass::kMaxEpochs));
   AUTOGLM_RETURN_IF_ERROR(in_range("--calibration-samples", s.calibration_samples, 1, kMaxSamples));
   AUTOGLM_RETURN_IF_ERROR(in_range("--calibration-length", s.calibration_length, 2, kMaxLength));
-  AUTOGLM_RETURN_IF_ERROR(in_range("--max-shard", s.max_shard, kMinShard, INT64_MAX));
+  if (s.max_shard < kMinShard) {
+    return invalid_argument(fmt::format("--max-shard is {}; give at least {}", s.max_shard, format_bytes(kMinShard)));
+  }
   AUTOGLM_RETURN_IF_ERROR(in_range("--threads", s.threads, 0, 1024));
   if (s.max_loss >= 0 && s.max_kl > 0) return invalid_argument("--max-loss and --max-kl are two contracts; give one");
   if ((s.max_loss >= 0 || s.max_kl > 0) && s.verify == "none") {

@@ -21,13 +21,13 @@ void add_options(CLI::App& app, CompressOptions& options) {
       ->group(recipe);
   app.add_option("--target-bits", options.target_bits,
                  "choose formats for this many stored bits per parameter, for example 3.5")
-      ->check(CLI::PositiveNumber)
+      ->check(above_zero())
       ->group(recipe);
   add_bytes(app, "--target-size", options.target_size, "choose formats for weight files of this size, for example 3MB")
       ->group(recipe);
   app.add_option("--ratio", options.ratio, "choose formats for this many times smaller than fp32, for example 12x")
       ->transform([](const std::string& text) { return text.ends_with('x') ? text.substr(0, text.size() - 1) : text; })
-      ->check(CLI::PositiveNumber)
+      ->check(above_zero())
       ->group(recipe);
   app.add_option("--profile", options.profile,
                  "what such formats must run on: any, transformers or vllm [transformers; any where that is too large]")
@@ -37,7 +37,6 @@ void add_options(CLI::App& app, CompressOptions& options) {
       ->group(recipe);
   app.add_option("--swaps", options.swaps,
                  "rounds in which bits move between layers by what the whole model is measured to lose [0; best: 2]")
-      ->check(CLI::NonNegativeNumber)
       ->group(recipe);
   app.add_option("--method", options.method,
                  "gptq, gptaq, awq or rtn; awq+ or smoothquant+ before one of them folds scales first: awq+gptq [gptq "
@@ -54,11 +53,9 @@ void add_options(CLI::App& app, CompressOptions& options) {
       ->group(recipe);
   app.add_option("--reconstruct", options.reconstruct,
                  "steps that train each block's rounding and scales against the source's block [0]")
-      ->check(CLI::NonNegativeNumber)
       ->group(recipe);
   app.add_option("--refine", options.refine,
                  "passes over the calibration text that train scales, norms and biases against the source [0]")
-      ->check(CLI::NonNegativeNumber)
       ->group(recipe);
   app.add_option("--override", options.overrides,
                  "REGEX=SCHEME[:METHOD] for modules whose name matches; SCHEME may be keep; repeatable, the first "
@@ -75,10 +72,10 @@ void add_options(CLI::App& app, CompressOptions& options) {
                  "[MODEL/tasks/calibration.jsonl where it exists]")
       ->group(calibration);
   app.add_option("--calibration-samples", options.calibration_samples, "sequences [128; of a set: all]")
-      ->check(CLI::PositiveNumber)
+      ->check(above_zero())
       ->group(calibration);
   app.add_option("--calibration-length", options.calibration_length, "tokens of each [512]")
-      ->check(CLI::PositiveNumber)
+      ->check(above_zero())
       ->group(calibration);
 
   const std::string verification = "Verification";
@@ -94,7 +91,7 @@ void add_options(CLI::App& app, CompressOptions& options) {
       "more")
       ->group(verification);
   app.add_option("--max-kl", options.max_kl, "the same by the mean KL divergence in nats, for example 0.02")
-      ->check(CLI::PositiveNumber)
+      ->check(above_zero())
       ->group(verification);
 
   const std::string bounds = "Bounds";

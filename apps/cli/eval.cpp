@@ -17,7 +17,7 @@ Command add_eval(CLI::App& root) {
   app.add_option("--seconds", options->seconds, "time that fast may take")->capture_default_str();
   app.add_option("--max-kl", options->max_kl,
                  "fail (exit 4) when the mean KL divergence in nats is above this, for example 0.02")
-      ->check(CLI::PositiveNumber);
+      ->check(above_zero());
   add_share(app, "--max-loss", options->max_loss, "fail (exit 4) when more than this is lost, for example 3%");
   add_bytes(app, "--max-ram", options->max_ram, "stay below this, for example 4G");
   app.add_option("--threads", options->threads, "0: all cores")->capture_default_str();

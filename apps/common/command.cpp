@@ -2,8 +2,15 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <exception>
+#include <optional>
+#include <system_error>
+#include <utility>
 
 #include "core/base/cancel.h"
 #include "core/base/log.h"
@@ -19,6 +26,41 @@ namespace {
 std::string& program_name() {
   static std::string name = "autoglm";
   return name;
+}
+
+CLI::Validator value_check(const std::function<bool(const std::string&)>& is_right, const std::string& wanted) {
+  return {[=](std::string& text) {
+            return text.empty()     ? "is empty; give a value or leave the option out"
+                   : is_right(text) ? std::string()
+                                    : fmt::format("'{}' is {}", text, wanted);
+          },
+          ""};
+}
+
+bool is_whole(const std::string& text) {
+  uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return error == std::errc() && end == text.data() + text.size();
+}
+
+std::optional<double> number(const std::string& text) {
+  double value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(value)) return std::nullopt;
+  return value;
+}
+
+/// Gives every option of `app` and of its subcommands the check of its type: no option takes nothing, or less than
+/// nothing of what is counted.
+void check_types(CLI::App& app) {
+  for (CLI::Option* option : app.get_options()) {
+    const std::string type = option->get_type_name();
+    if (type == "INT" || type == "UINT") option->check(value_check(is_whole, "no whole number of at least 0"));
+    if (type == "FLOAT")
+      option->check(value_check([](const auto& text) { return number(text).has_value(); }, "no number"));
+    if (type == "TEXT") option->check(value_check([](const auto&) { return true; }, ""));
+  }
+  for (CLI::App* below : app.get_subcommands({})) check_types(*below);
 }
 
 /// A line for options that no one knows, with the nearest known one; OK when there is none.
@@ -65,9 +107,16 @@ int run_parsed(const CLI::App& parent, const std::vector<Command>& commands) {
   return 0;
 }
 
-int run(CLI::App& root, const std::vector<Command>& commands, int argc, char** argv) {
+int run(CLI::App& root, const std::vector<Command>& commands, std::vector<std::string> words) {
+  check_types(root);
+  if (!words.empty() && words.front() == "--version") words.front() = "version";
+  if (!words.empty() && words.front() == "help") {  // help COMMAND, as COMMAND --help
+    words.erase(words.begin());
+    words.emplace_back("--help");
+  }
+  std::reverse(words.begin(), words.end());
   try {
-    root.parse(argc, argv);
+    root.parse(std::move(words));
   } catch (const CLI::Success& help) {
     return root.exit(help);
   } catch (const CLI::ParseError& error) {
@@ -95,6 +144,10 @@ Command add_command(CLI::App& parent, const std::string& name, const std::string
   command.app->add_flag("--quiet", command.output->quiet, "print errors and the result alone, no progress");
   command.app->add_flag("--verbose", command.output->verbose, "say more about what is done");
   return command;
+}
+
+CLI::Validator above_zero() {
+  return value_check([](const auto& text) { return number(text).value_or(0) > 0; }, "no number above 0");
 }
 
 CLI::Option* add_bytes(CLI::App& app, const std::string& name, int64_t& bytes, const std::string& description) {
@@ -142,7 +195,7 @@ int run_program(CLI::App& root, const std::function<std::vector<Command>(CLI::Ap
   try {
     root.require_subcommand(0, 1);
     root.allow_extras();
-    const int code = run(root, add_commands(root), argc, argv);
+    const int code = run(root, add_commands(root), {argv + 1, argv + argc});
     // What could not be printed (a full disk, a closed pipe) was not delivered.
     const bool delivered = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
     return delivered || code != 0 ? code

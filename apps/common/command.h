@@ -33,7 +33,9 @@ Command add_group(CLI::App& parent, const std::string& name, const std::string& 
 Command add_command(CLI::App& parent, const std::string& name, const std::string& description,
                     const std::string& example);
 
-/// Option values that CLI11 does not know.
+/// Option values that CLI11 does not know, and a check that it words badly. That numbers are numbers and texts are not
+/// empty needs none: run_program sees to it for every option.
+CLI::Validator above_zero();
 CLI::Option* add_bytes(CLI::App& app, const std::string& name, int64_t& bytes, const std::string& description);
 CLI::Option* add_share(CLI::App& app, const std::string& name, double& share, const std::string& description);
 

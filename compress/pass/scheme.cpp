@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 
 #include "core/base/suggest.h"
@@ -26,6 +27,8 @@ std::vector<std::string_view> split(std::string_view word) {
 const std::vector<std::string> kOptions = {"g32", "g64",        "g128",   "channel", "tensor", "asym",
                                            "sym", "restricted", "minmax", "mse",     "static"};
 
+bool is_width(char c) { return c >= '2' && c <= '8'; }
+
 /// The kind's defaults; false for an unknown kind.
 bool set_kind(std::string_view kind, Scheme& scheme) {
   if (kind == "fp16" || kind == "bf16" || kind == "fp32") {
@@ -36,7 +39,7 @@ bool set_kind(std::string_view kind, Scheme& scheme) {
     scheme.weights.num_bits = 8;
     scheme.activations = format::QuantArgs{
         .num_bits = 8, .symmetric = true, .strategy = format::Strategy::kToken, .group_size = 0, .dynamic = true};
-  } else if (kind.size() == 4 && kind.starts_with("int") && kind[3] >= '2' && kind[3] <= '8') {
+  } else if (kind.size() == 4 && kind.starts_with("int") && is_width(kind[3])) {
     scheme.weights.num_bits = kind[3] - '0';
   } else {
     return false;
@@ -45,6 +48,40 @@ bool set_kind(std::string_view kind, Scheme& scheme) {
   scheme.weights.strategy = grouped ? format::Strategy::kGroup : format::Strategy::kChannel;
   scheme.weights.group_size = grouped ? kDefaultGroupSize : 0;
   return true;
+}
+
+/// The kind that other software's word stands for: w4a16, 4, q4, 4bit, float16; "" for what is no such word.
+std::string meant_kind(std::string_view word) {
+  const auto integer = [](char digit) { return fmt::format("int{}", digit); };
+  if (word.size() == 5 && word[0] == 'w' && is_width(word[1]) && word.ends_with("a16")) return integer(word[1]);
+  if (word.size() == 2 && word[0] == 'q' && is_width(word[1])) return integer(word[1]);
+  if (!word.empty() && is_width(word[0]) && (word.size() == 1 || word.ends_with("bit"))) return integer(word[0]);
+  if (word == "float16" || word == "half") return "fp16";
+  return word == "bfloat16" ? "bf16" : word == "float32" ? "fp32" : "";
+}
+
+Status unknown_kind(std::string_view word) {
+  const std::string meant = meant_kind(word);
+  if (!meant.empty()) return invalid_argument(fmt::format("unknown quantization '{}'; say '{}'", word, meant));
+  if (word.starts_with("int") && word.find_first_not_of("0123456789", 3) == std::string_view::npos) {
+    return invalid_argument(fmt::format("unknown quantization '{}'; integers have 2 to 8 bits: int2..int8", word));
+  }
+  static const std::vector<std::string> kinds = {"int2", "int3", "int4",        "int5", "int6", "int7",
+                                                 "int8", "w8a8", "w8a8-static", "fp16", "bf16", "fp32"};
+  return invalid_argument(unknown_word("quantization", word, kinds));
+}
+
+/// The divisor of `cols` that is nearest to `size` by their ratio, at least 2 where there is one.
+int64_t nearest_divisor(int64_t cols, int64_t size) {
+  int64_t best = cols;
+  const auto ratio = [&](int64_t divisor) {
+    const double r = static_cast<double>(divisor) / static_cast<double>(size);
+    return r < 1 ? 1 / r : r;
+  };
+  for (int64_t divisor = 2; divisor <= std::min(cols, kMaxGroupSize); ++divisor) {
+    if (cols % divisor == 0 && ratio(divisor) < ratio(best)) best = divisor;
+  }
+  return best;
 }
 
 /// The number of "g<N>"; nothing for another word, 0 for a number out of range.
@@ -58,16 +95,10 @@ std::optional<int64_t> group_size_of(std::string_view option) {
 
 }  // namespace
 
-const std::vector<std::string>& scheme_kinds() {
-  static const std::vector<std::string> kinds = {"int2", "int3", "int4", "int5", "int6", "int7",
-                                                 "int8", "w8a8", "fp16", "bf16", "fp32"};
-  return kinds;
-}
-
 Result<Scheme> Scheme::parse(std::string_view word) {
   const std::vector<std::string_view> parts = split(word);
   Scheme scheme;
-  if (!set_kind(parts[0], scheme)) return invalid_argument(unknown_word("quantization", parts[0], scheme_kinds()));
+  if (!set_kind(parts[0], scheme)) return unknown_kind(parts[0]);
   const auto wrong = [&](std::string_view option, std::string_view why) {
     return invalid_argument(fmt::format("quantization '{}': '{}' {}", word, option, why));
   };
@@ -137,8 +168,8 @@ std::string Scheme::to_string() const {
 Status Scheme::fit_group_size(int64_t cols) {
   if (weights.strategy != format::Strategy::kGroup || cols % weights.group_size == 0) return ok_status();
   if (group_size_given) {
-    return invalid_argument(
-        fmt::format("a group size of {} does not divide its {} input columns", weights.group_size, cols));
+    return invalid_argument(fmt::format("a group size of {} does not divide its {} input columns; {} does",
+                                        weights.group_size, cols, nearest_divisor(cols, weights.group_size)));
   }
   int64_t size = weights.group_size;
   while (size > 1 && cols % size != 0) size /= 2;

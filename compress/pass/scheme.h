@@ -59,7 +59,4 @@ struct Scheme {
   bool operator==(const Scheme&) const = default;
 };
 
-/// The kinds, for messages and --help.
-const std::vector<std::string>& scheme_kinds();
-
 }  // namespace autoglm::pass

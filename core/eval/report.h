@@ -104,7 +104,7 @@ struct StageTime {
 
 /// Where text came from and how much of it was used.
 struct TextUse {
-  std::string source;  ///< path, or "sampled from the source model"
+  std::string source;  ///< path, or "sampled from the source model" ("from the model itself" where there is no source)
   int64_t sequences = 0;
   int64_t length = 0;  ///< tokens of each
   uint64_t seed = 0;

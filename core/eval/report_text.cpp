@@ -128,17 +128,23 @@ Table side_by_side(std::span<const Report> reports) {
   const auto title = [](const std::string& storage, const char* otherwise) {
     return storage.empty() ? std::string(otherwise) : storage;
   };
-  std::vector<std::string> header{"", title(first.source ? first.source->storage : "", "source")};
+  const bool has_source = with_source != reports.end();
+  std::vector<std::string> header{""};
+  if (has_source) header.push_back(title(first.source->storage, "source"));
   std::vector<std::vector<Row>> columns;
   for (const Report& report : reports) {
-    header.push_back(title(report.artifact.storage, "compressed"));
+    header.push_back(title(report.artifact.storage, has_source ? "compressed" : "model"));
     columns.push_back(rows_of(report));
   }
   Table table(std::move(header));
   const std::vector<Row> source = rows_of(first);
   for (size_t r = 0; r < source.size(); ++r) {
-    std::vector<std::string> cells{source[r].name, source[r].source};
-    bool known = !cells[1].empty() && cells[1] != kNone;
+    std::vector<std::string> cells{source[r].name};
+    bool known = false;
+    if (has_source) {
+      known = !source[r].source.empty() && source[r].source != kNone;
+      cells.push_back(source[r].source);
+    }
     for (const auto& column : columns) {
       known = known || column[r].compressed != kNone;
       cells.push_back(column[r].compressed);

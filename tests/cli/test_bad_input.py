@@ -42,9 +42,13 @@ def test_unknown_command(autoglm):
 
 
 @pytest.mark.parametrize("option,word,hint", [
-    ("--method", "gtpq", "gptq"), ("-q", "int44", "int4"), ("--verify", "fats", "fast"),
+    ("--method", "gtpq", "gptq"), ("-q", "int44", "int2..int8"), ("--verify", "fats", "fast"),
     ("--compute", "fp23", "fp32"), ("--device", "gpu", "cuda"), ("--max-ram", "lots", "4G"), ("--max-loss", "5", "3%"),
-    ("--override", "int8", "=")])
+    ("--override", "int8", "="), ("-q", "w4a16", "'int4'"), ("-q", "4", "'int4'"), ("-q", "w8b8", "'w8a8'"),
+    ("--threads", "", "is empty"),
+    ("--seed", "-1", "'-1' is no whole number"), ("--threads", "two", "'two' is no whole number"),
+    ("--target-bits", "0", "'0' is no number above 0"), ("--max-shard", "1", "at least 1.05 MB"),
+    ("--calibration-dataset", "", "is empty"), ("-o", "", "is empty")])
 def test_wrong_value(refuse, option, word, hint):
     refuse(TINY / "glm", USAGE, word, hint, options=(option, word))
 
@@ -58,7 +62,7 @@ def test_shared_input_needs_one_format(refuse):
 
 
 def test_group_size_that_does_not_divide(refuse):
-    refuse(TINY / "glm", USAGE, "48", "128", options=("-q", "int4-g48"))
+    refuse(TINY / "glm", USAGE, "48 does not divide its 128 input columns; 64 does", options=("-q", "int4-g48"))
 
 
 def test_recipe_with_unknown_member(refuse, tmp_path):

@@ -94,3 +94,25 @@ threads: 1
     assert report_of(tmp_path / "c")["conditions"]["seed"] == 4
     recipe.write_text("methods: {gptq: {dampin: 0.5}}")
     autoglm("compress", DEMO, "--config", recipe, "--dry-run").refused(USAGE, "dampin", "damping")
+
+
+def test_version_and_help_by_their_usual_names(autoglm):
+    assert autoglm("--version").out == autoglm("version").out
+    assert autoglm("help", "compress").out == autoglm("compress", "--help").out
+    assert autoglm("help").out == autoglm("--help").out
+
+
+def test_a_warning_is_printed_once(autoglm, model, tmp_path):
+    """The process that compresses and the one that verifies both see the same model."""
+    folder = model()
+    path = folder / "config.json"
+    layers = json.loads(path.read_text())["num_hidden_layers"]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": layers - 1}))
+    done = autoglm("compress", folder, "-q", "int8", "--method", "rtn", "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert done.err.count(f"the files hold layer {layers - 1} too") == 1
+    report = report_of(tmp_path / "out")
+    assert report["carried_over"] and f"{len(report['carried_over'])} tensors" in done.out
+    assert len(report["warnings"]) == len(set(report["warnings"])) >= 1
+    alone = autoglm("eval", tmp_path / "out")
+    assert "source" not in alone.out
