@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <functional>
 #include <set>
+#include <utility>
 
 #include "compress/search/profile.h"
 #include "core/base/memory.h"
@@ -116,8 +117,9 @@ Status check_budget(const Settings& s) {
   if (!s.automatic && budgets > 0) {
     return invalid_argument("a budget chooses the formats itself; it contradicts --quantization (leave it out)");
   }
-  if (!s.automatic && (!s.profile.empty() || !s.scores.empty())) {
-    return invalid_argument("--profile and --scores mean something beside a budget alone, such as --target-bits 3.5");
+  if (!s.automatic && (!s.profile.empty() || !s.scores.empty() || (s.swaps_given && s.swaps > 0))) {
+    return invalid_argument(
+        "--profile, --scores and --swaps mean something beside a budget alone, such as --target-bits 3.5");
   }
   if (s.target_bits > 32) return invalid_argument(fmt::format("--target-bits is {}; give 2 to 32", s.target_bits));
   if (s.ratio > 0 && s.ratio < 1) return invalid_argument(fmt::format("--ratio is {}; give 1 to 16", s.ratio));
@@ -177,7 +179,9 @@ Result<Settings> read_recipe(const json& file, const std::string& where, const s
     usual = found->get<std::string>();
     rest.erase(found);
   }
-  AUTOGLM_ASSIGN_OR_RETURN(Settings settings, with_effort(effort.empty() ? usual : effort));
+  auto from_effort = with_effort(effort.empty() ? usual : effort);
+  if (!from_effort.ok()) return effort.empty() ? from_effort.status().with_context(where) : from_effort.status();
+  Settings settings = std::move(from_effort).value();
   for (const Member& member : members()) {
     const auto found = rest.find(member.name);
     if (found == rest.end()) continue;
@@ -197,6 +201,7 @@ Result<Settings> read_recipe(const json& file, const std::string& where, const s
       return invalid_argument(fmt::format("{}: {}", where, unknown_word("member", name, known)));
     }
   }
+  settings.swaps_given = file.contains("swaps");
   settings.samples_given = file.contains("calibration_samples");
   settings.length_given = file.contains("calibration_length");
   settings.embedding_given = rest.contains("embedding");
@@ -276,6 +281,7 @@ Result<Settings> settle(const CompressOptions& options) {
   s.automatic = s.automatic || (has_budget(s) && !s.scheme_given);
   take(options.profile, std::string(), s.profile);
   take(options.scores, std::string(), s.scores);
+  s.swaps_given |= options.swaps >= 0;
   if (options.swaps >= 0) s.swaps = options.swaps;
   take(options.calibration, std::string(), s.calibration);
   s.samples_given |= options.calibration_samples != 0;

@@ -20,7 +20,8 @@ struct Settings {
   double ratio = 0;
   std::string profile;
   std::string scores;
-  int64_t swaps = 0;  // rounds of them
+  bool swaps_given = false;  // not the usual of an effort
+  int64_t swaps = 0;         // rounds of them
   std::string calibration;
   bool samples_given = false, length_given = false;  // the next two
   int64_t calibration_samples = 128;

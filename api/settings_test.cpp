@@ -1,5 +1,6 @@
 #include "api/settings.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -50,6 +51,7 @@ TEST(Recipe, NamesWhatIsUnknownOrWrong) {
   const auto message = [](const std::string& text) { return read_recipe(yaml(text), "r.yaml").status().message(); };
   EXPECT_NE(message("calibration_sample: 3").find("did you mean 'calibration_samples'?"), std::string::npos);
   EXPECT_NE(message("shceme: int4").find("did you mean 'scheme'?"), std::string::npos);
+  EXPECT_THAT(message("effort: bset"), ::testing::StartsWith("r.yaml: unknown value of --effort"));
   EXPECT_EQ(message("threads: many"), "r.yaml: threads: must be a whole number");
   EXPECT_NE(message("scheme: int44").find("int4"), std::string::npos);
   EXPECT_NE(message("- 1").find("a recipe is a list of members"), std::string::npos);
@@ -81,6 +83,12 @@ TEST(Settle, RefusesContradictions) {
   options = {};
   options.calibration_samples = -3;
   EXPECT_EQ(settle(options).status().code(), StatusCode::kInvalidArgument);
+  options = {};
+  options.swaps = 2;
+  EXPECT_THAT(settle(options).status().message(), ::testing::HasSubstr("beside a budget alone"));
+  options.effort = "best";  // which has swaps of its own, for budgets
+  options.swaps = -1;
+  EXPECT_TRUE(settle(options).ok());
 }
 
 }  // namespace

@@ -4,7 +4,7 @@
 usage: random_checkpoint.py SHAPE FOLDER [--layers N] [--seed N]
 
 The weights are normal with the usual initial deviation (0.02; norms 1), so that quantizers see a realistic spread. Only
-numpy is needed. Shapes: glm-edge-1.5b, glm-4-9b, glm-4.5-air (plans only: --headers-only writes config and headers over
+numpy is needed. Shapes: glm-edge-1.5b, glm-4-9b, smollm2-135m, glm-4.5-air (plans only: --headers-only writes config and headers over
 a sparse file).
 """
 import argparse
@@ -18,21 +18,28 @@ import numpy as np
 SHAPES = {
     "glm-edge-1.5b": dict(model_type="glm", hidden=2048, intermediate=6144, layers=28, heads=16, kv=4, vocab=59264, context=8192),
     "glm-4-9b": dict(model_type="glm4", hidden=4096, intermediate=13696, layers=40, heads=32, kv=2, vocab=151552, context=32768),
+    "smollm2-135m": dict(model_type="llama", hidden=576, intermediate=1536, layers=30, heads=9, kv=3, vocab=49152, context=8192,
+                         head_dim=64),
     "glm-4.5-air": dict(model_type="glm4_moe", hidden=4096, intermediate=10944, layers=46, heads=96, kv=8, vocab=151552,
                         context=131072, moe_intermediate=1408, experts=128, active=8, dense=1),
 }
-ARCHITECTURES = {"glm": "GlmForCausalLM", "glm4": "Glm4ForCausalLM", "glm4_moe": "Glm4MoeForCausalLM"}
-HEAD_DIM = 128
+ARCHITECTURES = {"glm": "GlmForCausalLM", "glm4": "Glm4ForCausalLM", "glm4_moe": "Glm4MoeForCausalLM",
+                 "llama": "LlamaForCausalLM"}
 SHARD_BYTES = 4_000_000_000
 CHUNK = 1 << 24  # values drawn at a time
 
 
+def head_dim(s):
+    return s.get("head_dim", 128)
+
+
 def config(s, layers):
-    c = {"architectures": [ARCHITECTURES[s["model_type"]]], "model_type": s["model_type"], "attention_bias": True,
-         "hidden_act": "silu", "hidden_size": s["hidden"], "intermediate_size": s["intermediate"], "head_dim": HEAD_DIM,
+    llama = s["model_type"] == "llama"
+    c = {"architectures": [ARCHITECTURES[s["model_type"]]], "model_type": s["model_type"], "attention_bias": not llama,
+         "hidden_act": "silu", "hidden_size": s["hidden"], "intermediate_size": s["intermediate"], "head_dim": head_dim(s),
          "num_hidden_layers": layers, "num_attention_heads": s["heads"], "num_key_value_heads": s["kv"],
-         "max_position_embeddings": s["context"], "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "partial_rotary_factor": 0.5,
-         "tie_word_embeddings": False, "vocab_size": s["vocab"], "torch_dtype": "bfloat16", "eos_token_id": [0], "pad_token_id": 0}
+         "max_position_embeddings": s["context"], "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "partial_rotary_factor": 1.0 if llama else 0.5,
+         "tie_word_embeddings": llama, "vocab_size": s["vocab"], "torch_dtype": "bfloat16", "eos_token_id": [0], "pad_token_id": 0}
     if "experts" in s:
         c |= {"moe_intermediate_size": s["moe_intermediate"], "n_routed_experts": s["experts"], "num_experts_per_tok": s["active"],
               "n_shared_experts": 1, "first_k_dense_replace": s["dense"], "n_group": 1, "topk_group": 1, "norm_topk_prob": True,
@@ -41,14 +48,16 @@ def config(s, layers):
 
 
 def tensors(s, layers):
-    h, q, k = s["hidden"], s["heads"] * HEAD_DIM, s["kv"] * HEAD_DIM
+    h, q, k = s["hidden"], s["heads"] * head_dim(s), s["kv"] * head_dim(s)
+    llama = s["model_type"] == "llama"
     yield "model.embed_tokens.weight", (s["vocab"], h)
     for i in range(layers):
         p = f"model.layers.{i}."
         yield p + "input_layernorm.weight", (h,)
         for name, rows in (("q", q), ("k", k), ("v", k)):
             yield p + f"self_attn.{name}_proj.weight", (rows, h)
-            yield p + f"self_attn.{name}_proj.bias", (rows,)
+            if not llama:
+                yield p + f"self_attn.{name}_proj.bias", (rows,)
         yield p + "self_attn.o_proj.weight", (h, q)
         yield p + "post_attention_layernorm.weight", (h,)
         if s["model_type"] == "glm4":
@@ -62,7 +71,7 @@ def tensors(s, layers):
                 yield p + f"mlp.{e}.gate_proj.weight", (m, h)
                 yield p + f"mlp.{e}.up_proj.weight", (m, h)
                 yield p + f"mlp.{e}.down_proj.weight", (h, m)
-        elif "experts" in s:
+        elif llama or "experts" in s:
             yield p + "mlp.gate_proj.weight", (s["intermediate"], h)
             yield p + "mlp.up_proj.weight", (s["intermediate"], h)
             yield p + "mlp.down_proj.weight", (h, s["intermediate"])
@@ -70,7 +79,8 @@ def tensors(s, layers):
             yield p + "mlp.gate_up_proj.weight", (2 * s["intermediate"], h)
             yield p + "mlp.down_proj.weight", (h, s["intermediate"])
     yield "model.norm.weight", (h,)
-    yield "lm_head.weight", (s["vocab"], h)
+    if not llama:  # llama's head is tied to the embedding
+        yield "lm_head.weight", (s["vocab"], h)
 
 
 def bf16(values):

@@ -59,6 +59,30 @@ def test_it_stops_when_asked_and_cleans_up(tmp_path, moment, delay, sent):
     assert not any(map(is_running, started))
 
 
+LONG = {
+    "eval": ("eval", DEMO, "--source", DEMO, "--level", "full"),
+    "generate": ("generate", DEMO, "--prompt", "a", "--raw", "--max-new-tokens", 1000, "--temperature", 5),
+    "calibrate build": ("calibrate", "build", DEMO, "self", "--samples", 4000, "-o", "set.jsonl"),
+    "calibrate shift": ("calibrate", "shift", DEMO, DEMO / "tasks" / "train.jsonl", "--eval-dataset",
+                        DEMO / "tasks" / "eval.jsonl", "--samples", 400),
+}
+
+
+@pytest.mark.parametrize("command", LONG)
+def test_every_long_command_stops_when_asked(tmp_path, command):
+    process = subprocess.Popen([AUTOGLM, *map(str, LONG[command])], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                               text=True, cwd=tmp_path)
+    wait_until(lambda: handles_signals(process))
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == CANCELLED, err
+    assert time.monotonic() - asked < 2
+    assert leftovers(tmp_path) == []
+
+
 def test_a_killed_program_takes_its_verification_with_it(tmp_path):
     process = start(tmp_path, *VERIFYING)
     child = wait_until(lambda: children(process.pid))[0]
