@@ -9,6 +9,7 @@ Command add_eval(CLI::App& root);
 Command add_inspect(CLI::App& root);
 Command add_generate(CLI::App& root);
 Command add_calibrate(CLI::App& root);
+Command add_export(CLI::App& root);
 Command add_version(CLI::App& root);
 
 }  // namespace autoglm::cli

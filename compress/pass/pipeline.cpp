@@ -23,6 +23,7 @@
 #include "core/base/log.h"
 #include "core/base/memory.h"
 #include "core/base/progress.h"
+#include "core/format/small_files.h"
 
 namespace autoglm::pass {
 namespace {
@@ -72,7 +73,7 @@ class Pipeline {
     }
     if (!folds_.empty()) AUTOGLM_RETURN_IF_ERROR(folds_.write(writer_.staging()));
     if (!statistics_.empty()) AUTOGLM_RETURN_IF_ERROR(statistics_.write(writer_.staging()));
-    AUTOGLM_RETURN_IF_ERROR(copy_small_files(decoder_.checkpoint().folder(), writer_));
+    AUTOGLM_RETURN_IF_ERROR(format::copy_small_files(decoder_.checkpoint().folder(), writer_));
     report_.seconds = clock_.seconds();
     report_.peak_rss = peak_rss_bytes();
     report_.bytes_written = writer_.tensor_bytes();
@@ -545,28 +546,6 @@ Result<PipelineReport> run_pipeline(const PipelineInput& input, format::Checkpoi
     AUTOGLM_ASSIGN_OR_RETURN(Methods methods, Methods::create(*input.recipe, *input.registry, *input.resolved));
     return Pipeline(input, std::move(methods), writer, cancel).run();
   });
-}
-
-Status copy_small_files(const std::filesystem::path& from, format::CheckpointWriter& writer) {
-  static const std::set<std::string> kinds = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".md"};
-  constexpr uintmax_t kLargest = 256 << 20;
-  std::vector<std::filesystem::path> files;
-  std::error_code error;
-  for (std::filesystem::directory_iterator it(from, error), end; !error && it != end; it.increment(error)) {
-    const std::string name = it->path().filename().string();
-    // A tokenizer's own code is named by tokenizer_config.json; a model's is not needed, its config being a known one.
-    const bool wanted = kinds.contains(it->path().extension().string()) || name == "LICENSE" ||
-                        (name.starts_with("tokenization_") && name.ends_with(".py"));
-    const bool own = name == "config.json" || name == "autoglm.json" || name == "report.json" || name == "report.md" ||
-                     name.ends_with(".index.json");
-    std::error_code ignored;
-    if (wanted && !own && it->is_regular_file(ignored) && it->file_size(ignored) <= kLargest)
-      files.push_back(it->path());
-  }
-  if (error) return bad_input(fmt::format("{}: cannot list the folder: {}", from.string(), error.message()));
-  std::sort(files.begin(), files.end());
-  for (const auto& file : files) AUTOGLM_RETURN_IF_ERROR(writer.copy_file(file, file.filename()));
-  return ok_status();
 }
 
 }  // namespace autoglm::pass

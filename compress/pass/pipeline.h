@@ -65,8 +65,4 @@ struct PipelineInput {
 /// Deterministic for one number of threads. Errors: kBadInput (weights, calibration), kResourceExhausted, kCancelled.
 Result<PipelineReport> run_pipeline(const PipelineInput& input, format::CheckpointWriter& writer, CancelToken& cancel);
 
-/// Copies the small files of a model folder that belong to an artifact: tokenizer, generation config, chat template,
-/// licence; not weights, their index, config.json, or program code.
-Status copy_small_files(const std::filesystem::path& from, format::CheckpointWriter& writer);
-
 }  // namespace autoglm::pass

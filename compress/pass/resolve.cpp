@@ -355,22 +355,7 @@ Result<Resolved> resolve(const Recipe& recipe, const ModelConfig& config, const 
 }
 
 std::string Resolved::config_json() const {
-  nlohmann::ordered_json json = config.raw;
-  const bool nested = json.contains("text_config") && json["text_config"].is_object();
-  const auto set = [&](const char* key, const nlohmann::ordered_json& value) {
-    if (json.contains(key) || !nested) json[key] = value;
-    if (nested && json["text_config"].contains(key)) json["text_config"][key] = value;
-  };
-  const char* name = config.dtype == format::DType::kF16    ? "float16"
-                     : config.dtype == format::DType::kBF16 ? "bfloat16"
-                                                            : "float32";
-  const bool older = json.contains("torch_dtype") || (nested && json["text_config"].contains("torch_dtype"));
-  set(older && !json.contains("dtype") ? "torch_dtype" : "dtype", name);
-  if (json.contains("tie_word_embeddings") || !config.tie_word_embeddings) {
-    set("tie_word_embeddings", config.tie_word_embeddings);
-  }
-  if (quantization) json["quantization_config"] = quantization->to_json();
-  return json.dump(2) + "\n";
+  return config.to_json(quantization ? quantization->to_json() : nlohmann::ordered_json());
 }
 
 bool Resolved::data_free(const Registry& registry, const Recipe& recipe) const {

@@ -10,9 +10,9 @@
 #include <set>
 
 #include "core/base/progress.h"
-#include "core/eval/weight_rows.h"
 #include "core/format/display.h"
 #include "core/format/folds.h"
+#include "core/format/weight_rows.h"
 
 namespace autoglm::eval {
 namespace {
@@ -76,8 +76,8 @@ class Comparison {
     Progress progress("comparing weights", static_cast<int64_t>(modules.size()));
     int64_t done = 0;
     for (const format::ModuleSpec& module : modules) {
-      AUTOGLM_RETURN_IF_ERROR(compare(module, Member::kWeight));
-      if (module.has_bias) AUTOGLM_RETURN_IF_ERROR(compare(module, Member::kBias));
+      AUTOGLM_RETURN_IF_ERROR(compare(module, format::Member::kWeight));
+      if (module.has_bias) AUTOGLM_RETURN_IF_ERROR(compare(module, format::Member::kBias));
       progress.update(++done, module.name);
     }
     AUTOGLM_RETURN_IF_ERROR(compare_others());
@@ -88,10 +88,10 @@ class Comparison {
   }
 
  private:
-  Status compare(const format::ModuleSpec& module, Member member) {
-    const WeightRows written = WeightRows::of(compressed_, module, member);
-    const WeightRows original = WeightRows::matching(source_, module, member);
-    const std::string name = member == Member::kBias ? module.bias_name() : module.name;
+  Status compare(const format::ModuleSpec& module, format::Member member) {
+    const format::WeightRows written = format::WeightRows::of(compressed_, module, member);
+    const format::WeightRows original = format::WeightRows::matching(source_, module, member);
+    const std::string name = member == format::Member::kBias ? module.bias_name() : module.name;
     if (original.segments().empty()) {
       for (const std::string& stored : written.stored_names()) diff_.extra.push_back(stored);
       return ok_status();
@@ -116,7 +116,7 @@ class Comparison {
     if (!std::isfinite(sums.ww)) return not_finite(original);
     if (!std::isfinite(sums.vv)) return not_finite(written);
 
-    const format::QuantScheme* scheme = member == Member::kWeight ? compressed_.scheme_of(module) : nullptr;
+    const format::QuantScheme* scheme = member == format::Member::kWeight ? compressed_.scheme_of(module) : nullptr;
     if (sums.equal) {
       ++diff_.identical;
       return ok_status();
@@ -134,8 +134,8 @@ class Comparison {
     return ok_status();
   }
 
-  Status add_rows(const format::ModuleSpec& module, const WeightRows& original, const WeightRows& written, Sums& sums,
-                  int64_t& compared) {
+  Status add_rows(const format::ModuleSpec& module, const format::WeightRows& original,
+                  const format::WeightRows& written, Sums& sums, int64_t& compared) {
     const int64_t cols = written.cols();
     const int64_t piece = std::max<int64_t>(1, kPieceElements / std::max<int64_t>(1, cols));
     int64_t since_release = 0;
@@ -171,7 +171,7 @@ class Comparison {
     }
   }
 
-  static Status not_finite(const WeightRows& rows) {
+  static Status not_finite(const format::WeightRows& rows) {
     return bad_input(
         fmt::format("{}: holds a value that is NaN or infinite", format::display(rows.stored_names().front())));
   }
@@ -206,9 +206,10 @@ class Comparison {
 
   void list_missing() {
     for (const format::ModuleSpec& module : source_.layout.modules()) {
-      for (const Member member : {Member::kWeight, Member::kBias}) {
-        if (member == Member::kBias && !module.has_bias) continue;
-        for (const std::string& name : WeightRows::of(source_, module, member).stored_names()) add_if_missing(name);
+      for (const format::Member member : {format::Member::kWeight, format::Member::kBias}) {
+        if (member == format::Member::kBias && !module.has_bias) continue;
+        for (const std::string& name : format::WeightRows::of(source_, module, member).stored_names())
+          add_if_missing(name);
       }
     }
     for (const std::string& name : source_.layout.others(source_.checkpoint)) add_if_missing(name);

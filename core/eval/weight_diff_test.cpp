@@ -9,9 +9,9 @@
 
 #include "core/eval/sizes.h"
 #include "core/eval/test_folder.h"
-#include "core/eval/weight_rows.h"
 #include "core/format/folds.h"
 #include "core/format/testing.h"
+#include "core/format/weight_rows.h"
 
 namespace autoglm::eval {
 namespace {
@@ -272,13 +272,13 @@ TEST(CompareWeights, MatchesSplitAndRenamedTensors) {
   const auto layout = format::TensorLayout::describe(config);
   std::vector<StoredTensor> stored;
   for (const auto& module : layout.modules()) {
-    for (const Member member : {Member::kWeight, Member::kBias}) {
-      if (member == Member::kBias && !module.has_bias) continue;
-      const WeightRows rows = WeightRows::matching(source, module, member);
+    for (const format::Member member : {format::Member::kWeight, format::Member::kBias}) {
+      if (member == format::Member::kBias && !module.has_bias) continue;
+      const format::WeightRows rows = format::WeightRows::matching(source, module, member);
       ASSERT_FALSE(rows.segments().empty()) << module.name;
       std::vector<float> values(static_cast<size_t>(rows.rows() * rows.cols()));
       ASSERT_TRUE(rows.read(0, rows.rows(), values).ok());
-      const bool bias = member == Member::kBias;
+      const bool bias = member == format::Member::kBias;
       stored.push_back(format::stored(bias ? module.bias_name() : module.weight_name(), DType::kF32,
                                       bias ? format::Shape{module.shape[0]} : module.shape, values));
     }

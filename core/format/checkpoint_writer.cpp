@@ -229,6 +229,26 @@ Status CheckpointWriter::add(std::string_view name, DType dtype, const Shape& sh
                     pieces(bytes, [this](Bytes, size_t) { return impl_->check_cancelled(); }));
 }
 
+Status CheckpointWriter::add_streamed(std::string_view name, DType dtype, const Shape& shape,
+                                      const ShardWriter::Source& source) {
+  const std::optional<int64_t> count = element_count(shape);
+  int64_t nbytes = 0;
+  if (!count || __builtin_mul_overflow(*count, size_of(dtype), &nbytes)) {
+    return invalid_argument(fmt::format("tensor {} has the shape [{}]", display(name), fmt::join(shape, ", ")));
+  }
+  int64_t given = 0;
+  const auto counted = [&]() -> Result<Bytes> {
+    AUTOGLM_RETURN_IF_ERROR(impl_->check_cancelled());
+    AUTOGLM_ASSIGN_OR_RETURN(const Bytes piece, source());
+    given += static_cast<int64_t>(piece.size());
+    if (given > nbytes || (piece.empty() && given < nbytes)) {
+      return internal_error(fmt::format("tensor {} comes with {} bytes instead of {}", display(name), given, nbytes));
+    }
+    return piece;
+  };
+  return impl_->add({.name = std::string(name), .dtype = dtype, .shape = shape, .nbytes = nbytes}, counted);
+}
+
 Status CheckpointWriter::add(std::string_view name, const Checkpoint& from, std::string_view source_name,
                              const CopyOptions& options) {
   AUTOGLM_ASSIGN_OR_RETURN(Bytes bytes, from.bytes(source_name));

@@ -22,6 +22,7 @@
 #include "core/format/checkpoint.h"
 #include "core/format/dtype.h"
 #include "core/format/file.h"
+#include "core/format/shard_writer.h"
 
 namespace autoglm::format {
 
@@ -59,6 +60,9 @@ class CheckpointWriter {
   /// Appends a tensor to the current shard. kInvalidArgument: a name that was used, `bytes` that are not the product of
   /// shape and dtype long. kResourceExhausted: disk full (with what is needed and free).
   Status add(std::string_view name, DType dtype, const Shape& shape, std::span<const std::byte> bytes);
+
+  /// The same of bytes that come piece by piece (ShardWriter::Source), so that a large tensor need not be in memory.
+  Status add_streamed(std::string_view name, DType dtype, const Shape& shape, const ShardWriter::Source& source);
 
   /// Appends a tensor of another checkpoint as it is, in pieces: its pages do not stay in memory.
   Status add(std::string_view name, const Checkpoint& from, std::string_view source_name,

@@ -484,6 +484,23 @@ ModelConfig ModelConfig::as_transformers() const {
   return out;
 }
 
+std::string ModelConfig::to_json(const nlohmann::ordered_json& quantization) const {
+  nlohmann::ordered_json json = raw;
+  const bool nested = json.contains("text_config") && json["text_config"].is_object();
+  const auto set = [&](const char* key, const nlohmann::ordered_json& value) {
+    if (json.contains(key) || !nested) json[key] = value;
+    if (nested && json["text_config"].contains(key)) json["text_config"][key] = value;
+  };
+  const char* name = dtype == DType::kF16 ? "float16" : dtype == DType::kBF16 ? "bfloat16" : "float32";
+  const bool older = json.contains("torch_dtype") || (nested && json["text_config"].contains("torch_dtype"));
+  set(older && !json.contains("dtype") ? "torch_dtype" : "dtype", name);
+  if (json.contains("tie_word_embeddings") || !tie_word_embeddings) set("tie_word_embeddings", tie_word_embeddings);
+  json.erase("quantization_config");
+  if (nested) json["text_config"].erase("quantization_config");
+  if (!quantization.is_null()) json["quantization_config"] = quantization;
+  return json.dump(2) + "\n";
+}
+
 std::vector<std::pair<std::string, std::string>> ModelConfig::describe() const {
   std::vector<std::pair<std::string, std::string>> lines = {{"model_type", model_type}};
   for (const Field& field : fields()) {

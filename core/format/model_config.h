@@ -86,6 +86,10 @@ struct ModelConfig {
   /// complete config.json.
   ModelConfig as_transformers() const;
 
+  /// config.json of a folder that holds this model: `raw` with the dtype and tie_word_embeddings of the members, and
+  /// with `quantization` as its quantization_config, without one where that is null.
+  std::string to_json(const nlohmann::ordered_json& quantization) const;
+
   /// "key: value" for every field of the table, in its order.
   std::vector<std::pair<std::string, std::string>> describe() const;
 };

@@ -1,14 +1,11 @@
-#include "core/eval/weight_rows.h"
+#include "core/format/weight_rows.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 
-namespace autoglm::eval {
+namespace autoglm::format {
 namespace {
-
-using format::ModuleSpec;
-using format::Role;
 
 int64_t rows_of(const ModuleSpec& module) { return module.shape.empty() ? 0 : module.shape.front(); }
 int64_t cols_of(const ModuleSpec& module) { return module.shape.size() == 2 ? module.shape[1] : 1; }
@@ -27,14 +24,14 @@ const std::vector<Fusion>& fusions() {
 }
 
 /// Rows of each part of a fused matrix, from the config.
-std::vector<int64_t> part_rows(const format::ModelConfig& config, Role fused) {
+std::vector<int64_t> part_rows(const ModelConfig& config, Role fused) {
   if (fused == Role::kGateUp) return {config.intermediate_size, config.intermediate_size};
   const int64_t kv = config.num_key_value_heads * config.head_dim;
   return {config.num_attention_heads * config.head_dim, kv, kv};
 }
 
-std::vector<RowSegment> find_segments(const format::StoredModel& model, const ModuleSpec& wanted) {
-  const format::TensorLayout& layout = model.layout;
+std::vector<RowSegment> find_segments(const StoredModel& model, const ModuleSpec& wanted) {
+  const TensorLayout& layout = model.layout;
   if (const ModuleSpec* same = layout.find(wanted.role, wanted.layer, wanted.expert)) return {whole(*same)};
   if (wanted.role == Role::kHead && model.config.tie_word_embeddings) {
     if (const ModuleSpec* embedding = layout.find(Role::kEmbedding)) return {whole(*embedding)};
@@ -65,17 +62,17 @@ std::vector<RowSegment> find_segments(const format::StoredModel& model, const Mo
 
 }  // namespace
 
-WeightRows::WeightRows(const format::StoredModel& model, Member member, std::vector<RowSegment> segments)
+WeightRows::WeightRows(const StoredModel& model, Member member, std::vector<RowSegment> segments)
     : model_(&model), member_(member), segments_(std::move(segments)) {
   for (const RowSegment& segment : segments_) rows_ += segment.rows;
   if (member_ == Member::kWeight && !segments_.empty()) cols_ = cols_of(*segments_.front().module);
 }
 
-WeightRows WeightRows::of(const format::StoredModel& model, const ModuleSpec& module, Member member) {
+WeightRows WeightRows::of(const StoredModel& model, const ModuleSpec& module, Member member) {
   return {model, member, {whole(module)}};
 }
 
-WeightRows WeightRows::matching(const format::StoredModel& model, const ModuleSpec& module, Member member) {
+WeightRows WeightRows::matching(const StoredModel& model, const ModuleSpec& module, Member member) {
   std::vector<RowSegment> segments = find_segments(model, module);
   const bool has_member = std::all_of(segments.begin(), segments.end(), [&](const RowSegment& segment) {
     return member == Member::kWeight || segment.module->has_bias;
@@ -104,24 +101,23 @@ void WeightRows::release() const {
 Status WeightRows::read_segment(const RowSegment& segment, int64_t first, int64_t count, std::span<float> out) const {
   const ModuleSpec& module = *segment.module;
   if (member_ == Member::kWeight) {
-    if (const format::QuantScheme* scheme = model_->scheme_of(module)) {
-      AUTOGLM_ASSIGN_OR_RETURN(
-          const auto weight, format::decode_rows(model_->checkpoint, module.name, *scheme,
-                                                 model_->quantization->format_of(*scheme), module.shape, first, count));
-      format::dequantize(weight, out);
+    if (const QuantScheme* scheme = model_->scheme_of(module)) {
+      AUTOGLM_ASSIGN_OR_RETURN(const auto weight,
+                               decode_rows(model_->checkpoint, module.name, *scheme,
+                                           model_->quantization->format_of(*scheme), module.shape, first, count));
+      dequantize(weight, out);
       return ok_status();
     }
   }
   const std::string name = member_ == Member::kWeight ? module.weight_name() : module.bias_name();
   AUTOGLM_ASSIGN_OR_RETURN(const auto bytes, model_->checkpoint.bytes(name));
-  const format::DType dtype = model_->checkpoint.find(name)->dtype;
-  const int64_t row_bytes = cols_ * format::size_of(dtype);
-  if (!format::is_float(dtype) || static_cast<int64_t>(bytes.size()) != rows_of(module) * row_bytes) {
+  const DType dtype = model_->checkpoint.find(name)->dtype;
+  const int64_t row_bytes = cols_ * size_of(dtype);
+  if (!is_float(dtype) || static_cast<int64_t>(bytes.size()) != rows_of(module) * row_bytes) {
     return bad_input(fmt::format("{}: {} does not hold floats in the shape that config.json asks for",
                                  model_->checkpoint.file_of(name).string(), name));
   }
-  format::to_float(dtype, bytes.subspan(static_cast<size_t>(first * row_bytes), static_cast<size_t>(count * row_bytes)),
-                   out);
+  to_float(dtype, bytes.subspan(static_cast<size_t>(first * row_bytes), static_cast<size_t>(count * row_bytes)), out);
   return ok_status();
 }
 
@@ -139,4 +135,4 @@ Status WeightRows::read(int64_t first, int64_t count, std::span<float> out) cons
   return ok_status();
 }
 
-}  // namespace autoglm::eval
+}  // namespace autoglm::format

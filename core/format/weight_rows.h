@@ -10,14 +10,14 @@
 #include "core/format/quantized_weight.h"
 #include "core/format/stored_model.h"
 
-namespace autoglm::eval {
+namespace autoglm::format {
 
 /// The weight or the bias of a module.
 enum class Member { kWeight, kBias };
 
 /// Rows [first, first + rows) of one stored tensor.
 struct RowSegment {
-  const format::ModuleSpec* module = nullptr;
+  const ModuleSpec* module = nullptr;
   int64_t first = 0, rows = 0;
 };
 
@@ -25,15 +25,15 @@ struct RowSegment {
 class WeightRows {
  public:
   /// `segments` one above the other; all have the same number of columns. A vector is a matrix of one column.
-  WeightRows(const format::StoredModel& model, Member member, std::vector<RowSegment> segments);
+  WeightRows(const StoredModel& model, Member member, std::vector<RowSegment> segments);
 
   /// The module of `model` itself.
-  static WeightRows of(const format::StoredModel& model, const format::ModuleSpec& module, Member member);
+  static WeightRows of(const StoredModel& model, const ModuleSpec& module, Member member);
 
   /// The rows of `model` that a module of another model's layout is made of: the module of the same role, or the parts
   /// of a fused one (q, k, v of qkv; gate and up of gate_up) or the parts that it fuses; a head of its own where
   /// `model` has tied embeddings is the embedding. No segments when there is nothing of that role.
-  static WeightRows matching(const format::StoredModel& model, const format::ModuleSpec& module, Member member);
+  static WeightRows matching(const StoredModel& model, const ModuleSpec& module, Member member);
 
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
@@ -51,10 +51,10 @@ class WeightRows {
  private:
   Status read_segment(const RowSegment& segment, int64_t first, int64_t count, std::span<float> out) const;
 
-  const format::StoredModel* model_;
+  const StoredModel* model_;
   Member member_;
   std::vector<RowSegment> segments_;
   int64_t rows_ = 0, cols_ = 1;
 };
 
-}  // namespace autoglm::eval
+}  // namespace autoglm::format

@@ -1,0 +1,28 @@
+#include <autoglm/export.h>
+
+#include "apps/cli/common.h"
+
+namespace autoglm::cli {
+
+Command add_export(CLI::App& root) {
+  Command command = add_command(root, "export", "Write an artifact in the format of other software",
+                                "autoglm export demo-int4 --format hf -o demo-plain");
+  CLI::App& app = *command.app;
+  auto options = std::make_shared<ExportOptions>();
+  app.add_option("model,--model-path", options->model, "an artifact's folder, or any checkpoint");
+  app.add_option("-o,--output", options->output, "what to write");
+  app.add_option("-f,--format", options->format,
+                 "hf: a plain Hugging Face folder, for software that knows nothing of quantization");
+  app.add_option("--dtype", options->dtype, "of hf's weights: bf16, fp16 or fp32 [the model's own]");
+  app.add_flag("--overwrite", options->overwrite, "replace an output that exists");
+  add_bytes(app, "--max-shard", options->max_shard, "size of one weight file [5G]");
+  command.run = [options, output = command.output] {
+    const auto outcome = export_model(*options);
+    if (!outcome.ok()) return fail(outcome.status());
+    print(*output, outcome->json, outcome->summary);
+    return 0;
+  };
+  return command;
+}
+
+}  // namespace autoglm::cli

@@ -1,0 +1,29 @@
+#pragma once
+/// export_model(): a finished artifact, or any checkpoint, in the format of other software.
+#include <autoglm/cancel.h>
+#include <autoglm/status.h>
+
+#include <cstdint>
+#include <string>
+
+namespace autoglm {
+
+struct ExportOptions {
+  std::string model;                  ///< an artifact's folder, or any checkpoint that `compress` reads
+  std::string output;                 ///< what to write
+  std::string format;                 ///< hf: a plain Hugging Face folder
+  std::string dtype;                  ///< of hf's weights: bf16, fp16 or fp32; "": the model's own
+  bool overwrite = false;             ///< replace an output that exists
+  int64_t max_shard = 5'000'000'000;  ///< bytes of one weight file
+};
+
+struct ExportOutcome {
+  std::string json;     ///< what was written and what was checked
+  std::string summary;  ///< the same for people, in a line or two
+};
+
+/// Streams: peak memory does not grow with the model. What was written is read back before it is put in place. Errors
+/// as of `compress`.
+Result<ExportOutcome> export_model(const ExportOptions& options, CancelToken& cancel = CancelToken::global());
+
+}  // namespace autoglm
