@@ -113,6 +113,25 @@ TEST_F(CheckpointWriterTest, SplitsShardsBySize) {
   EXPECT_THAT(index, HasSubstr("\"total_size\": 9102"));
 }
 
+TEST_F(CheckpointWriterTest, StreamsATensorThatComesInPieces) {
+  CheckpointWriter w = writer();
+  const StoredTensor tensor = random_tensor("a", DType::kBF16, {5, 12});
+  const auto in_pieces_of = [&](size_t size) {
+    return [&tensor, size, done = size_t{0}]() mutable -> Result<std::span<const std::byte>> {
+      const auto piece = std::span(tensor.bytes).subspan(done, std::min(size, tensor.bytes.size() - done));
+      done += piece.size();
+      return piece;
+    };
+  };
+  ASSERT_TRUE(w.add_streamed("a", tensor.dtype, tensor.shape, in_pieces_of(7)).ok());
+  ASSERT_TRUE(w.commit().ok());
+  expect_holds(folder_ / "out", std::vector<StoredTensor>{tensor});
+  for (const int64_t rows : {4, 6}) {  // less than what comes, and more
+    CheckpointWriter other = CheckpointWriter::create(folder_ / "other").value();
+    EXPECT_EQ(other.add_streamed("a", tensor.dtype, {rows, 12}, in_pieces_of(24)).code(), StatusCode::kInternal);
+  }
+}
+
 TEST_F(CheckpointWriterTest, SplitsShardsWhenTheHeaderIsFull) {
   CheckpointWriter w = writer();
   std::vector<StoredTensor> tensors;

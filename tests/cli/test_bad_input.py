@@ -298,16 +298,6 @@ def test_overwrite_replaces_whole(autoglm, tmp_path):
     assert leftovers(tmp_path, "out") == []
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], capture_output=True).returncode != 0:
-        pytest.skip("mounting a small tmpfs needs root")
-    yield mount
-    subprocess.run(["umount", mount], check=True)
-
-
 def test_disk_full(autoglm, small_disk):
     result = autoglm("compress", DEMO, "-o", small_disk / "out", "-q", "int8", "--method", "rtn", "--verify", "none", "--quiet")
     result.refused(RESOURCES, str(small_disk))

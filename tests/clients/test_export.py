@@ -1,0 +1,51 @@
+"""What `autoglm export` writes is loaded by the software it is for, which computes the numbers of the artifact."""
+import json
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from conftest import AUTOGLM, FAMILIES
+from safetensors.torch import load_file
+from test_transformers import cosine, load, their_logits, token_ids
+
+
+def export(artifact, out, *options):
+    done = subprocess.run([AUTOGLM, "export", artifact, "-o", out, "--json", *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("scheme", ["int4-g32-asym", "int8"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hf_holds_what_compressed_tensors_decompresses(family, scheme, compress, tmp_path):
+    artifact = compress(family, "-q", scheme, "--method", "rtn")
+    report = export(artifact, tmp_path / "plain", "--format", "hf")
+    assert report["matrices"] > 0 and report["checked"] > report["matrices"]
+    config = json.loads((tmp_path / "plain" / "config.json").read_text())
+    assert "quantization_config" not in config
+    ids = token_ids(artifact)
+    plain, packed = their_logits(tmp_path / "plain", ids), their_logits(artifact, ids, dequantize=True)
+    assert cosine(plain, packed) >= 0.99999
+    if report["dtype"] == "F32":
+        np.testing.assert_allclose(plain, packed, rtol=0, atol=1e-4 * np.abs(packed).max())
+
+
+def test_hf_is_bit_for_bit_what_transformers_has_in_memory(compress, tmp_path):
+    artifact = compress("glm-phone-demo", "-q", "int4-g32-asym", "--method", "rtn")
+    export(artifact, tmp_path / "plain", "--format", "hf")
+    written = load_file(tmp_path / "plain" / "model.safetensors")
+    theirs = load(artifact, dequantize=True).state_dict()
+    matrices = [name for name in written if name.endswith("_proj.weight")]
+    assert len(matrices) > 10
+    for name in matrices:
+        assert torch.equal(written[name], theirs[name].to(written[name].dtype)), name
+
+
+@pytest.mark.parametrize("dtype,word", [("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32")])
+def test_hf_in_a_type_that_is_named(compress, tmp_path, dtype, word):
+    artifact = compress("glm-phone-demo", "-q", "int8", "--method", "rtn")
+    export(artifact, tmp_path / "plain", "--format", "hf", "--dtype", dtype)
+    assert {str(tensor.dtype) for tensor in load_file(tmp_path / "plain" / "model.safetensors").values()} == {f"torch.{word}"}
+    config = json.loads((tmp_path / "plain" / "config.json").read_text())
+    assert config.get("dtype", config.get("torch_dtype")) == word
