@@ -18,9 +18,10 @@ struct ChildOutput {
 };
 
 /// Runs `program` (a path, or a name looked up on PATH) with `arguments`; the lines of its standard
-/// error are passed on to ours (warnings through `warn`), but for the last one of a program that fails: that is `error`, for the caller's
-/// message. On cancellation the child is interrupted, and killed when it has not ended within half a second. It is
-/// killed, too, when the calling thread ends before it, in whatever way. kResourceExhausted: it cannot be started.
+/// error are passed on to ours (warnings through `warn`), but for the last one of a program that fails: that is
+/// `error`, for the caller's message. On cancellation the child is interrupted, and killed when it has not ended within
+/// half a second. It is killed, too, when the calling thread ends before it, in whatever way. kResourceExhausted: it
+/// cannot be started.
 Result<ChildOutput> run_child(const std::string& program, const std::vector<std::string>& arguments,
                               CancelToken& cancel);
 
