@@ -1,5 +1,6 @@
 #include <autoglm/export.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -8,10 +9,12 @@
 #include <vector>
 
 #include "api/model_source.h"
+#include "compress/export/gguf.h"
 #include "compress/export/hf.h"
 #include "core/base/memory.h"
 #include "core/base/suggest.h"
 #include "core/format/checkpoint_writer.h"
+#include "core/format/staged_file.h"
 #include "core/format/stored_model.h"
 
 namespace autoglm {
@@ -24,7 +27,7 @@ Result<std::optional<format::DType>> parse_dtype(const std::string& word) {
   if (word == "bf16") return std::optional(format::DType::kBF16);
   if (word == "fp16") return std::optional(format::DType::kF16);
   if (word == "fp32") return std::optional(format::DType::kF32);
-  return invalid_argument(unknown_word("value of --dtype", word, std::vector<std::string>{"bf16", "fp16", "fp32"}));
+  return invalid_argument(unknown_word("value of --type", word, std::vector<std::string>{"bf16", "fp16", "fp32"}));
 }
 
 // Of the tensors, were every float in `dtype`; a little more than is written.
@@ -40,7 +43,7 @@ int64_t plain_bytes(const format::StoredModel& model, std::optional<format::DTyp
 }
 
 Result<ExportOutcome> export_hf(const format::StoredModel& model, const ExportOptions& options, CancelToken& cancel) {
-  AUTOGLM_ASSIGN_OR_RETURN(const auto dtype, parse_dtype(options.dtype));
+  AUTOGLM_ASSIGN_OR_RETURN(const auto dtype, parse_dtype(options.type));
   AUTOGLM_ASSIGN_OR_RETURN(
       auto writer, format::CheckpointWriter::create(options.output, {.max_shard_bytes = options.max_shard,
                                                                      .overwrite = options.overwrite,
@@ -72,17 +75,48 @@ Result<ExportOutcome> export_hf(const format::StoredModel& model, const ExportOp
   return outcome;
 }
 
+Result<ExportOutcome> export_gguf(const format::StoredModel& model, const ExportOptions& options, CancelToken& cancel) {
+  exports::GgufOptions how{.pre = options.pre};
+  if (!options.type.empty()) how.type = options.type;
+  AUTOGLM_ASSIGN_OR_RETURN(auto staged, format::StagedFile::create(options.output, options.overwrite));
+  AUTOGLM_ASSIGN_OR_RETURN(auto written, exports::write_gguf(model, how, std::move(staged), cancel));
+  auto& [file, report] = written;
+  AUTOGLM_RETURN_IF_ERROR(file.publish());
+  std::string types;
+  for (const auto& [type, count] : report.types) {
+    types += fmt::format("{}{} {}", types.empty() ? "" : ", ", count, type);
+  }
+  ExportOutcome outcome;
+  outcome.json = nlohmann::ordered_json{{"format", "gguf"},
+                                        {"output", file.target().string()},
+                                        {"architecture", report.architecture},
+                                        {"bytes", report.bytes},
+                                        {"types", report.types},
+                                        {"checked", report.checked},
+                                        {"difference", report.difference}}
+                     .dump(2);
+  outcome.summary = fmt::format(
+      "{}: {}, architecture {}: {}\nchecked: {} tensors read back, none off by more than {:.1e} of its largest\n",
+      file.target().string(), format_bytes(report.bytes), report.architecture, types, report.checked,
+      report.difference);
+  return outcome;
+}
+
 }  // namespace
 
 Result<ExportOutcome> export_model(const ExportOptions& options, CancelToken& cancel) {
-  static const std::vector<std::string> formats = {"hf"};
-  if (options.format.empty()) return invalid_argument("no format is named; give --format hf");
+  static const std::vector<std::string> formats = {"hf", "gguf"};
+  if (options.format.empty()) {
+    return invalid_argument(fmt::format("no format is named; give --format {}", fmt::join(formats, " or ")));
+  }
   if (std::find(formats.begin(), formats.end(), options.format) == formats.end()) {
     return invalid_argument(unknown_word("format", options.format, formats));
   }
   if (options.output.empty()) return invalid_argument("no output is named; give -o OUT");
   AUTOGLM_ASSIGN_OR_RETURN(const fs::path folder, api::find_model(options.model));
   AUTOGLM_ASSIGN_OR_RETURN(const auto model, format::StoredModel::open(folder));
+  if (options.format == "gguf") return export_gguf(model, options, cancel);
+  if (!options.pre.empty()) return invalid_argument("--pre means something for --format gguf alone");
   return export_hf(model, options, cancel);
 }
 

@@ -6,14 +6,18 @@ namespace autoglm::cli {
 
 Command add_export(CLI::App& root) {
   Command command = add_command(root, "export", "Write an artifact in the format of other software",
-                                "autoglm export demo-int4 --format hf -o demo-plain");
+                                "autoglm export demo-int4 --format gguf -o demo-int4.gguf");
   CLI::App& app = *command.app;
   auto options = std::make_shared<ExportOptions>();
   app.add_option("model,--model-path", options->model, "an artifact's folder, or any checkpoint");
   app.add_option("-o,--output", options->output, "what to write");
   app.add_option("-f,--format", options->format,
-                 "hf: a plain Hugging Face folder, for software that knows nothing of quantization");
-  app.add_option("--dtype", options->dtype, "of hf's weights: bf16, fp16 or fp32 [the model's own]");
+                 "hf: a plain Hugging Face folder, for software that knows nothing of quantization; gguf: a file for "
+                 "llama.cpp");
+  app.add_option("--type", options->type,
+                 "of the weights; hf: bf16, fp16, fp32 [the model's own]; gguf: fp32, fp16, bf16, q8_0 [what holds the "
+                 "artifact's integers as they are]");
+  app.add_option("--pre", options->pre, "gguf: llama.cpp's pre-tokenizer [found by the tokenizer's rules]");
   app.add_flag("--overwrite", options->overwrite, "replace an output that exists");
   add_bytes(app, "--max-shard", options->max_shard, "size of one weight file [5G]");
   command.run = [options, output = command.output] {

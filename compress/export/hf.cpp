@@ -41,7 +41,7 @@ class Pieces {
     AUTOGLM_RETURN_IF_ERROR(rows_.read(done_, count, values_));
     format::from_float(dtype_, values_, bytes_);
     if (const int64_t at = format::first_non_finite(dtype_, bytes_); at >= 0) {
-      return bad_input(fmt::format("tensor {}: element {} is {}, which {} does not hold; name another --dtype",
+      return bad_input(fmt::format("tensor {}: element {} is {}, which {} does not hold; name another --type",
                                    format::display(name_), done_ * rows_.cols() + at, values_[static_cast<size_t>(at)],
                                    format::to_string(dtype_)));
     }

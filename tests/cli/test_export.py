@@ -15,7 +15,7 @@ def artifact(autoglm, tmp_path):
 
 
 @pytest.mark.parametrize("options,words", [
-    ((), "--format hf"), (("--format", "hff"), "'hf'"), (("--format", "hf", "--dtype", "bf17"), "'bf16'")])
+    ((), "--format hf"), (("--format", "hff"), "'hf'"), (("--format", "hf", "--type", "bf17"), "'bf16'")])
 def test_wrong_options(autoglm, artifact, tmp_path, options, words):
     autoglm("export", artifact, "-o", tmp_path / "out", *options).refused(USAGE, words)
     assert leftovers(tmp_path, "artifact") == []
@@ -51,8 +51,8 @@ def test_a_value_beyond_the_range_is_named(autoglm, model, tmp_path):
     name = "model.layers.0.mlp.down_proj.weight"
     tensors[name][0, 3] = 1e6
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    autoglm("export", folder, "--format", "hf", "--dtype", "fp16", "-o", tmp_path / "out").refused(
-        BAD_INPUT, name, "element 3", "F16", "--dtype")
+    autoglm("export", folder, "--format", "hf", "--type", "fp16", "-o", tmp_path / "out").refused(
+        BAD_INPUT, name, "element 3", "F16", "--type")
     assert leftovers(tmp_path, "model") == []
 
 
@@ -72,7 +72,7 @@ def test_activations_that_are_dropped_are_named(autoglm, artifact, tmp_path):
 
 
 def test_a_checkpoint_that_was_never_quantized_changes_its_type(autoglm, tmp_path):
-    done = autoglm("export", DEMO, "--format", "hf", "--dtype", "fp16", "-o", tmp_path / "out", "--json")
+    done = autoglm("export", DEMO, "--format", "hf", "--type", "fp16", "-o", tmp_path / "out", "--json")
     assert done.code == 0, done.err
     assert json.loads(done.out)["matrices"] == 0
     assert autoglm("inspect", tmp_path / "out", "--json").code == 0

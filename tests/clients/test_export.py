@@ -45,7 +45,7 @@ def test_hf_is_bit_for_bit_what_transformers_has_in_memory(compress, tmp_path):
 @pytest.mark.parametrize("dtype,word", [("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32")])
 def test_hf_in_a_type_that_is_named(compress, tmp_path, dtype, word):
     artifact = compress("glm-phone-demo", "-q", "int8", "--method", "rtn")
-    export(artifact, tmp_path / "plain", "--format", "hf", "--dtype", dtype)
+    export(artifact, tmp_path / "plain", "--format", "hf", "--type", dtype)
     assert {str(tensor.dtype) for tensor in load_file(tmp_path / "plain" / "model.safetensors").values()} == {f"torch.{word}"}
     config = json.loads((tmp_path / "plain" / "config.json").read_text())
     assert config.get("dtype", config.get("torch_dtype")) == word

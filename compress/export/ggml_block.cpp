@@ -1,0 +1,187 @@
+#include "compress/export/ggml_block.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace autoglm::exports {
+namespace {
+
+using format::QuantArgs;
+using format::QuantizedWeight;
+using format::Strategy;
+
+/// How a quantized type lies in its block.
+struct Layout {
+  int bits;
+  bool has_minimum;
+  int64_t bytes;
+};
+
+Layout layout_of(GgmlType type) {
+  switch (type) {
+    case GgmlType::kQ4_0: return {4, false, 18};
+    case GgmlType::kQ4_1: return {4, true, 20};
+    case GgmlType::kQ5_0: return {5, false, 22};
+    case GgmlType::kQ5_1: return {5, true, 24};
+    default: return {8, false, 34};
+  }
+}
+
+void put_fp16(std::byte* at, float value) {
+  const uint16_t bits = format::float_to_fp16(value);
+  std::memcpy(at, &bits, sizeof bits);
+}
+
+float get_fp16(const std::byte* at) {
+  uint16_t bits = 0;
+  std::memcpy(&bits, at, sizeof bits);
+  return format::fp16_to_float(bits);
+}
+
+/// 32 unsigned integers of 4 or 5 bits.
+void pack(const Layout& layout, const uint8_t* values, std::byte* out) {
+  if (layout.bits == 5) {
+    uint32_t high = 0;
+    for (uint32_t i = 0; i < kBlock; ++i) high |= static_cast<uint32_t>(values[i] >> 4) << i;
+    std::memcpy(out, &high, sizeof high);
+    out += sizeof high;
+  }
+  for (int64_t i = 0; i < kBlock / 2; ++i) {
+    out[i] = static_cast<std::byte>((values[i] & 15) | (values[i + kBlock / 2] & 15) << 4);
+  }
+}
+
+void unpack(const Layout& layout, const std::byte* in, uint8_t* values) {
+  uint32_t high = 0;
+  if (layout.bits == 5) {
+    std::memcpy(&high, in, sizeof high);
+    in += sizeof high;
+  }
+  for (uint32_t i = 0; i < kBlock; ++i) {
+    const auto byte = static_cast<uint8_t>(in[i % (kBlock / 2)]);
+    const int low = i < kBlock / 2 ? byte & 15 : byte >> 4;
+    values[i] = static_cast<uint8_t>(low | static_cast<int>(high >> i & 1) << 4);
+  }
+}
+
+void encode_q8(const float* values, std::byte* out) {
+  float largest = 0;
+  for (int64_t i = 0; i < kBlock; ++i) largest = std::max(largest, std::abs(values[i]));
+  const float scale = largest / 127, inverse = scale > 0 ? 1 / scale : 0;
+  put_fp16(out, scale);
+  for (int64_t i = 0; i < kBlock; ++i) out[2 + i] = static_cast<std::byte>(std::lround(values[i] * inverse));
+}
+
+}  // namespace
+
+std::string_view to_string(GgmlType type) {
+  switch (type) {
+    case GgmlType::kF32: return "F32";
+    case GgmlType::kF16: return "F16";
+    case GgmlType::kBF16: return "BF16";
+    case GgmlType::kQ4_0: return "Q4_0";
+    case GgmlType::kQ4_1: return "Q4_1";
+    case GgmlType::kQ5_0: return "Q5_0";
+    case GgmlType::kQ5_1: return "Q5_1";
+    case GgmlType::kQ8_0: return "Q8_0";
+  }
+  return "";
+}
+
+bool is_quantized(GgmlType type) { return type != GgmlType::kF32 && type != GgmlType::kF16 && type != GgmlType::kBF16; }
+
+int64_t row_bytes(GgmlType type, int64_t cols) {
+  if (is_quantized(type)) return cols / kBlock * layout_of(type).bytes;
+  return cols * (type == GgmlType::kF32 ? 4 : 2);
+}
+
+GgmlType float_type(format::DType dtype) {
+  return dtype == format::DType::kBF16  ? GgmlType::kBF16
+         : dtype == format::DType::kF16 ? GgmlType::kF16
+                                        : GgmlType::kF32;
+}
+
+Result<GgmlType> exact_type(const QuantArgs& args, int64_t cols) {
+  if (cols % kBlock != 0) {
+    return invalid_argument(fmt::format("rows of {} values do not fit GGUF's blocks of {}", cols, kBlock));
+  }
+  if (args.strategy == Strategy::kGroup && args.group_size % kBlock != 0) {
+    return invalid_argument(
+        fmt::format("groups of {} do not fit GGUF's blocks of {}; compress with groups of a multiple of {}",
+                    args.group_size, kBlock, kBlock));
+  }
+  if (args.symmetric) {
+    return args.num_bits <= 4 ? GgmlType::kQ4_0 : args.num_bits == 5 ? GgmlType::kQ5_0 : GgmlType::kQ8_0;
+  }
+  if (args.num_bits <= 5) return args.num_bits <= 4 ? GgmlType::kQ4_1 : GgmlType::kQ5_1;
+  return invalid_argument(
+      fmt::format("GGUF has no type for {} bits with zero points; compress symmetrically", args.num_bits));
+}
+
+void encode(const QuantizedWeight& weight, GgmlType type, std::span<std::byte> out) {
+  const Layout layout = layout_of(type);
+  const int64_t groups = weight.args.groups(weight.cols);
+  const int offset = layout.bits == 8 ? 0 : 1 << (layout.bits - 1);
+  std::byte* block = out.data();
+  for (int64_t row = 0; row < weight.rows; ++row) {
+    for (int64_t col = 0; col < weight.cols; col += kBlock, block += layout.bytes) {
+      const int64_t group = weight.args.strategy == Strategy::kGroup ? col / weight.args.group_size : 0;
+      const auto at = static_cast<size_t>(weight.args.strategy == Strategy::kTensor ? 0 : row * groups + group);
+      const float scale = weight.scales[at];
+      const int8_t* values = weight.values.data() + row * weight.cols + col;
+      put_fp16(block, scale);
+      if (layout.bits == 8) {
+        std::memcpy(block + 2, values, kBlock);
+        continue;
+      }
+      uint8_t shifted[kBlock];
+      for (int64_t i = 0; i < kBlock; ++i) shifted[i] = static_cast<uint8_t>(values[i] + offset);
+      if (layout.has_minimum) {
+        const int zero_point = weight.zero_points.empty() ? 0 : weight.zero_points[at];
+        put_fp16(block + 2, -static_cast<float>(offset + zero_point) * scale);
+      }
+      pack(layout, shifted, block + (layout.has_minimum ? 4 : 2));
+    }
+  }
+}
+
+void encode(std::span<const float> values, GgmlType type, std::span<std::byte> out) {
+  if (type == GgmlType::kQ8_0) {
+    for (size_t i = 0; i < values.size(); i += kBlock) encode_q8(values.data() + i, out.data() + i / kBlock * 34);
+    return;
+  }
+  const format::DType dtype = type == GgmlType::kF16    ? format::DType::kF16
+                              : type == GgmlType::kBF16 ? format::DType::kBF16
+                                                        : format::DType::kF32;
+  format::from_float(dtype, values, out);
+}
+
+void decode(GgmlType type, std::span<const std::byte> bytes, std::span<float> out) {
+  if (!is_quantized(type)) {
+    const format::DType dtype = type == GgmlType::kF16    ? format::DType::kF16
+                                : type == GgmlType::kBF16 ? format::DType::kBF16
+                                                          : format::DType::kF32;
+    format::to_float(dtype, bytes, out);
+    return;
+  }
+  const Layout layout = layout_of(type);
+  const std::byte* block = bytes.data();
+  for (size_t first = 0; first < out.size(); first += kBlock, block += layout.bytes) {
+    const float scale = get_fp16(block);
+    if (layout.bits == 8) {
+      for (size_t i = 0; i < kBlock; ++i)
+        out[first + i] = static_cast<float>(static_cast<int8_t>(block[2 + i])) * scale;
+      continue;
+    }
+    uint8_t values[kBlock];
+    unpack(layout, block + (layout.has_minimum ? 4 : 2), values);
+    const float minimum =
+        layout.has_minimum ? get_fp16(block + 2) : -static_cast<float>(1 << (layout.bits - 1)) * scale;
+    for (size_t i = 0; i < kBlock; ++i) out[first + i] = static_cast<float>(values[i]) * scale + minimum;
+  }
+}
+
+}  // namespace autoglm::exports

@@ -1,0 +1,54 @@
+#pragma once
+/// The element types of GGUF files that hold one scale for 32 values or none, to and from floats and our integers.
+///
+/// A row is a sequence of blocks; d and m are FP16, little-endian (ggml's block_q4_0 and the like):
+///   Q4_0  18 bytes  d, 16 x u8: value i in the low half of byte i, value 16 + i in the high one     (q - 8) * d
+///   Q4_1  20 bytes  d, m, 16 x u8 likewise                                                          q * d + m
+///   Q5_0  22 bytes  d, u32 with the fifth bits (bit i is value i's), 16 x u8 likewise               (q - 16) * d
+///   Q5_1  24 bytes  d, m, u32, 16 x u8 likewise                                                     q * d + m
+///   Q8_0  34 bytes  d, 32 x i8                                                                      q * d
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "core/base/status.h"
+#include "core/format/dtype.h"
+#include "core/format/quantized_weight.h"
+
+namespace autoglm::exports {
+
+/// By ggml's numbers.
+enum class GgmlType : uint32_t {
+  kF32 = 0,
+  kF16 = 1,
+  kQ4_0 = 2,
+  kQ4_1 = 3,
+  kQ5_0 = 6,
+  kQ5_1 = 7,
+  kQ8_0 = 8,
+  kBF16 = 30
+};
+
+inline constexpr int64_t kBlock = 32;  ///< values of a quantized block
+
+std::string_view to_string(GgmlType type);  ///< "Q4_0"
+bool is_quantized(GgmlType type);
+int64_t row_bytes(GgmlType type, int64_t cols);  ///< `cols` is a multiple of kBlock for quantized types
+GgmlType float_type(format::DType dtype);        ///< F32, F16 or BF16; F64 becomes F32
+
+/// The type that holds these integers without rounding them again. kInvalidArgument says in words what does not fit:
+/// the bits, the columns, the groups.
+Result<GgmlType> exact_type(const format::QuantArgs& args, int64_t cols);
+
+/// Rows of `weight` in the type that exact_type named. Scales are rounded to FP16, and so are the minima of Q4_1 and
+/// Q5_1.
+void encode(const format::QuantizedWeight& weight, GgmlType type, std::span<std::byte> out);
+
+/// Rows of floats in F32, F16, BF16 or Q8_0 (scale: largest magnitude / 127, round half away from zero).
+void encode(std::span<const float> values, GgmlType type, std::span<std::byte> out);
+
+/// The values of whole blocks.
+void decode(GgmlType type, std::span<const std::byte> bytes, std::span<float> out);
+
+}  // namespace autoglm::exports

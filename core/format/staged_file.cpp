@@ -1,0 +1,66 @@
+#include "core/format/staged_file.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <system_error>
+
+#include "core/format/display.h"
+#include "core/format/staging_folder.h"
+
+namespace autoglm::format {
+namespace {
+
+namespace fs = std::filesystem;
+
+Status refuse_existing(const fs::path& target) {
+  return invalid_argument(display_path(target) + ": exists; name another file or pass --overwrite");
+}
+
+}  // namespace
+
+Result<StagedFile> StagedFile::create(const fs::path& target, bool overwrite) {
+  StagedFile file;
+  file.overwrite_ = overwrite;
+  std::error_code error;
+  file.target_ = fs::weakly_canonical(fs::absolute(target), error);
+  if (error || !target.has_filename()) return invalid_argument(display_path(target) + ": is no name of a file");
+  const fs::file_status status = fs::status(file.target_, error);
+  if (fs::exists(status) && !fs::is_regular_file(status)) {
+    return invalid_argument(display_path(target) + ": is no file; name another");
+  }
+  if (fs::exists(status) && !overwrite) return refuse_existing(target);
+  fs::create_directories(file.target_.parent_path(), error);
+  file.path_ = sibling_of(file.target_, "part");
+  FileDescriptor fd(::open(file.path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666));
+  if (!fd.valid()) return resource_exhausted(system_failure(target, "cannot create", errno).message());
+  if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    return resource_exhausted(display_path(target) + ": another process is writing it");
+  }
+  if (::ftruncate(fd.get(), 0) != 0) return system_failure(target, "cannot write", errno);
+  file.fd_ = std::move(fd);
+  return file;
+}
+
+StagedFile::~StagedFile() {
+  if (fd_.valid()) ::unlink(path_.c_str());
+}
+
+Status StagedFile::publish() {
+  if (::fsync(fd_.get()) != 0) return system_failure(target_, "cannot fsync", errno);
+  const unsigned flags = overwrite_ ? 0 : RENAME_NOREPLACE;
+  if (::renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, target_.c_str(), flags) != 0) {
+    if (errno == EEXIST) return refuse_existing(target_);
+    // File systems without the flag.
+    if (errno != EINVAL || ::rename(path_.c_str(), target_.c_str()) != 0) {
+      return system_failure(target_, "cannot be put in place", errno);
+    }
+  }
+  if (!fd_.close()) return system_failure(target_, "cannot write", errno);
+  return sync_folder(target_.parent_path());
+}
+
+}  // namespace autoglm::format

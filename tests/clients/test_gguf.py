@@ -1,0 +1,133 @@
+"""llama.cpp loads what `autoglm export --format gguf` writes, reads text as we do, and computes the artifact's numbers."""
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import transformers
+import xllamacpp
+from conftest import ROOT, model_folder
+from test_export import export
+from test_transformers import their_logits, token_ids
+
+DEMO = model_folder("glm-phone-demo")
+TASKS = int(os.environ.get("AUTOGLM_TASKS", 40))  # of 200
+FAMILIES = ["glm", "glm4", "glm4_tied", "llama", "qwen2", "qwen3"]
+# What GLM-4 splits text by, as in its tokenizer.json.
+GLM_SPLIT = next(step for step in json.loads((DEMO / "tokenizer.json").read_text())["pre_tokenizer"]["pretokenizers"])
+
+
+def llama_cpp(file):
+    """The engine with a float32 cache: its numbers are then the file's."""
+    params = xllamacpp.CommonParams()
+    params.model.path = str(file)
+    params.n_ctx, params.n_parallel, params.warmup, params.verbosity = 1024, 1, False, 0
+    params.cpuparams.n_threads = 2
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    return xllamacpp.Server(params)
+
+
+def complete(server, prompt, **options):
+    answer = server.handle_completions({"prompt": prompt, "temperature": 0, "cache_prompt": False, **options})
+    answer = json.loads(answer) if isinstance(answer, (str, bytes)) else answer
+    assert "choices" in answer, answer
+    return answer["choices"][0]
+
+
+def log_probabilities(server, ids, vocabulary):
+    """Of the token after `ids`."""
+    tokens = complete(server, ids, n_predict=1, n_probs=vocabulary)["logprobs"]["content"][0]["top_logprobs"]
+    out = np.full(vocabulary, -np.inf)
+    for token in tokens:
+        out[token["id"]] = token["logprob"]
+    return out
+
+
+def divergence(server, folder, ids, lengths, dequantize=False):
+    """Mean KL(transformers || llama.cpp) after each of the prefixes."""
+    logits = torch.log_softmax(torch.tensor(their_logits(folder, ids, dequantize)).double(), -1).numpy()
+    total = 0
+    for length in lengths:
+        ours = logits[length - 1]
+        theirs = log_probabilities(server, ids[:length], len(ours))
+        seen = np.exp(ours) > 1e-12
+        total += (np.exp(ours) * (ours - theirs))[seen].sum()
+    return total / len(lengths)
+
+
+def made_up_tokenizer(folder, size):
+    """A word for every id, none of which is half a character: for models that were made without a tokenizer."""
+    tokenizer = {"version": "1.0", "added_tokens": [], "normalizer": None, "post_processor": None,
+                 "pre_tokenizer": {"type": "Sequence", "pretokenizers": [GLM_SPLIT, {
+                     "type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]},
+                 "decoder": {"type": "ByteLevel"},
+                 "model": {"type": "BPE", "vocab": {f"w{i}": i for i in range(size)}, "merges": []}}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    def copy(family):
+        folder = tmp_path_factory.mktemp(family) / "model"
+        shutil.copytree(model_folder(family), folder)
+        made_up_tokenizer(folder, json.loads((folder / "config.json").read_text())["vocab_size"])
+        return folder
+
+    return copy
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_computes_the_same_in_float32(family, tiny, tmp_path):
+    folder = tiny(family)
+    report = export(folder, tmp_path / "model.gguf", "--format", "gguf", "--type", "fp32")
+    assert report["difference"] == 0 and set(report["types"]) == {"F32"}
+    ids = token_ids(folder)
+    assert divergence(llama_cpp(tmp_path / "model.gguf"), folder, ids, (1, 2, 9, 48)) <= 1e-6
+
+
+@pytest.mark.parametrize("scheme,types", [
+    ("int4-g32", {"Q4_0"}), ("int4-channel", {"Q4_0"}), ("int3-g64", {"Q4_0"}), ("int4-g32-asym", {"Q4_1"}), ("int5-g32", {"Q5_0"}),
+    ("int5-g32-asym", {"Q5_1"}), ("int8", {"Q8_0"}), ("int6-g128", {"Q8_0"})])
+def test_integers_are_not_rounded_again(scheme, types, compress, tmp_path):
+    artifact = compress("glm-phone-demo", "-q", scheme, "--method", "rtn")
+    report = export(artifact, tmp_path / "model.gguf", "--format", "gguf")
+    assert types < set(report["types"]) <= types | {"F32", "BF16"}
+    assert report["difference"] <= (1e-3 if "asym" in scheme else 1e-7)  # minima are rounded to FP16
+    ids = token_ids(artifact)
+    # llama.cpp rounds inputs of integer matrices to 8 bits.
+    assert divergence(llama_cpp(tmp_path / "model.gguf"), artifact, ids, (3, 9, 33, 48), dequantize=True) <= 1e-3
+
+
+@pytest.fixture(scope="module")
+def demo_gguf(tmp_path_factory):
+    file = tmp_path_factory.mktemp("demo") / "demo.gguf"
+    export(DEMO, file, "--format", "gguf", "--type", "fp32")
+    return file
+
+
+def test_the_same_greedy_text_on_task_prompts(demo_gguf):
+    """Tokenized by llama.cpp, with the file's chat template, to the end that the file names."""
+    tasks = [json.loads(line) for line in (DEMO / "tasks" / "eval.jsonl").read_text().splitlines()][:TASKS]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO)
+    model = transformers.AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32).eval()
+    server = llama_cpp(demo_gguf)
+    assert len(tasks) == TASKS
+    for task in tasks:
+        messages = [{"role": role, "content": task[role]} for role in ("system", "user") if role in task]
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            out = model.generate(ids, do_sample=False, max_new_tokens=48)[0, ids.shape[1]:]
+        theirs = complete(server, prompt, n_predict=48)
+        assert theirs["text"].strip() == tokenizer.decode(out, skip_special_tokens=True).strip(), prompt
+
+
+def test_text_is_read_as_tokens_alike(demo_gguf):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO)
+    server = llama_cpp(demo_gguf)
+    for text in ("Hello world 12345", "设置中文，混合 English text", "  two  spaces\n\nand lines\t", "it's we'll I'M", "🙂🙃 emoji"):
+        answer = server.handle_completions({"prompt": text, "n_predict": 0, "temperature": 0})
+        answer = json.loads(answer) if isinstance(answer, (str, bytes)) else answer
+        assert answer["usage"]["prompt_tokens"] == len(tokenizer(text, add_special_tokens=False)["input_ids"]), text
