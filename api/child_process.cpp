@@ -54,9 +54,9 @@ bool drain(int fd, std::string& into) {
 
 // A line with its end. Warnings become ours, so that none is printed that was given before.
 void pass_on(std::string_view line) {
-  constexpr std::string_view prefix = "warning: ";
-  if (line.starts_with(prefix) && line.ends_with('\n')) {
-    warn(std::string(line.substr(prefix.size(), line.size() - prefix.size() - 1)));
+  constexpr std::string_view kPrefix = "warning: ";
+  if (line.starts_with(kPrefix) && line.ends_with('\n')) {
+    warn(std::string(line.substr(kPrefix.size(), line.size() - kPrefix.size() - 1)));
   } else {
     std::fwrite(line.data(), 1, line.size(), stderr);
   }

@@ -575,7 +575,7 @@ class Compression {
   // Has the staged folder measured. What goes wrong does not undo the compression, but for cancellation.
   Status verify(const format::CheckpointWriter& writer) {
     if (settings_.verify == "none") return ok_status();
-    const Status status = measure(writer.staging());
+    Status status = measure(writer.staging());
     std::error_code error;
     if (!held_out_.empty() && !fs::remove(held_out_, error)) {
       return internal_error(held_out_.string() + ": cannot be removed");

@@ -167,6 +167,42 @@ Result<Settings> with_effort(const std::string& effort) {
   return settings;
 }
 
+// What the caller says of the recipe beside its scheme.
+Status take_recipe(const CompressOptions& options, Settings& s) {
+  const auto scheme_of = [](std::string_view option, const std::string& word) -> Result<std::optional<pass::Scheme>> {
+    auto scheme = pass::parse_scheme_or_keep(word);
+    if (!scheme.ok()) return scheme.status().with_context(option);
+    return scheme;
+  };
+  if (!options.method.empty()) s.recipe.method = options.method;
+  if (!options.observer.empty()) {
+    AUTOGLM_ASSIGN_OR_RETURN(s.recipe.observer, calibrate::parse_observer(options.observer));
+  }
+  if (options.repair >= 0) s.recipe.repair = options.repair;
+  if (options.reconstruct >= 0) s.recipe.reconstruct = options.reconstruct;
+  if (options.refine >= 0) s.recipe.refine = options.refine;
+  s.embedding_given = s.embedding_given || !options.embedding.empty();
+  s.head_given = s.head_given || !options.head.empty();
+  if (!options.embedding.empty()) {
+    AUTOGLM_ASSIGN_OR_RETURN(s.recipe.embedding, scheme_of("--embedding", options.embedding));
+  }
+  if (!options.head.empty()) {
+    AUTOGLM_ASSIGN_OR_RETURN(s.recipe.head, scheme_of("--head", options.head));
+  }
+  std::vector<pass::Override> overrides;
+  for (const std::string& text : options.overrides) {
+    auto parsed = pass::Recipe::parse_override(text);
+    if (!parsed.ok()) return parsed.status().with_context("--override");
+    overrides.push_back(std::move(parsed).value());
+  }
+  s.recipe.overrides.insert(s.recipe.overrides.begin(), overrides.begin(), overrides.end());
+  for (const std::string& pattern : options.ignore) {
+    if (const Status status = pass::check_pattern(pattern); !status.ok()) return status.with_context("--ignore");
+  }
+  s.recipe.ignore.insert(s.recipe.ignore.end(), options.ignore.begin(), options.ignore.end());
+  return ok_status();
+}
+
 }  // namespace
 
 Result<Settings> read_recipe(const json& file, const std::string& where, const std::string& effort) {
@@ -226,11 +262,6 @@ Result<Settings> settle(const CompressOptions& options) {
     AUTOGLM_ASSIGN_OR_RETURN(const json file, yaml_to_json(text, options.config));
     AUTOGLM_ASSIGN_OR_RETURN(s, read_recipe(file, options.config, options.effort));
   }
-  const auto scheme_of = [](std::string_view option, const std::string& word) -> Result<std::optional<pass::Scheme>> {
-    auto scheme = pass::parse_scheme_or_keep(word);
-    if (!scheme.ok()) return scheme.status().with_context(option);
-    return scheme;
-  };
   // What the caller gives takes the place of the file's scheme or budget.
   if (!options.quantization.empty()) {
     s.automatic = options.quantization == "auto";
@@ -248,32 +279,7 @@ Result<Settings> settle(const CompressOptions& options) {
     if (!scheme.ok()) return scheme.status().with_context("--quantization");
     s.recipe.scheme = *scheme;
   }
-  if (!options.method.empty()) s.recipe.method = options.method;
-  if (!options.observer.empty()) {
-    AUTOGLM_ASSIGN_OR_RETURN(s.recipe.observer, calibrate::parse_observer(options.observer));
-  }
-  if (options.repair >= 0) s.recipe.repair = options.repair;
-  if (options.reconstruct >= 0) s.recipe.reconstruct = options.reconstruct;
-  if (options.refine >= 0) s.recipe.refine = options.refine;
-  s.embedding_given = s.embedding_given || !options.embedding.empty();
-  s.head_given = s.head_given || !options.head.empty();
-  if (!options.embedding.empty()) {
-    AUTOGLM_ASSIGN_OR_RETURN(s.recipe.embedding, scheme_of("--embedding", options.embedding));
-  }
-  if (!options.head.empty()) {
-    AUTOGLM_ASSIGN_OR_RETURN(s.recipe.head, scheme_of("--head", options.head));
-  }
-  std::vector<pass::Override> overrides;
-  for (const std::string& text : options.overrides) {
-    auto parsed = pass::Recipe::parse_override(text);
-    if (!parsed.ok()) return parsed.status().with_context("--override");
-    overrides.push_back(std::move(parsed).value());
-  }
-  s.recipe.overrides.insert(s.recipe.overrides.begin(), overrides.begin(), overrides.end());
-  for (const std::string& pattern : options.ignore) {
-    if (const Status status = pass::check_pattern(pattern); !status.ok()) return status.with_context("--ignore");
-  }
-  s.recipe.ignore.insert(s.recipe.ignore.end(), options.ignore.begin(), options.ignore.end());
+  AUTOGLM_RETURN_IF_ERROR(take_recipe(options, s));
 
   const auto take = [](const auto& given, const auto& unset, auto& setting) {
     if (given != unset) setting = given;
