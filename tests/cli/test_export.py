@@ -76,3 +76,56 @@ def test_a_checkpoint_that_was_never_quantized_changes_its_type(autoglm, tmp_pat
     assert done.code == 0, done.err
     assert json.loads(done.out)["matrices"] == 0
     assert autoglm("inspect", tmp_path / "out", "--json").code == 0
+
+
+# GGUF.
+
+def gguf(autoglm, model, out, *options):
+    return autoglm("export", model, "--format", "gguf", "-o", out, *options)
+
+
+@pytest.mark.parametrize("scheme,words", [
+    ("int4-g16", ("groups of 16", "blocks of 32", "--type")), ("int8-asym", ("8 bits with zero points", "--type"))])
+def test_what_no_gguf_type_holds_is_named(autoglm, tmp_path, scheme, words):
+    done = autoglm("compress", DEMO, "-q", scheme, "--method", "rtn", "--verify", "none", "-o", tmp_path / "artifact")
+    assert done.code == 0, done.err
+    gguf(autoglm, tmp_path / "artifact", tmp_path / "out.gguf").refused(USAGE, "model.layers.0", *words)
+    assert leftovers(tmp_path, "artifact") == []
+    done = gguf(autoglm, tmp_path / "artifact", tmp_path / "out.gguf", "--type", "q8_0")
+    assert done.code == 0, done.err
+
+
+def test_families_and_tokenizers_that_gguf_has_not(autoglm, model, tmp_path):
+    gguf(autoglm, TINY / "glm4_moe", tmp_path / "out.gguf").refused(USAGE, "glm4_moe", "glm4, llama")
+    gguf(autoglm, TINY / "glm4", tmp_path / "out.gguf").refused(BAD_INPUT, "no tokenizer.json")
+    folder = model("glm")
+    tokenizer = json.loads((DEMO / "tokenizer.json").read_text())
+    tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\w+|\W+"
+    tokenizer["model"] |= {"vocab": {"a": 0, "b": 1}, "merges": []}
+    tokenizer["added_tokens"] = []
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    gguf(autoglm, folder, tmp_path / "out.gguf").refused(BAD_INPUT, "pre-tokenizer", "--pre")
+    assert gguf(autoglm, folder, tmp_path / "named.gguf", "--pre", "glm4").code == 0
+    tokenizer["model"]["vocab"]["c"] = 100_000
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    gguf(autoglm, folder, tmp_path / "out.gguf", "--pre", "glm4").refused(BAD_INPUT, "'c'", "100000", "vocabulary of 320")
+    for broken in ("[]", "{", '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [7]}}', '{"model": {"type": "BPE", "vocab": 3}}'):
+        (folder / "tokenizer.json").write_text(broken)
+        gguf(autoglm, folder, tmp_path / "out.gguf", "--pre", "glm4").refused(BAD_INPUT, "tokenizer.json")
+    assert leftovers(tmp_path, "model", "named.gguf") == []
+
+
+def test_gguf_on_a_full_disk(autoglm, small_disk):
+    gguf(autoglm, DEMO, small_disk / "out.gguf").refused(RESOURCES, "free")
+    assert leftovers(small_disk) == []
+
+
+def test_gguf_replaces_only_when_told(autoglm, tmp_path):
+    (tmp_path / "out.gguf").write_text("mine")
+    gguf(autoglm, DEMO, tmp_path / "out.gguf").refused(USAGE, "--overwrite")
+    assert (tmp_path / "out.gguf").read_text() == "mine"
+    assert gguf(autoglm, DEMO, tmp_path / "out.gguf", "--overwrite").code == 0
+    assert gguf(autoglm, DEMO, tmp_path / "again.gguf").code == 0
+    assert (tmp_path / "out.gguf").read_bytes() == (tmp_path / "again.gguf").read_bytes()
+    assert leftovers(tmp_path, "out.gguf", "again.gguf") == []
+    autoglm("export", DEMO, "--format", "hf", "--pre", "glm4", "-o", tmp_path / "x").refused(USAGE, "--pre")
