@@ -92,12 +92,15 @@ Result<ExportOutcome> export_gguf(const format::StoredModel& model, const Export
                                         {"architecture", report.architecture},
                                         {"bytes", report.bytes},
                                         {"types", report.types},
+                                        {"left_out", report.left_out},
                                         {"checked", report.checked},
                                         {"difference", report.difference}}
                      .dump(2);
+  const std::string left_out =
+      report.left_out > 0 ? fmt::format("; {} tensors beside the decoder are left out", report.left_out) : "";
   outcome.summary = fmt::format(
-      "{}: {}, architecture {}: {}\nchecked: {} tensors read back, none off by more than {:.1e} of its largest\n",
-      file.target().string(), format_bytes(report.bytes), report.architecture, types, report.checked,
+      "{}: {}, architecture {}: {}{}\nchecked: {} tensors read back, none off by more than {:.1e} of its largest\n",
+      file.target().string(), format_bytes(report.bytes), report.architecture, types, left_out, report.checked,
       report.difference);
   return outcome;
 }

@@ -26,24 +26,28 @@ using format::WeightRows;
 
 constexpr int64_t kPieceValues = 1 << 20;
 
-/// llama.cpp's architecture for a family, and whether it wants the halves of q and k heads interleaved.
+/// How llama.cpp orders the rows of q and k heads, where not as transformers does.
+enum class HeadOrder {
+  kSame,
+  kInterleaved,  // transformers rotates halves, llama.cpp neighbours
+  kHalves,       // the reverse, of the rotated rows
+};
+
+/// llama.cpp's architecture for a family.
 struct Architecture {
   Family family;
   std::string_view name;
-  bool interleave = false;
+  HeadOrder order = HeadOrder::kSame;
 };
-constexpr Architecture kArchitectures[] = {{Family::kGlm, "chatglm"}, {Family::kChatGlm, "chatglm"},
-                                           {Family::kGlm4, "glm4"},   {Family::kLlama, "llama", true},
-                                           {Family::kQwen2, "qwen2"}, {Family::kQwen3, "qwen3"}};
+constexpr Architecture kArchitectures[] = {
+    {Family::kGlm, "chatglm"},     {Family::kChatGlm, "chatglm"},
+    {Family::kGlm4, "glm4"},       {Family::kGlm4v, "glm4", HeadOrder::kHalves},
+    {Family::kGlm4Moe, "glm4moe"}, {Family::kLlama, "llama", HeadOrder::kInterleaved},
+    {Family::kQwen2, "qwen2"},     {Family::kQwen3, "qwen3"}};
 
-Result<Architecture> architecture_of(const ModelConfig& config) {
-  std::vector<std::string_view> known;
-  for (const Architecture& one : kArchitectures) {
-    if (one.family == config.family) return one;
-    known.push_back(to_string(one.family));
-  }
-  return invalid_argument(
-      fmt::format("{} is not exported to gguf yet; these are: {}", to_string(config.family), fmt::join(known, ", ")));
+Architecture architecture_of(Family family) {
+  return *std::find_if(std::begin(kArchitectures), std::end(kArchitectures),
+                       [&](const Architecture& one) { return one.family == family; });
 }
 
 /// What llama.cpp's graphs cannot compute, or what is not written for them yet.
@@ -53,14 +57,17 @@ Status check_config(const ModelConfig& config, const Architecture& architecture)
   };
   if (config.rope_type != "default") return refuse(fmt::format("rope_type {}", config.rope_type));
   if (config.output_bias || config.mlp_bias) return refuse("a bias outside of q, k and v");
+  // llama.cpp masks the other groups in another way: a small model differed by a KL of 2e-5 in float32.
+  if (config.n_group > 1) return refuse("routing by groups of experts");
   if (architecture.name == "chatglm" && config.num_attention_heads * config.head_dim != config.hidden_size) {
     return refuse("heads that together are not as wide as the hidden state");
   }
-  if (architecture.interleave && config.rotary_dim != config.head_dim) return refuse("partial rotary");
+  const bool whole_heads = architecture.order == HeadOrder::kInterleaved || architecture.name == "qwen3";
+  if (whole_heads && config.rotary_dim != config.head_dim) return refuse("partial rotary");
   return ok_status();
 }
 
-std::string_view name_of(Role role) {
+std::string_view name_of(Role role, const Architecture& architecture) {
   switch (role) {
     case Role::kEmbedding: return "token_embd";
     case Role::kFinalNorm: return "output_norm";
@@ -74,22 +81,34 @@ std::string_view name_of(Role role) {
     case Role::kKNorm: return "attn_k_norm";
     case Role::kO: return "attn_output";
     case Role::kPostAttentionNorm: return "post_attention_norm";
-    case Role::kMlpNorm: return "ffn_norm";
+    case Role::kMlpNorm: return architecture.name == "glm4moe" ? "post_attention_norm" : "ffn_norm";
     case Role::kGate: return "ffn_gate";
     case Role::kUp:
     case Role::kGateUp: return "ffn_up";
     case Role::kDown: return "ffn_down";
     case Role::kPostMlpNorm: return "post_ffw_norm";
-    default: return "";
+    case Role::kRouter: return "ffn_gate_inp";
+    case Role::kRouterCorrection: return "exp_probs_b";
+    case Role::kExpertGate: return "ffn_gate_exps";
+    case Role::kExpertUp: return "ffn_up_exps";
+    case Role::kExpertDown: return "ffn_down_exps";
+    case Role::kSharedGate: return "ffn_gate_shexp";
+    case Role::kSharedUp: return "ffn_up_shexp";
+    case Role::kSharedDown: return "ffn_down_shexp";
   }
+  return "";
 }
 
-/// One tensor of the file and where its rows come from.
+bool is_routed_expert(Role role) {
+  return role == Role::kExpertGate || role == Role::kExpertUp || role == Role::kExpertDown;
+}
+
+/// One tensor of the file and where its rows come from: one module, or all experts one above the other.
 struct Item {
-  const ModuleSpec* module;
-  Member member;
-  bool exact = false;       ///< integers are copied, not the floats that they stand for
-  int64_t interleaved = 0;  ///< rows of a head whose halves are interleaved; 0: rows as they are
+  std::vector<const ModuleSpec*> modules;
+  Member member = Member::kWeight;
+  bool exact = false;    ///< integers are copied, not the floats that they stand for
+  bool is_head = false;  ///< rows of heads, which are put into llama.cpp's order
 };
 
 class GgufExport {
@@ -101,13 +120,12 @@ class GgufExport {
     AUTOGLM_RETURN_IF_ERROR(plan());
     AUTOGLM_ASSIGN_OR_RETURN(const auto metadata, describe());
     AUTOGLM_ASSIGN_OR_RETURN(auto file, GgufFile::begin(std::move(staged), metadata, std::move(tensors_)));
-    AUTOGLM_RETURN_IF_ERROR(for_each_piece("writing", file, [&](size_t i, int64_t first, int64_t count) -> Status {
-      AUTOGLM_RETURN_IF_ERROR(encode_piece(items_[i], file.tensors()[i], first, count));
-      return file.write(file.tensors()[i], first, encoded_);
+    AUTOGLM_RETURN_IF_ERROR(for_each_piece("writing", file, [&](const Piece& piece) -> Status {
+      AUTOGLM_RETURN_IF_ERROR(encode_piece(piece));
+      return file.write(piece.tensor, piece.row(), encoded_);
     }));
-    AUTOGLM_RETURN_IF_ERROR(for_each_piece("reading back", file, [&](size_t i, int64_t first, int64_t count) {
-      return compare_piece(items_[i], file, file.tensors()[i], first, count);
-    }));
+    AUTOGLM_RETURN_IF_ERROR(
+        for_each_piece("reading back", file, [&](const Piece& piece) { return compare_piece(file, piece); }));
     report_.architecture = architecture_.name;
     report_.bytes = file.bytes();
     report_.checked = std::ssize(items_);
@@ -117,36 +135,57 @@ class GgufExport {
 
  private:
   Status plan() {
-    AUTOGLM_ASSIGN_OR_RETURN(architecture_, architecture_of(model_.config));
+    architecture_ = architecture_of(model_.config.family);
     AUTOGLM_RETURN_IF_ERROR(check_config(model_.config, architecture_));
     if (std::find(gguf_types().begin(), gguf_types().end(), options_.type) == gguf_types().end()) {
       return invalid_argument(unknown_word("value of --type", options_.type, gguf_types()));
     }
     for (const ModuleSpec& module : model_.layout.modules()) {
+      if (module.expert > 0) continue;  // with the first
       AUTOGLM_RETURN_IF_ERROR(plan_tensor(module, Member::kWeight).with_context(module.name));
       if (module.has_bias) AUTOGLM_RETURN_IF_ERROR(plan_tensor(module, Member::kBias).with_context(module.name));
     }
+    report_.left_out = std::ssize(model_.layout.others(model_.checkpoint));
     return ok_status();
   }
 
   Status plan_tensor(const ModuleSpec& module, Member member) {
-    Item item{&module, member};
+    Item item{.modules = {&module}, .member = member};
     GgufTensor tensor;
-    const std::string_view name = name_of(module.role);
-    if (name.empty()) return invalid_argument("gguf: is not exported yet");
-    tensor.name = fmt::format("{}{}.{}", module.layer >= 0 ? fmt::format("blk.{}.", module.layer) : "", name,
-                              member == Member::kBias ? "bias" : "weight");
+    const bool is_bias = member == Member::kBias || module.role == Role::kRouterCorrection;
+    tensor.name = fmt::format("{}{}.{}", module.layer >= 0 ? fmt::format("blk.{}.", module.layer) : "",
+                              name_of(module.role, architecture_), is_bias ? "bias" : "weight");
     tensor.shape = member == Member::kBias ? format::Shape{module.shape[0]} : module.shape;
-    if (tensor.shape.size() == 2) AUTOGLM_RETURN_IF_ERROR(choose_type(module, item, tensor));
-    if (architecture_.interleave && (module.role == Role::kQ || module.role == Role::kK)) {
-      item.interleaved = model_.config.head_dim;
+    if (tensor.shape.size() == 2 && module.role != Role::kRouter) {
+      AUTOGLM_RETURN_IF_ERROR(choose_type(module, item.exact, tensor));
     }
-    items_.push_back(item);
+    if (is_routed_expert(module.role)) AUTOGLM_RETURN_IF_ERROR(add_experts(module, item, tensor));
+    item.is_head = architecture_.order != HeadOrder::kSame && (module.role == Role::kQ || module.role == Role::kK);
+    items_.push_back(std::move(item));
     tensors_.push_back(std::move(tensor));
     return ok_status();
   }
 
-  Status choose_type(const ModuleSpec& module, Item& item, GgufTensor& tensor) const {
+  Status add_experts(const ModuleSpec& first, Item& item, GgufTensor& tensor) const {
+    const int64_t experts = model_.config.n_routed_experts;
+    for (int64_t expert = 1; expert < experts; ++expert) {
+      const ModuleSpec* module = model_.layout.find(first.role, first.layer, expert);
+      GgufTensor alike = tensor;
+      bool exact = false;
+      AUTOGLM_RETURN_IF_ERROR(choose_type(*module, exact, alike).with_context(module->name));
+      if (alike.type != tensor.type || exact != item.exact) {
+        return invalid_argument(
+            fmt::format("expert {} is stored as {} and the first as {}; GGUF wants one type for all: "
+                        "--type fp16 or q8_0",
+                        expert, to_string(alike.type), to_string(tensor.type)));
+      }
+      item.modules.push_back(module);
+    }
+    tensor.shape.insert(tensor.shape.begin(), experts);
+    return ok_status();
+  }
+
+  Status choose_type(const ModuleSpec& module, bool& exact, GgufTensor& tensor) const {
     const format::QuantScheme* scheme = model_.scheme_of(module);
     if (options_.type == "fp32") {
       tensor.type = GgmlType::kF32;
@@ -165,7 +204,7 @@ class GgufExport {
                 type.status().message() + "; or export the floats that they stand for: --type fp16 or q8_0"};
       }
       tensor.type = *type;
-      item.exact = true;
+      exact = true;
     }
     return ok_status();
   }
@@ -199,6 +238,21 @@ class GgufExport {
     count("vocab_size", c.vocab_size);
     real("attention.layer_norm_rms_epsilon", c.rms_norm_eps);
     real("rope.freq_base", c.rope_theta);
+    if (c.n_routed_experts > 0) {
+      count("expert_count", c.n_routed_experts);
+      count("expert_used_count", c.num_experts_per_tok);
+      count("expert_feed_forward_length", c.moe_intermediate_size);
+      count("expert_shared_count", c.n_shared_experts);
+      count("leading_dense_block_count", c.first_k_dense_replace);
+      count("expert_gating_func", 2);  // sigmoid
+      real("expert_weights_scale", c.routed_scaling_factor);
+      put(fmt::format("{}.expert_weights_norm", architecture_.name), c.norm_topk_prob);
+    }
+    if (architecture_.order == HeadOrder::kHalves) {
+      std::vector<int32_t> sections(c.mrope_section.begin(), c.mrope_section.end());
+      sections.resize(4);
+      put(fmt::format("{}.rope.dimension_sections", architecture_.name), std::move(sections));
+    }
     AUTOGLM_ASSIGN_OR_RETURN(auto tokenizer, tokenizer_metadata(model_.checkpoint.folder(), c, options_.pre));
     std::move(tokenizer.begin(), tokenizer.end(), std::back_inserter(out));
     return out;
@@ -208,7 +262,7 @@ class GgufExport {
   uint32_t file_type() const {
     std::map<GgmlType, int64_t> values;
     for (const GgufTensor& tensor : tensors_) {
-      if (tensor.shape.size() == 2) values[tensor.type] += tensor.rows() * tensor.cols();
+      if (tensor.shape.size() >= 2) values[tensor.type] += tensor.rows() * tensor.cols();
     }
     const auto most = std::max_element(values.begin(), values.end(),
                                        [](const auto& a, const auto& b) { return a.second < b.second; });
@@ -225,19 +279,34 @@ class GgufExport {
     return 0;
   }
 
-  /// Calls `work` with the index of every tensor and rows of it, whole heads where those are interleaved.
+  /// Rows [first, first + count) of the module `part` of an item.
+  struct Piece {
+    const Item& item;
+    const GgufTensor& tensor;
+    size_t part;
+    int64_t first, count;
+    const ModuleSpec& module() const { return *item.modules[part]; }
+    int64_t row() const { return static_cast<int64_t>(part) * (tensor.rows() / std::ssize(item.modules)) + first; }
+    int64_t width() const { return row_bytes(tensor.type, tensor.cols()); }
+  };
+
+  /// Calls `work` with all rows of all tensors, piece by piece; with whole heads where those are put into order.
   template <typename Work>
   Status for_each_piece(const char* what, const GgufFile& file, const Work& work) {
     Progress progress(what, file.bytes());
     int64_t done = 0;
     for (size_t i = 0; i < items_.size(); ++i) {
+      const Item& item = items_[i];
       const GgufTensor& tensor = file.tensors()[i];
+      const int64_t rows = tensor.rows() / std::ssize(item.modules);
       int64_t step = std::max<int64_t>(1, kPieceValues / tensor.cols());
-      if (const int64_t head = items_[i].interleaved; head > 0) step = std::max<int64_t>(1, step / head) * head;
-      const int64_t rows = tensor.rows();
-      for (int64_t first = 0; first < rows; first += step) {
-        AUTOGLM_RETURN_IF_ERROR(cancel_.check());
-        AUTOGLM_RETURN_IF_ERROR(work(i, first, std::min(step, rows - first)).with_context(items_[i].module->name));
+      if (const int64_t head = model_.config.head_dim; item.is_head) step = std::max<int64_t>(1, step / head) * head;
+      for (size_t part = 0; part < item.modules.size(); ++part) {
+        for (int64_t first = 0; first < rows; first += step) {
+          AUTOGLM_RETURN_IF_ERROR(cancel_.check());
+          const Piece piece{item, tensor, part, first, std::min(step, rows - first)};
+          AUTOGLM_RETURN_IF_ERROR(work(piece).with_context(piece.module().name));
+        }
       }
       done += tensor.bytes();
       progress.update(done);
@@ -245,33 +314,33 @@ class GgufExport {
     return ok_status();
   }
 
-  Status read_floats(const Item& item, const GgufTensor& tensor, int64_t first, int64_t count) {
-    const WeightRows rows = WeightRows::of(model_, *item.module, item.member);
-    const bool vector = tensor.shape.size() == 1;
-    floats_.resize(static_cast<size_t>(count * tensor.cols()));
-    AUTOGLM_RETURN_IF_ERROR(vector ? rows.read(0, tensor.cols(), floats_) : rows.read(first, count, floats_));
+  Status read_floats(const Piece& piece) {
+    const WeightRows rows = WeightRows::of(model_, piece.module(), piece.item.member);
+    const bool vector = piece.tensor.shape.size() == 1;
+    const int64_t cols = piece.tensor.cols();
+    floats_.resize(static_cast<size_t>(piece.count * cols));
+    AUTOGLM_RETURN_IF_ERROR(vector ? rows.read(0, cols, floats_) : rows.read(piece.first, piece.count, floats_));
     rows.release();
     return ok_status();
   }
 
-  Status encode_piece(const Item& item, const GgufTensor& tensor, int64_t first, int64_t count) {
-    const int64_t width = row_bytes(tensor.type, tensor.cols());
-    encoded_.resize(static_cast<size_t>(count * width));
-    if (item.exact) {
-      const format::QuantScheme* scheme = model_.scheme_of(*item.module);
-      AUTOGLM_ASSIGN_OR_RETURN(const auto weight, format::decode_rows(model_.checkpoint, item.module->name, *scheme,
+  Status encode_piece(const Piece& piece) {
+    const ModuleSpec& module = piece.module();
+    encoded_.resize(static_cast<size_t>(piece.count * piece.width()));
+    if (piece.item.exact) {
+      const format::QuantScheme* scheme = model_.scheme_of(module);
+      AUTOGLM_ASSIGN_OR_RETURN(const auto weight, format::decode_rows(model_.checkpoint, module.name, *scheme,
                                                                       model_.quantization->format_of(*scheme),
-                                                                      item.module->shape, first, count));
-      encode(weight, tensor.type, encoded_);
-      model_.release_weight(*item.module);
+                                                                      module.shape, piece.first, piece.count));
+      encode(weight, piece.tensor.type, encoded_);
+      model_.release_weight(module);
     } else {
-      AUTOGLM_RETURN_IF_ERROR(read_floats(item, tensor, first, count));
-      encode(floats_, tensor.type, encoded_);
-      AUTOGLM_RETURN_IF_ERROR(check_finite(tensor));
+      AUTOGLM_RETURN_IF_ERROR(read_floats(piece));
+      AUTOGLM_RETURN_IF_ERROR(check_finite(piece.tensor));
+      encode(floats_, piece.tensor.type, encoded_);
     }
-    if (item.interleaved > 0) {
-      interleave(encoded_, item.member == Member::kBias ? row_bytes(tensor.type, 1) : width, item.interleaved);
-    }
+    if (piece.item.is_head)
+      reorder(encoded_, piece.tensor.shape.size() == 1 ? row_bytes(piece.tensor.type, 1) : piece.width());
     return ok_status();
   }
 
@@ -285,29 +354,28 @@ class GgufExport {
     return ok_status();
   }
 
-  /// Row h * head + j * head / 2 + i of the source (half j of head h) becomes row h * head + 2 * i + j: transformers'
-  /// llama rotates halves, llama.cpp's neighbours. `width`: elements of a row.
+  /// Puts the rows of whole heads, of `width` elements each, into llama.cpp's order.
   template <typename T>
-  static void interleave(std::vector<T>& rows, int64_t width, int64_t head) {
+  void reorder(std::vector<T>& rows, int64_t width) const {
     const std::vector<T> source = rows;
-    const int64_t count = std::ssize(rows) / width;
-    for (int64_t to = 0; to < count; ++to) {
-      const int64_t within = to % head;
-      const int64_t from = to - within + within % 2 * (head / 2) + within / 2;
-      std::copy_n(source.begin() + from * width, width, rows.begin() + to * width);
+    const int64_t head = model_.config.head_dim, rotated = model_.config.rotary_dim;
+    for (int64_t to = 0; to < std::ssize(rows) / width; ++to) {
+      const int64_t i = to % head;
+      if (i >= rotated) continue;
+      const int64_t from = architecture_.order == HeadOrder::kInterleaved ? i % 2 * (rotated / 2) + i / 2
+                                                                          : i % (rotated / 2) * 2 + i / (rotated / 2);
+      std::copy_n(source.begin() + (to - i + from) * width, width, rows.begin() + to * width);
     }
   }
 
   /// Decodes what the file holds as llama.cpp does, and compares with the artifact's floats.
-  Status compare_piece(const Item& item, const GgufFile& file, const GgufTensor& tensor, int64_t first, int64_t count) {
-    encoded_.resize(static_cast<size_t>(count * row_bytes(tensor.type, tensor.cols())));
-    AUTOGLM_RETURN_IF_ERROR(file.read(tensor, first, encoded_));
-    AUTOGLM_RETURN_IF_ERROR(read_floats(item, tensor, first, count));
-    if (item.interleaved > 0) {
-      interleave(floats_, item.member == Member::kBias ? 1 : tensor.cols(), item.interleaved);
-    }
+  Status compare_piece(const GgufFile& file, const Piece& piece) {
+    encoded_.resize(static_cast<size_t>(piece.count * piece.width()));
+    AUTOGLM_RETURN_IF_ERROR(file.read(piece.tensor, piece.row(), encoded_));
+    AUTOGLM_RETURN_IF_ERROR(read_floats(piece));
+    if (piece.item.is_head) reorder(floats_, piece.tensor.shape.size() == 1 ? 1 : piece.tensor.cols());
     decoded_.resize(floats_.size());
-    decode(tensor.type, encoded_, decoded_);
+    decode(piece.tensor.type, encoded_, decoded_);
     double difference = 0, largest = 0;
     for (size_t i = 0; i < floats_.size(); ++i) {
       difference = std::max(difference, std::abs(static_cast<double>(decoded_[i]) - floats_[i]));

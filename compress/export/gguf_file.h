@@ -30,11 +30,11 @@ struct GgufMetadata {
 struct GgufTensor {
   std::string name;
   GgmlType type = GgmlType::kF32;
-  format::Shape shape;  ///< [out, in] as everywhere here, or [n]
+  format::Shape shape;  ///< [out, in] as everywhere here, [experts, out, in], or [n]
   int64_t offset = 0;   ///< in the file; set by begin()
 
   int64_t cols() const { return shape.back(); }
-  int64_t rows() const { return shape.size() == 2 ? shape[0] : 1; }
+  int64_t rows() const { return format::element_count(shape).value_or(0) / cols(); }
   int64_t bytes() const { return rows() * row_bytes(type, cols()); }
 };
 

@@ -95,8 +95,9 @@ def test_what_no_gguf_type_holds_is_named(autoglm, tmp_path, scheme, words):
     assert done.code == 0, done.err
 
 
-def test_families_and_tokenizers_that_gguf_has_not(autoglm, model, tmp_path):
-    gguf(autoglm, TINY / "glm4_moe", tmp_path / "out.gguf").refused(USAGE, "glm4_moe", "glm4, llama")
+def test_models_and_tokenizers_that_gguf_has_not(autoglm, model, tmp_path):
+    gguf(autoglm, TINY / "glm4_moe", tmp_path / "out.gguf").refused(USAGE, "groups of experts")
+    gguf(autoglm, TINY / "llama_biases", tmp_path / "out.gguf").refused(USAGE, "llama", "not exported yet")
     gguf(autoglm, TINY / "glm4", tmp_path / "out.gguf").refused(BAD_INPUT, "no tokenizer.json")
     folder = model("glm")
     tokenizer = json.loads((DEMO / "tokenizer.json").read_text())

@@ -14,7 +14,7 @@ from test_transformers import their_logits, token_ids
 
 DEMO = model_folder("glm-phone-demo")
 TASKS = int(os.environ.get("AUTOGLM_TASKS", 40))  # of 200
-FAMILIES = ["glm", "glm4", "glm4_tied", "llama", "qwen2", "qwen3"]
+FAMILIES = ["glm", "glm4", "glm4_tied", "glm4v", "glm4_moe_plain", "llama", "qwen2", "qwen3"]
 # What GLM-4 splits text by, as in its tokenizer.json.
 GLM_SPLIT = next(step for step in json.loads((DEMO / "tokenizer.json").read_text())["pre_tokenizer"]["pretokenizers"])
 
@@ -72,7 +72,8 @@ def tiny(tmp_path_factory):
     def copy(family):
         folder = tmp_path_factory.mktemp(family) / "model"
         shutil.copytree(model_folder(family), folder)
-        made_up_tokenizer(folder, json.loads((folder / "config.json").read_text())["vocab_size"])
+        config = json.loads((folder / "config.json").read_text())
+        made_up_tokenizer(folder, config.get("text_config", config)["vocab_size"])
         return folder
 
     return copy
