@@ -56,17 +56,6 @@ std::string default_output(const fs::path& model, const std::string& name, const
   return base.substr(0, base.find('@')) + "-" + (settings.automatic ? "auto" : settings.recipe.scheme.to_string());
 }
 
-// Whether writing the folder `output` would take the place of what `input` is read from.
-bool lies_in(const fs::path& input, const fs::path& output) {
-  std::error_code error;
-  if (!fs::exists(output, error)) return false;
-  for (fs::path at = fs::canonical(input, error); !error; at = at.parent_path()) {
-    if (fs::equivalent(at, output, error)) return true;
-    if (at == at.parent_path()) break;
-  }
-  return false;
-}
-
 // What a verification that gave no measurements ended with.
 Status failure_of(const api::ChildOutput& child) {
   if (child.exit_code == api::kSignalled + SIGKILL) {
@@ -349,7 +338,7 @@ class Compression {
     output_ = options_.output.empty() ? default_output(model_, options_.model, settings_) : options_.output;
     const fs::path scores = settings_.scores.empty() ? "" : fs::absolute(settings_.scores).parent_path();
     for (const fs::path& input : {model_, fs::path(calibration), fs::path(settings_.evaluation), scores}) {
-      if (input.empty() || !lies_in(input, output_)) continue;
+      if (input.empty() || !api::lies_in(input, output_)) continue;
       return invalid_argument(fmt::format("{}: the output would replace {}, which is in use; name another folder",
                                           output_, format::display_path(input)));
     }

@@ -14,13 +14,15 @@
 #include "core/base/memory.h"
 #include "core/base/suggest.h"
 #include "core/format/checkpoint_writer.h"
-#include "core/format/staged_file.h"
+#include "core/format/display.h"
 #include "core/format/stored_model.h"
 
 namespace autoglm {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr int64_t kUsualShard = 5'000'000'000, kLeastShard = 1 << 20;
 
 Result<std::optional<format::DType>> parse_dtype(const std::string& word) {
   if (word.empty()) return std::optional<format::DType>();
@@ -45,10 +47,11 @@ int64_t plain_bytes(const format::StoredModel& model, std::optional<format::DTyp
 Result<ExportOutcome> export_hf(const format::StoredModel& model, const ExportOptions& options, CancelToken& cancel) {
   AUTOGLM_ASSIGN_OR_RETURN(const auto dtype, parse_dtype(options.type));
   AUTOGLM_ASSIGN_OR_RETURN(
-      auto writer, format::CheckpointWriter::create(options.output, {.max_shard_bytes = options.max_shard,
-                                                                     .overwrite = options.overwrite,
-                                                                     .expected_bytes = plain_bytes(model, dtype),
-                                                                     .cancel = &cancel}));
+      auto writer, format::CheckpointWriter::create(
+                       options.output, {.max_shard_bytes = options.max_shard > 0 ? options.max_shard : kUsualShard,
+                                        .overwrite = options.overwrite,
+                                        .expected_bytes = plain_bytes(model, dtype),
+                                        .cancel = &cancel}));
   AUTOGLM_ASSIGN_OR_RETURN(const auto report, exports::write_hf(model, {.dtype = dtype}, writer, cancel));
   const int64_t bytes = writer.tensor_bytes();
   AUTOGLM_RETURN_IF_ERROR(writer.commit());
@@ -78,8 +81,7 @@ Result<ExportOutcome> export_hf(const format::StoredModel& model, const ExportOp
 Result<ExportOutcome> export_gguf(const format::StoredModel& model, const ExportOptions& options, CancelToken& cancel) {
   exports::GgufOptions how{.pre = options.pre};
   if (!options.type.empty()) how.type = options.type;
-  AUTOGLM_ASSIGN_OR_RETURN(auto staged, format::StagedFile::create(options.output, options.overwrite));
-  AUTOGLM_ASSIGN_OR_RETURN(auto written, exports::write_gguf(model, how, std::move(staged), cancel));
+  AUTOGLM_ASSIGN_OR_RETURN(auto written, exports::write_gguf(model, how, options.output, options.overwrite, cancel));
   auto& [file, report] = written;
   AUTOGLM_RETURN_IF_ERROR(file.publish());
   std::string types;
@@ -118,9 +120,22 @@ Result<ExportOutcome> export_model(const ExportOptions& options, CancelToken& ca
   if (options.output.empty()) return invalid_argument("no output is named; give -o OUT");
   AUTOGLM_ASSIGN_OR_RETURN(const fs::path folder, api::find_model(options.model));
   AUTOGLM_ASSIGN_OR_RETURN(const auto model, format::StoredModel::open(folder));
-  if (options.format == "gguf") return export_gguf(model, options, cancel);
-  if (!options.pre.empty()) return invalid_argument("--pre means something for --format gguf alone");
-  return export_hf(model, options, cancel);
+  std::error_code error;
+  std::vector<fs::path> read = {folder / "config.json", folder / "tokenizer.json"};
+  for (const fs::path& file : model.checkpoint.files()) read.push_back(file);
+  for (const fs::path& file : read) {
+    if (!fs::exists(file, error) || !api::lies_in(file, options.output)) continue;
+    return invalid_argument(fmt::format("{}: the output would replace {}, which is in use; name another",
+                                        options.output, format::display_path(file)));
+  }
+  const bool is_gguf = options.format == "gguf";
+  if (is_gguf && options.max_shard > 0) return invalid_argument("--max-shard means something for --format hf alone");
+  if (!is_gguf && !options.pre.empty()) return invalid_argument("--pre means something for --format gguf alone");
+  if (options.max_shard > 0 && options.max_shard < kLeastShard) {
+    return invalid_argument(
+        fmt::format("--max-shard is {}; give at least {}", options.max_shard, format_bytes(kLeastShard)));
+  }
+  return is_gguf ? export_gguf(model, options, cancel) : export_hf(model, options, cancel);
 }
 
 }  // namespace autoglm

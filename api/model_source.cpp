@@ -62,4 +62,14 @@ Result<fs::path> find_model(const std::string& model) {
   return snapshot;
 }
 
+bool lies_in(const fs::path& input, const fs::path& output) {
+  std::error_code error;
+  if (!fs::exists(output, error)) return false;
+  for (fs::path at = fs::canonical(input, error); !error; at = at.parent_path()) {
+    if (fs::equivalent(at, output, error)) return true;
+    if (at == at.parent_path()) break;
+  }
+  return false;
+}
+
 }  // namespace autoglm::api

@@ -12,4 +12,7 @@ namespace autoglm::api {
 /// kBadInput: neither exists; says where it looked.
 Result<std::filesystem::path> find_model(const std::string& model);
 
+/// Whether writing `output`, a folder or a file, would take the place of what `input` is read from.
+bool lies_in(const std::filesystem::path& input, const std::filesystem::path& output);
+
 }  // namespace autoglm::api

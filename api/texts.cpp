@@ -22,6 +22,7 @@ namespace fs = std::filesystem;
 using Files = std::vector<fs::path>;
 
 constexpr double kHeldOutShare = 0.1;  // of text that is for both
+constexpr size_t kLeastHeldOut = 128;  // bytes that measure anything
 
 /// Files by what is in them, so that links, copies and other spellings of a path are known as the same text.
 class FileSet {
@@ -179,6 +180,9 @@ Result<TextSplit> read_texts(const Texts& texts, const tokenizer::ChatTemplate* 
   AUTOGLM_ASSIGN_OR_RETURN(auto evaluation, eval::read_files(texts.for_evaluation, chat));
   if (!texts.for_both.empty()) {
     eval::HeldOut parts = eval::hold_out(both, kHeldOutShare, seed);
+    size_t held = 0;
+    for (const std::string& piece : parts.evaluation) held += piece.size();
+    if (held < kLeastHeldOut) parts = {.calibration = both, .evaluation = {}};
     append(split.calibration, std::move(parts.calibration));
     append(split.evaluation, std::move(parts.evaluation));
     append(split.evaluation, std::move(evaluation));

@@ -21,7 +21,8 @@ struct SelfSampleOptions {
 };
 
 /// Asks for less where writing would take longer than `seconds`, if one step of a batch takes `step_seconds`: half the
-/// batches again and again, then half the length, down to one batch of eval::kShortestSequence tokens.
+/// batches again and again, then half the length, down to one batch of sequences that
+/// no longer halve to eval::kShortestSequence tokens.
 void shorten(SelfSampleOptions& options, double step_seconds, double seconds);
 
 /// The same options give the same sequences. Ends of text are written on, as joined documents are. A sequence begins

@@ -25,6 +25,8 @@ using format::Role;
 using format::WeightRows;
 
 constexpr int64_t kPieceValues = 1 << 20;
+constexpr int64_t kMostLayers = 512;          // of llama.cpp
+constexpr double kMostDifference = 1.0 / 64;  // of a tensor's largest value, that rounding to its type may make
 
 /// How llama.cpp orders the rows of q and k heads, where not as transformers does.
 enum class HeadOrder {
@@ -59,7 +61,9 @@ Status check_config(const ModelConfig& config, const Architecture& architecture)
   if (config.output_bias || config.mlp_bias) return refuse("a bias outside of q, k and v");
   // llama.cpp masks the other groups in another way: a small model differed by a KL of 2e-5 in float32.
   if (config.n_group > 1) return refuse("routing by groups of experts");
-  if (architecture.name == "chatglm" && config.num_attention_heads * config.head_dim != config.hidden_size) {
+  if (config.num_hidden_layers > kMostLayers) return refuse(fmt::format("more than {} layers", kMostLayers));
+  if ((architecture.name == "chatglm" || architecture.name == "qwen2") &&
+      config.num_attention_heads * config.head_dim != config.hidden_size) {
     return refuse("heads that together are not as wide as the hidden state");
   }
   const bool whole_heads = architecture.order == HeadOrder::kInterleaved || architecture.name == "qwen3";
@@ -116,9 +120,10 @@ class GgufExport {
   GgufExport(const format::StoredModel& model, const GgufOptions& options, CancelToken& cancel)
       : model_(model), options_(options), cancel_(cancel) {}
 
-  Result<std::pair<GgufFile, GgufReport>> run(format::StagedFile staged) {
+  Result<std::pair<GgufFile, GgufReport>> run(const std::filesystem::path& output, bool overwrite) {
     AUTOGLM_RETURN_IF_ERROR(plan());
     AUTOGLM_ASSIGN_OR_RETURN(const auto metadata, describe());
+    AUTOGLM_ASSIGN_OR_RETURN(auto staged, format::StagedFile::create(output, overwrite));
     AUTOGLM_ASSIGN_OR_RETURN(auto file, GgufFile::begin(std::move(staged), metadata, std::move(tensors_)));
     AUTOGLM_RETURN_IF_ERROR(for_each_piece("writing", file, [&](const Piece& piece) -> Status {
       AUTOGLM_RETURN_IF_ERROR(encode_piece(piece));
@@ -221,7 +226,11 @@ class GgufExport {
     };
     put("general.architecture", std::string(architecture_.name));
     put("general.type", std::string("model"));
-    put("general.name", model_.checkpoint.folder().filename().string());
+    put("general.name", std::filesystem::absolute(model_.checkpoint.folder() / "x")
+                            .lexically_normal()
+                            .parent_path()
+                            .filename()
+                            .string());
     put("general.file_type", file_type());
     if (std::any_of(tensors_.begin(), tensors_.end(), [](const GgufTensor& t) { return is_quantized(t.type); })) {
       put("general.quantization_version", uint32_t{2});
@@ -336,7 +345,6 @@ class GgufExport {
       model_.release_weight(module);
     } else {
       AUTOGLM_RETURN_IF_ERROR(read_floats(piece));
-      AUTOGLM_RETURN_IF_ERROR(check_finite(piece.tensor));
       encode(floats_, piece.tensor.type, encoded_);
     }
     if (piece.item.is_head)
@@ -344,14 +352,10 @@ class GgufExport {
     return ok_status();
   }
 
-  Status check_finite(const GgufTensor& tensor) const {
-    for (const float value : floats_) {
-      const bool fits = std::isfinite(value) && (tensor.type != GgmlType::kF16 || std::abs(value) < 65520.0F);
-      if (!fits)
-        return bad_input(
-            fmt::format("holds {}, which {} does not; name another --type", value, to_string(tensor.type)));
-    }
-    return ok_status();
+  static Status not_held(float value, const GgufTensor& tensor) {
+    if (!std::isfinite(value)) return bad_input(fmt::format("holds {}; the checkpoint is damaged", value));
+    return bad_input(
+        fmt::format("{} or its scale is beyond what {} holds; name another --type", value, to_string(tensor.type)));
   }
 
   /// Puts the rows of whole heads, of `width` elements each, into llama.cpp's order.
@@ -378,9 +382,12 @@ class GgufExport {
     decode(piece.tensor.type, encoded_, decoded_);
     double difference = 0, largest = 0;
     for (size_t i = 0; i < floats_.size(); ++i) {
-      difference = std::max(difference, std::abs(static_cast<double>(decoded_[i]) - floats_[i]));
+      const double off = std::abs(static_cast<double>(decoded_[i]) - floats_[i]);
+      if (!std::isfinite(off)) return not_held(floats_[i], piece.tensor);
+      difference = std::max(difference, off);
       largest = std::max(largest, std::abs(static_cast<double>(floats_[i])));
     }
+    if (difference > kMostDifference * largest) return not_held(static_cast<float>(largest), piece.tensor);
     if (largest > 0) report_.difference = std::max(report_.difference, difference / largest);
     return ok_status();
   }
@@ -404,8 +411,9 @@ const std::vector<std::string>& gguf_types() {
 }
 
 Result<std::pair<GgufFile, GgufReport>> write_gguf(const format::StoredModel& model, const GgufOptions& options,
-                                                   format::StagedFile file, CancelToken& cancel) {
-  return GgufExport(model, options, cancel).run(std::move(file));
+                                                   const std::filesystem::path& output, bool overwrite,
+                                                   CancelToken& cancel) {
+  return GgufExport(model, options, cancel).run(output, overwrite);
 }
 
 }  // namespace autoglm::exports

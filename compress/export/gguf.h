@@ -4,6 +4,7 @@
 /// Integers are not rounded again where a GGUF type holds them: symmetric ones of up to 4 bits become Q4_0, of 5 bits
 /// Q5_0, of 6 to 8 bits Q8_0, with zero points Q4_1 and Q5_1. Scales become FP16. Norms and biases are F32.
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <string>
 #include <utility>
@@ -12,7 +13,6 @@
 #include "compress/export/gguf_file.h"
 #include "core/base/cancel.h"
 #include "core/base/status.h"
-#include "core/format/staged_file.h"
 #include "core/format/stored_model.h"
 
 namespace autoglm::exports {
@@ -34,11 +34,12 @@ struct GgufReport {
 /// The words of --type.
 const std::vector<std::string>& gguf_types();
 
-/// Streams `model` into `file` and reads it back; the caller publishes it through the returned file. Memory: a few MB
-/// and the vocabulary. kInvalidArgument: a family that GGUF has no architecture for here (names those that it has),
-/// bits or groups that no type holds (named). kBadInput: a tokenizer that cannot be written, a tensor that cannot be
-/// decoded. kResourceExhausted, kCancelled.
+/// Streams `model` into a file that is to become `output`, and reads it back; the caller publishes it. Nothing is made
+/// where the model cannot be exported. Memory: a few MB and the vocabulary. kInvalidArgument: what GGUF or llama.cpp
+/// has no place for (named), an output that exists and may not be replaced. kBadInput: a tokenizer that cannot be
+/// written, a tensor that cannot be decoded or is beyond the range of its type. kResourceExhausted, kCancelled.
 Result<std::pair<GgufFile, GgufReport>> write_gguf(const format::StoredModel& model, const GgufOptions& options,
-                                                   format::StagedFile file, CancelToken& cancel);
+                                                   const std::filesystem::path& output, bool overwrite,
+                                                   CancelToken& cancel);
 
 }  // namespace autoglm::exports

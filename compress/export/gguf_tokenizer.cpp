@@ -5,11 +5,15 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
+#include <string_view>
 #include <system_error>
 
+#include "core/base/log.h"
 #include "core/format/display.h"
 #include "core/format/file.h"
 #include "core/format/json.h"
+#include "core/tokenizer/chat_template.h"
 
 namespace autoglm::exports {
 namespace {
@@ -49,9 +53,15 @@ std::string split_regex(const Json& step) {
   return pattern.is_object() ? pattern.value("Regex", "") : "";
 }
 
+/// Whether text is taken as it is, or in Unicode's composed form, which llama.cpp leaves to the caller.
+bool is_plain(const Json& normalizer) {
+  return normalizer.is_null() || (normalizer.is_object() && normalizer.value("type", "") == "NFC");
+}
+
 /// llama.cpp's name for the rules of this file (its src/llama-vocab.cpp); "" for none.
 std::string known_pre(const Json& tokenizer, format::Family family) {
   const std::vector<Json> steps = steps_of(tokenizer);
+  if (!is_plain(tokenizer.value("normalizer", Json()))) return "";
   const bool ignores_merges = tokenizer["model"].value("ignore_merges", false);
   if (steps.size() == 1 && is_byte_level(steps[0], true) && !ignores_merges) return "gpt-2";
   if (steps.size() != 2) return "";
@@ -68,8 +78,9 @@ std::string known_pre(const Json& tokenizer, format::Family family) {
 
 Result<Json> read_json(const fs::path& path) {
   AUTOGLM_ASSIGN_OR_RETURN(const std::string text, format::read_text_file(path));
-  Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object()) return bad_input(format::display_path(path) + ": is no JSON object");
+  auto json = format::parse_json<Json>(text);
+  if (!json.ok()) return json.status().with_context(format::display_path(path));
+  if (!json->is_object()) return bad_input(format::display_path(path) + ": is no JSON object");
   return json;
 }
 
@@ -85,8 +96,13 @@ class TokenizerExport {
                        ": has no tokenizer.json, the only kind that is written into GGUF so far");
     }
     AUTOGLM_ASSIGN_OR_RETURN(tokenizer_, read_json(path));
-    const Json model = tokenizer_.value("model", Json());
-    if (!model.is_object() || model.value("type", "") != "BPE" || !model.value("vocab", Json()).is_object()) {
+    const Json& model = tokenizer_["model"];
+    const std::vector<Json> steps = steps_of(tokenizer_);
+    const bool byte_level = std::any_of(steps.begin(), steps.end(), [](const Json& step) {
+      return step.is_object() && step.value("type", "") == "ByteLevel";
+    });
+    if (!byte_level || !model.is_object() || model.value("type", "") != "BPE" || !model.contains("vocab") ||
+        !model["vocab"].is_object()) {
       return bad_input(format::display_path(path) +
                        ": is no byte-level BPE, the only kind that is written into GGUF so far");
     }
@@ -100,8 +116,8 @@ class TokenizerExport {
     put("tokenizer.ggml.pre", std::move(name));
     AUTOGLM_RETURN_IF_ERROR(put_vocabulary(model["vocab"]).with_context(format::display_path(path)));
     AUTOGLM_RETURN_IF_ERROR(put_merges(model).with_context(format::display_path(path)));
-    put_special_tokens();
-    AUTOGLM_RETURN_IF_ERROR(put_chat_template());
+    AUTOGLM_RETURN_IF_ERROR(put_special_tokens().with_context(format::display_path(path)));
+    put_chat_template();
     return std::move(out_);
   }
 
@@ -125,10 +141,15 @@ class TokenizerExport {
     types_.assign(size, kUnused);
     for (size_t i = 0; i < size; ++i) tokens_[i] = fmt::format("[PAD{}]", i);
     for (const auto& [text, id] : vocabulary.items()) AUTOGLM_RETURN_IF_ERROR(put_token(text, id, kNormal));
-    for (const Json& added : tokenizer_.value("added_tokens", Json::array())) {
+    for (const Json& added : tokenizer_["added_tokens"]) {
       if (!added.is_object() || !added.value("content", Json()).is_string()) continue;
       AUTOGLM_RETURN_IF_ERROR(put_token(added["content"].get<std::string>(), added.value("id", Json()),
                                         added.value("special", false) ? kControl : kUserDefined));
+    }
+    std::set<std::string_view> known;
+    for (const std::string& token : tokens_) {
+      if (known.insert(token).second) continue;
+      return bad_input(fmt::format("token {} stands for two ids, which llama.cpp refuses", format::display(token)));
     }
     put("tokenizer.ggml.tokens", tokens_);
     put("tokenizer.ggml.token_type", types_);
@@ -137,7 +158,8 @@ class TokenizerExport {
 
   Status put_merges(const Json& model) {
     std::vector<std::string> merges;
-    for (const Json& merge : model.value("merges", Json::array())) {
+    if (!model.contains("merges") || !model["merges"].is_array()) return bad_input("model has no merges");
+    for (const Json& merge : model["merges"]) {
       const bool pair = merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string();
       if (!pair && !merge.is_string()) return bad_input(fmt::format("merges[{}] is no pair of tokens", merges.size()));
       merges.push_back(pair ? merge[0].get<std::string>() + " " + merge[1].get<std::string>()
@@ -153,45 +175,57 @@ class TokenizerExport {
     return static_cast<uint32_t>(found - tokens_.begin());
   }
 
-  /// The token that post-processing puts before text; "" for none.
+  /// The one token that post-processing puts before text; "" for none, or for more than llama.cpp can put there.
   std::string first_token() const {
     Json post = tokenizer_.value("post_processor", Json());
     if (post.is_object() && post.value("type", "") == "Sequence") {
       for (const Json& step : post.value("processors", Json::array())) {
-        if (step.is_object() && step.value("type", "") == "TemplateProcessing") post = step;
+        if (step.is_object() && step.value("type", "") == "TemplateProcessing") post = Json(step);
       }
     }
     if (!post.is_object() || post.value("type", "") != "TemplateProcessing") return "";
     const Json single = post.value("single", Json::array());
-    if (!single.is_array() || single.empty() || !single[0].is_object() || !single[0].contains("SpecialToken"))
-      return "";
-    return single[0]["SpecialToken"].value("id", "");
+    const auto is_token = [&](size_t i) {
+      return i < single.size() && single[i].is_object() && single[i].contains("SpecialToken");
+    };
+    return single.is_array() && is_token(0) && !is_token(1) ? single[0]["SpecialToken"].value("id", "") : "";
   }
 
-  void put_special_tokens() {
-    // Whatever ends an answer: llama.cpp has three names for it.
-    const char* ends[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"};
-    for (size_t i = 0; i < std::min<size_t>(3, config_.eos_token_ids.size()); ++i) {
-      put(ends[i], static_cast<uint32_t>(config_.eos_token_ids[i]));
+  // Whatever ends an answer. The first is the end of text; of the others, llama.cpp has names for the end of a turn and
+  // of a message, and knows <|endoftext|> by its text.
+  Status put_special_tokens() {
+    if (config_.eos_token_ids.empty()) {
+      return bad_input("config.json names no eos_token_id; llama.cpp would take another token for the end of text");
+    }
+    static const std::vector<std::string> names = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+                                                   "tokenizer.ggml.eom_token_id"};
+    size_t used = 0;
+    for (const int64_t id : config_.eos_token_ids) {
+      if (id < 0 || id >= config_.vocab_size) {
+        return bad_input(
+            fmt::format("config.json: eos_token_id {} is outside the vocabulary of {}", id, config_.vocab_size));
+      }
+      if (used > 0 && tokens_[static_cast<size_t>(id)] == "<|endoftext|>") continue;
+      if (used == names.size()) {
+        warn(fmt::format("gguf has no name for a fourth end of an answer: {} is left out",
+                         tokens_[static_cast<size_t>(id)]));
+        continue;
+      }
+      put(names[used++], static_cast<uint32_t>(id));
     }
     if (config_.pad_token_id >= 0) put("tokenizer.ggml.padding_token_id", static_cast<uint32_t>(config_.pad_token_id));
     const auto first = id_of(first_token());
     if (first) put("tokenizer.ggml.bos_token_id", *first);
     put("tokenizer.ggml.add_bos_token", first.has_value());
+    return ok_status();
   }
 
-  Status put_chat_template() {
-    std::error_code error;
-    if (const fs::path file = folder_ / "chat_template.jinja"; fs::exists(file, error)) {
-      AUTOGLM_ASSIGN_OR_RETURN(std::string text, format::read_text_file(file));
-      put("tokenizer.chat_template", std::move(text));
-    } else if (const fs::path config = folder_ / "tokenizer_config.json"; fs::exists(config, error)) {
-      AUTOGLM_ASSIGN_OR_RETURN(const Json json, read_json(config));
-      if (const Json text = json.value("chat_template", Json()); text.is_string()) {
-        put("tokenizer.chat_template", text.get<std::string>());
-      }
-    }
-    return ok_status();
+  // A model without a template gets none.
+  void put_chat_template() {
+    auto sources = tokenizer::ChatTemplate::read_sources(folder_);
+    if (!sources.ok()) return;
+    put("tokenizer.chat_template", std::move(sources->usual));
+    if (sources->tool_use) put("tokenizer.chat_template.tool_use", std::move(*sources->tool_use));
   }
 
   const fs::path& folder_;

@@ -2,8 +2,8 @@
 /// hf: an artifact as a plain Hugging Face folder again, for software that knows nothing of quantization.
 ///
 /// Every quantized matrix is written as the floats that its integers and scales stand for, rounded to the type asked
-/// for: in the scales' own type (the default) exactly what compressed-tensors decompresses it to. All else is copied as
-/// it is, and config.json without its quantization_config.
+/// for: in the scales' type, which is the model's own unless that was changed, exactly what compressed-tensors
+/// decompresses it to. All else is copied as it is, and config.json without its quantization_config.
 #include <cstdint>
 #include <optional>
 

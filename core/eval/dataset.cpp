@@ -47,7 +47,11 @@ size_t bytes_of(const std::vector<std::string>& documents) {
 std::vector<std::string_view> pieces_of(const std::vector<std::string>& documents, size_t most) {
   std::vector<std::string_view> pieces;
   for (const std::string_view document : documents) {
-    const auto cut = cut_pieces(document, most);
+    auto cut = cut_pieces(document, most);
+    if (cut.size() > 1 && cut.back().size() < most / 2) {  // a rest is no piece of its own
+      cut.pop_back();
+      cut.back() = document.substr(static_cast<size_t>(cut.back().data() - document.data()));
+    }
     pieces.insert(pieces.end(), cut.begin(), cut.end());
   }
   return pieces;

@@ -54,7 +54,8 @@ struct HeldOut {
 
 /// Splits documents into two that share no text: pieces of at most 64 KiB, or a tenth of text that is shorter than ten
 /// such, cut at line ends, of which a share (0..1, at least one piece where there are two) chosen by the seed is held
-/// out for evaluation. Both keep the order. A single document of at most 256 bytes gives an empty `evaluation`.
+/// out for evaluation. Both keep the order. A rest of less than half a
+/// piece goes with the one before. A single document of under 384 bytes gives an empty `evaluation`.
 HeldOut hold_out(const std::vector<std::string>& documents, double share, uint64_t seed);
 
 struct SequenceOptions {

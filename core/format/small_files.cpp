@@ -32,6 +32,8 @@ Status copy_small_files(const std::filesystem::path& from, CheckpointWriter& wri
   if (error) return bad_input(fmt::format("{}: cannot list the folder: {}", display_path(from), error.message()));
   std::sort(files.begin(), files.end());
   for (const auto& file : files) AUTOGLM_RETURN_IF_ERROR(writer.copy_file(file, file.filename()));
+  const std::filesystem::path tools = std::filesystem::path("additional_chat_templates") / "tool_use.jinja";
+  if (std::filesystem::is_regular_file(from / tools, error)) return writer.copy_file(from / tools, tools);
   return ok_status();
 }
 

@@ -2,10 +2,10 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdio>
 #include <system_error>
 
 #include "core/format/display.h"
@@ -33,12 +33,22 @@ Result<StagedFile> StagedFile::create(const fs::path& target, bool overwrite) {
     return invalid_argument(display_path(target) + ": is no file; name another");
   }
   if (fs::exists(status) && !overwrite) return refuse_existing(target);
+  for (fs::path parent = file.target_.parent_path(); !fs::exists(parent, error) && parent.has_relative_path();
+       parent = parent.parent_path()) {
+    file.created_parents_.push_back(parent);
+  }
   fs::create_directories(file.target_.parent_path(), error);
   file.path_ = sibling_of(file.target_, "part");
-  FileDescriptor fd(::open(file.path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666));
-  if (!fd.valid()) return resource_exhausted(system_failure(target, "cannot create", errno).message());
-  if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-    return resource_exhausted(display_path(target) + ": another process is writing it");
+  FileDescriptor fd;
+  for (struct stat opened = {}, named = {};;) {
+    fd = FileDescriptor(::open(file.path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666));
+    if (!fd.valid()) return resource_exhausted(system_failure(target, "cannot create", errno).message());
+    if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+      return resource_exhausted(display_path(target) + ": another process is writing it");
+    }
+    // Between opening and locking, another process may have published or removed it.
+    if (::fstat(fd.get(), &opened) == 0 && ::lstat(file.path_.c_str(), &named) == 0 && opened.st_ino == named.st_ino)
+      break;
   }
   if (::ftruncate(fd.get(), 0) != 0) return system_failure(target, "cannot write", errno);
   file.fd_ = std::move(fd);
@@ -46,19 +56,19 @@ Result<StagedFile> StagedFile::create(const fs::path& target, bool overwrite) {
 }
 
 StagedFile::~StagedFile() {
-  if (fd_.valid()) ::unlink(path_.c_str());
+  if (!fd_.valid()) return;
+  ::unlink(path_.c_str());
+  std::error_code error;
+  for (const fs::path& parent : created_parents_) fs::remove(parent, error);  // where nothing else came into it
 }
 
 Status StagedFile::publish() {
   if (::fsync(fd_.get()) != 0) return system_failure(target_, "cannot fsync", errno);
-  const unsigned flags = overwrite_ ? 0 : RENAME_NOREPLACE;
-  if (::renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, target_.c_str(), flags) != 0) {
-    if (errno == EEXIST) return refuse_existing(target_);
-    // File systems without the flag.
-    if (errno != EINVAL || ::rename(path_.c_str(), target_.c_str()) != 0) {
-      return system_failure(target_, "cannot be put in place", errno);
-    }
-  }
+  // A link is made only where nothing stands, on every file system; a name is replaced at once.
+  const bool placed = overwrite_ ? ::rename(path_.c_str(), target_.c_str()) == 0
+                                 : ::link(path_.c_str(), target_.c_str()) == 0 && ::unlink(path_.c_str()) == 0;
+  if (!placed && errno == EEXIST) return refuse_existing(target_);
+  if (!placed) return system_failure(target_, "cannot be put in place", errno);
   if (!fd_.close()) return system_failure(target_, "cannot write", errno);
   return sync_folder(target_.parent_path());
 }

@@ -4,6 +4,7 @@
 /// It is written as the hidden sibling `.NAME.autoglm-part`, under an flock: what a killed process left there is
 /// written over by the next one. Renamed over the target, it appears whole or not at all.
 #include <filesystem>
+#include <vector>
 
 #include "core/base/status.h"
 #include "core/format/file.h"
@@ -18,7 +19,7 @@ class StagedFile {
 
   StagedFile(StagedFile&&) noexcept = default;
   StagedFile& operator=(StagedFile&&) noexcept = default;
-  ~StagedFile();  ///< removes the file unless it was published
+  ~StagedFile();  ///< removes the file, and parents that `create` made, unless it was published
 
   const FileDescriptor& fd() const { return fd_; }                 ///< for reading and writing
   const std::filesystem::path& target() const { return target_; }  ///< for messages
@@ -32,6 +33,7 @@ class StagedFile {
 
   FileDescriptor fd_;  // invalid: nothing to remove
   std::filesystem::path path_, target_;
+  std::vector<std::filesystem::path> created_parents_;  // innermost first
   bool overwrite_ = false;
 };
 

@@ -60,12 +60,7 @@ ordered_json special_tokens(const ordered_json& tokenizer_config, const ordered_
   return out;
 }
 
-/// The sources of a folder's templates: the usual one, and one for conversations with tools where it is another.
-struct Sources {
-  std::string usual;
-  std::optional<std::string> tool_use;
-  std::string where;  // the file, for messages
-};
+using Sources = ChatTemplate::Sources;
 
 /// `chat_template` of a JSON file: a string, or a list of {"name", "template"}.
 Result<std::optional<Sources>> sources_in(const ordered_json& config, const std::string& where) {
@@ -145,6 +140,11 @@ struct ChatTemplate::Impl {
   std::optional<jinja::Template> tool_use;
   ordered_json special;
 };
+
+Result<ChatTemplate::Sources> ChatTemplate::read_sources(const fs::path& folder) {
+  AUTOGLM_ASSIGN_OR_RETURN(const ordered_json tokenizer_config, read_object(folder, "tokenizer_config.json"));
+  return find_sources(folder, tokenizer_config);
+}
 
 ChatTemplate::ChatTemplate(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 ChatTemplate::ChatTemplate(ChatTemplate&&) noexcept = default;

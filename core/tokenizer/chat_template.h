@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -19,6 +20,15 @@ class ChatTemplate {
   /// chat_template.json; binds bos_token and its like. A ChatGLM2, ChatGLM3 or first GLM-4 folder without a template
   /// gets that release's format. kBadInput when there is none, with the file and line when it is wrong or unsupported.
   static Result<ChatTemplate> load(const std::filesystem::path& folder);
+
+  /// The sources of a folder's templates, unparsed: the usual one, and one for conversations with tools where it is
+  /// another.
+  struct Sources {
+    std::string usual;
+    std::optional<std::string> tool_use;
+    std::string where;  ///< the file, for messages
+  };
+  static Result<Sources> read_sources(const std::filesystem::path& folder);
 
   /// Parses a template given as text; `special` binds names such as bos_token and eos_token.
   static Result<ChatTemplate> parse(std::string_view source, nlohmann::ordered_json special = {});

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 from conftest import AUTOGLM, BAD_INPUT, CANCELLED, DEMO, RESOURCES, USAGE, leftovers, wait_until
-from test_bad_input import set_config, small_disk  # noqa: F401
+from test_bad_input import set_config
 from test_interruption import handles_signals
 from test_text import without_root_rights
 
@@ -173,7 +173,7 @@ def test_what_stands_there_is_kept(build, a_set, tmp_path):
     assert leftovers(tmp_path) == ["set.jsonl", "text.jsonl"]
 
 
-def test_where_nothing_may_be_written(build, small_disk):  # noqa: F811
+def test_where_nothing_may_be_written(build, small_disk):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     build(TASKS, output=small_disk / "set.jsonl").refused(RESOURCES, "set.jsonl", "written")
 

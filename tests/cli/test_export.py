@@ -130,3 +130,66 @@ def test_gguf_replaces_only_when_told(autoglm, tmp_path):
     assert (tmp_path / "out.gguf").read_bytes() == (tmp_path / "again.gguf").read_bytes()
     assert leftovers(tmp_path, "out.gguf", "again.gguf") == []
     autoglm("export", DEMO, "--format", "hf", "--pre", "glm4", "-o", tmp_path / "x").refused(USAGE, "--pre")
+
+
+def edit_tokenizer(folder, change):
+    tokenizer = json.loads((DEMO / "tokenizer.json").read_text())
+    tokenizer["model"] |= {"vocab": {"a": 0, "b": 1, "c": 2}, "merges": []}
+    tokenizer["added_tokens"] = [{"id": 5, "content": "<|endoftext|>", "special": True}]
+    change(tokenizer)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+@pytest.mark.parametrize("change,words", [
+    (lambda t: t["added_tokens"].append({"id": 7, "content": "a"}), ("'a'", "two ids")),
+    (lambda t: t.update(normalizer={"type": "Lowercase"}), ("--pre",)),
+    (lambda t: t.update(pre_tokenizer={"type": "Whitespace"}), ("byte-level BPE",)),
+    (lambda t: t["model"].pop("merges"), ("merges",))])
+def test_a_tokenizer_that_llama_cpp_would_refuse_or_misread(autoglm, model, tmp_path, change, words):
+    folder = model("glm")
+    edit_tokenizer(folder, lambda t: None)
+    assert gguf(autoglm, folder, tmp_path / "good.gguf").code == 0
+    edit_tokenizer(folder, change)
+    gguf(autoglm, folder, tmp_path / "new" / "out.gguf").refused(BAD_INPUT, "tokenizer.json", *words)
+    assert leftovers(tmp_path, "model", "good.gguf") == []
+
+
+def test_a_tokenizer_that_nests_without_end(autoglm, model, tmp_path):
+    folder = model("glm")
+    (folder / "tokenizer.json").write_text('{"model":{"x":' + "[" * 200_000 + "]" * 200_000 + "}}")
+    gguf(autoglm, folder, tmp_path / "out.gguf").refused(BAD_INPUT, "tokenizer.json")
+    assert leftovers(tmp_path, "model") == []
+
+
+def test_an_end_of_text_must_be_named(autoglm, model, tmp_path):
+    folder = model("glm")
+    edit_tokenizer(folder, lambda t: None)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("eos_token_id")
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    gguf(autoglm, folder, tmp_path / "out.gguf").refused(BAD_INPUT, "eos_token_id")
+
+
+@pytest.mark.parametrize("value,kind", [(1e7, "q8_0"), (float("nan"), "fp32"), (3.4028e38, "bf16")])
+def test_values_that_a_type_does_not_hold_are_not_published(autoglm, model, tmp_path, value, kind):
+    folder = model("glm")
+    edit_tokenizer(folder, lambda t: None)
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.0.mlp.down_proj.weight"
+    tensors[name][0, 3] = value
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    gguf(autoglm, folder, tmp_path / "out.gguf", "--type", kind).refused(BAD_INPUT, "model.layers.0.mlp.down_proj")
+    assert leftovers(tmp_path, "model") == []
+
+
+def test_what_is_read_is_not_replaced(autoglm, model, tmp_path):
+    folder = model("glm")
+    edit_tokenizer(folder, lambda t: None)
+    before = (folder / "model.safetensors").read_bytes()
+    gguf(autoglm, folder, folder / "model.safetensors", "--overwrite").refused(USAGE, "in use")
+    autoglm("export", folder, "--format", "hf", "-o", folder, "--overwrite").refused(USAGE, "in use")
+    assert (folder / "model.safetensors").read_bytes() == before
+    gguf(autoglm, folder, tmp_path / "new" / "out.gguf", "--type", "bogus").refused(USAGE, "bogus")
+    assert leftovers(tmp_path, "model") == []
+    autoglm("export", TINY / "chatglm", "--format", "hf", "-o", tmp_path / "out").refused(USAGE, "compress")

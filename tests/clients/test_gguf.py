@@ -9,12 +9,14 @@ import torch
 import transformers
 import xllamacpp
 from conftest import ROOT, model_folder
+from safetensors.torch import load_file, save_file
 from test_export import export
 from test_transformers import their_logits, token_ids
 
 DEMO = model_folder("glm-phone-demo")
 TASKS = int(os.environ.get("AUTOGLM_TASKS", 40))  # of 200
 FAMILIES = ["glm", "glm4", "glm4_tied", "glm4v", "glm4_moe_plain", "llama", "qwen2", "qwen3"]
+TEXTS = ["Hello world 12345", "设置中文，混合 English text", "  two  spaces\n\nand lines\t", "it's we'll I'M", "🙂🙃 emoji"]
 # What GLM-4 splits text by, as in its tokenizer.json.
 GLM_SPLIT = next(step for step in json.loads((DEMO / "tokenizer.json").read_text())["pre_tokenizer"]["pretokenizers"])
 
@@ -128,7 +130,31 @@ def test_the_same_greedy_text_on_task_prompts(demo_gguf):
 def test_text_is_read_as_tokens_alike(demo_gguf):
     tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO)
     server = llama_cpp(demo_gguf)
-    for text in ("Hello world 12345", "设置中文，混合 English text", "  two  spaces\n\nand lines\t", "it's we'll I'M", "🙂🙃 emoji"):
+    for text in TEXTS:
         answer = server.handle_completions({"prompt": text, "n_predict": 0, "temperature": 0})
         answer = json.loads(answer) if isinstance(answer, (str, bytes)) else answer
         assert answer["usage"]["prompt_tokens"] == len(tokenizer(text, add_special_tokens=False)["input_ids"]), text
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "gpt2", "llama3"])
+def test_real_tokenizers_are_read_alike(name, tiny, tmp_path):
+    """Fetched by tests/tokenizer; where that has not run, there is nothing to compare."""
+    source = ROOT / ".cache" / "tokenizers" / name
+    if not (source / "tokenizer.json").exists():
+        pytest.skip(f"{name} was not fetched")
+    folder = tiny("llama")
+    shutil.copy(source / "tokenizer.json", folder)
+    config = json.loads((folder / "config.json").read_text())
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(source / "tokenizer.json"))
+    config["vocab_size"] = len(tokenizer)
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = load_file(folder / "model.safetensors")
+    for tensor in {"model.embed_tokens.weight", "lm_head.weight"} & set(tensors):
+        tensors[tensor] = torch.zeros(len(tokenizer), tensors[tensor].shape[1])
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    export(folder, tmp_path / "model.gguf", "--format", "gguf")
+    server = llama_cpp(tmp_path / "model.gguf")
+    for text in TEXTS:
+        answer = server.handle_completions({"prompt": text, "n_predict": 0, "temperature": 0})
+        answer = json.loads(answer) if isinstance(answer, (str, bytes)) else answer
+        assert answer["usage"]["prompt_tokens"] == len(tokenizer(text, add_special_tokens=True)["input_ids"]), text
