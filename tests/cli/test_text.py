@@ -51,7 +51,7 @@ def test_the_models_own_tasks_come_before_calibration_text(autoglm, text, tmp_pa
 
 def test_one_short_file_for_both_is_refused(autoglm, bare, tmp_path):
     text = tmp_path / "text.txt"
-    text.write_text("word " * 2000)
+    text.write_text("word " * 70)
     done = autoglm("compress", bare, "-o", tmp_path / "out", "--calibration-samples", 4, "--calibration-length", 64,
                    "--quiet", "--calibration-dataset", text, "--eval-dataset", text)
     done.refused(BAD_INPUT, "text.txt", "two files")
@@ -100,8 +100,15 @@ def test_a_file_of_the_folder_that_is_calibrated_on_is_split(autoglm, bare, text
 
 
 def test_other_text_is_used_whole(autoglm, text, tmp_path):
+    lines = (OWN / "train.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "other.jsonl").write_text("".join(lines[:200]))
+    report = compress(autoglm, DEMO, tmp_path, "--calibration-dataset", text, "--eval-dataset", tmp_path / "other.jsonl")
+    assert report["evaluation"]["text"]["source"] == str(tmp_path / "other.jsonl")
+
+
+def test_a_copy_under_another_name_is_split_too(autoglm, text, tmp_path):
     report = compress(autoglm, DEMO, tmp_path, "--calibration-dataset", text, "--eval-dataset", OWN / "calibration.jsonl")
-    assert report["evaluation"]["text"]["source"] == str(OWN / "calibration.jsonl")
+    assert "a part that calibration did not see" in report["evaluation"]["text"]["source"]
 
 
 def test_short_text_to_evaluate_on_is_used(autoglm, bare, tmp_path):
