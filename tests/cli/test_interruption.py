@@ -3,11 +3,12 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import AUTOGLM, CANCELLED, DEMO, RESOURCES, children, is_running, leftovers, wait_until
+from conftest import AUTOGLM, CANCELLED, DEMO, RESOURCES, ROOT, children, is_running, leftovers, wait_until
 
 # Long enough never to end before the signal: much text to calibrate on, or a full verification.
 CALIBRATING = ("--calibration-dataset", DEMO / "tasks" / "train.jsonl", "--calibration-samples", 400)
@@ -81,6 +82,19 @@ def test_every_long_command_stops_when_asked(tmp_path, command):
     assert process.returncode == CANCELLED, err
     assert time.monotonic() - asked < 2
     assert leftovers(tmp_path) == []
+
+
+def test_an_export_stops_when_asked(tmp_path):
+    subprocess.run([sys.executable, ROOT / "benchmarks/random_checkpoint.py", "smollm2-135m", tmp_path / "model"], check=True)
+    process = subprocess.Popen([AUTOGLM, "export", tmp_path / "model", "--format", "hf", "--type", "fp32", "-o", tmp_path / "out"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: stage(tmp_path, "*.part"))
+    process.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == CANCELLED, err
+    assert time.monotonic() - asked < 2
+    assert leftovers(tmp_path, "model") == []
 
 
 def test_a_killed_program_takes_its_verification_with_it(tmp_path):

@@ -50,6 +50,15 @@ def test_many_small_matrices_take_no_more_than_planned(tmp_path):
     assert peak <= 1.05 * report["measured"]["peak_rss_bytes"]
 
 
+@pytest.mark.parametrize("kind", ["bf16", "fp32"])
+def test_an_export_holds_a_few_rows(kind, tmp_path):
+    """269 MB in, as much or twice as much out."""
+    model = checkpoint(tmp_path / "model", "smollm2-135m")
+    report, peak = run("export", model, "--format", "hf", "--type", kind, "-o", tmp_path / "out", "--json", "--quiet")
+    assert report["checked"] > 200
+    assert peak < 160_000_000
+
+
 def test_text_is_left_out_where_a_block_does_not_fit(wide, tmp_path):
     """One block takes 816 MB in float32, and each of two models may have 0.7 GB."""
     model = tmp_path / "model"
