@@ -15,8 +15,8 @@ Command add_export(CLI::App& root) {
                  "hf: a plain Hugging Face folder, for software that knows nothing of quantization; gguf: a file for "
                  "llama.cpp");
   app.add_option("--type", options->type,
-                 "of the weights; hf: bf16, fp16, fp32 [the model's own]; gguf: fp32, fp16, bf16, q8_0 [auto: what "
-                 "holds the artifact's integers as they are]");
+                 "of the weights; hf: bf16, fp16, fp32 [the model's own]; gguf: fp32, fp16, bf16, q8_0, q2_k to q6_k, "
+                 "q4_0 to q5_1 [auto: what holds the artifact's integers as they are]");
   app.add_option("--pre", options->pre, "gguf: llama.cpp's pre-tokenizer [found by the tokenizer's rules]");
   app.add_flag("--overwrite", options->overwrite, "replace an output that exists");
   add_bytes(app, "--max-shard", options->max_shard, "hf: size of one weight file [5G]");

@@ -5,6 +5,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
+
+#include "compress/export/ggml_fit.h"
+#include "compress/export/ggml_kquant.h"
 
 namespace autoglm::exports {
 namespace {
@@ -13,21 +17,30 @@ using format::QuantArgs;
 using format::QuantizedWeight;
 using format::Strategy;
 
-/// How a quantized type lies in its block.
+/// How a type lies in its block.
 struct Layout {
-  int bits;
-  bool has_minimum;
-  int64_t bytes;
+  int bits = 0;  // of integers
+  bool has_minimum = false;
+  int64_t bytes = 0;  // of a block
 };
 
 Layout layout_of(GgmlType type) {
   switch (type) {
+    case GgmlType::kF32: return {0, false, 4};
+    case GgmlType::kF16:
+    case GgmlType::kBF16: return {0, false, 2};
     case GgmlType::kQ4_0: return {4, false, 18};
     case GgmlType::kQ4_1: return {4, true, 20};
     case GgmlType::kQ5_0: return {5, false, 22};
     case GgmlType::kQ5_1: return {5, true, 24};
-    default: return {8, false, 34};
+    case GgmlType::kQ8_0: return {8, false, 34};
+    case GgmlType::kQ2_K: return {2, true, 84};
+    case GgmlType::kQ3_K: return {3, false, 110};
+    case GgmlType::kQ4_K: return {4, true, 144};
+    case GgmlType::kQ5_K: return {5, true, 176};
+    case GgmlType::kQ6_K: return {6, false, 210};
   }
+  return {};
 }
 
 void put_fp16(std::byte* at, float value) {
@@ -75,6 +88,30 @@ void encode_q8(const float* values, std::byte* out) {
   for (int64_t i = 0; i < kBlock; ++i) out[2 + i] = static_cast<std::byte>(std::lround(values[i] * inverse));
 }
 
+/// 32 floats as 4 or 5 bits.
+void encode_block(const Layout& layout, const float* values, std::span<const float> weights, std::byte* out) {
+  static const std::vector<float> alike(kBlock, 1.0F);
+  const float* importance = weights.empty() ? alike.data() : weights.data();
+  const int top = (1 << layout.bits) - 1, middle = layout.has_minimum ? 0 : 1 << (layout.bits - 1);
+  const Affine fit = layout.has_minimum ? fit_affine(values, importance, kBlock, top)
+                                        : Affine{fit_symmetric(values, importance, kBlock, middle), 0};
+  put_fp16(out, fit.scale);
+  if (layout.has_minimum) put_fp16(out + 2, -fit.minimum);
+  const float scale = get_fp16(out), minimum = layout.has_minimum ? -get_fp16(out + 2) : 0;
+  uint8_t q[kBlock];
+  for (int64_t i = 0; i < kBlock; ++i) {
+    const int level = scale != 0 ? nearest((values[i] + minimum) / scale) : 0;
+    q[i] = static_cast<uint8_t>(std::clamp(level + middle, 0, top));
+  }
+  pack(layout, q, out + (layout.has_minimum ? 4 : 2));
+}
+
+format::DType dtype_of(GgmlType type) {
+  return type == GgmlType::kF16    ? format::DType::kF16
+         : type == GgmlType::kBF16 ? format::DType::kBF16
+                                   : format::DType::kF32;
+}
+
 }  // namespace
 
 std::string_view to_string(GgmlType type) {
@@ -87,16 +124,23 @@ std::string_view to_string(GgmlType type) {
     case GgmlType::kQ5_0: return "Q5_0";
     case GgmlType::kQ5_1: return "Q5_1";
     case GgmlType::kQ8_0: return "Q8_0";
+    case GgmlType::kQ2_K: return "Q2_K";
+    case GgmlType::kQ3_K: return "Q3_K";
+    case GgmlType::kQ4_K: return "Q4_K";
+    case GgmlType::kQ5_K: return "Q5_K";
+    case GgmlType::kQ6_K: return "Q6_K";
   }
   return "";
 }
 
 bool is_quantized(GgmlType type) { return type != GgmlType::kF32 && type != GgmlType::kF16 && type != GgmlType::kBF16; }
 
-int64_t row_bytes(GgmlType type, int64_t cols) {
-  if (is_quantized(type)) return cols / kBlock * layout_of(type).bytes;
-  return cols * (type == GgmlType::kF32 ? 4 : 2);
+int64_t block_values(GgmlType type) {
+  if (!is_quantized(type)) return 1;
+  return type >= GgmlType::kQ2_K ? kSuperBlock : kBlock;
 }
+
+int64_t row_bytes(GgmlType type, int64_t cols) { return cols / block_values(type) * layout_of(type).bytes; }
 
 GgmlType float_type(format::DType dtype) {
   return dtype == format::DType::kBF16  ? GgmlType::kBF16
@@ -148,26 +192,34 @@ void encode(const QuantizedWeight& weight, GgmlType type, std::span<std::byte> o
   }
 }
 
-void encode(std::span<const float> values, GgmlType type, std::span<std::byte> out) {
-  if (type == GgmlType::kQ8_0) {
-    for (size_t i = 0; i < values.size(); i += kBlock) encode_q8(values.data() + i, out.data() + i / kBlock * 34);
-    return;
+void encode(std::span<const float> values, int64_t cols, std::span<const float> weights, GgmlType type,
+            std::span<std::byte> out) {
+  if (!is_quantized(type)) return format::from_float(dtype_of(type), values, out);
+  const auto size = static_cast<size_t>(block_values(type)), bytes = static_cast<size_t>(layout_of(type).bytes);
+  for (size_t block = 0; block * size < values.size(); ++block) {
+    const auto from = values.subspan(block * size, size);
+    const auto importance = weights.empty() ? weights : weights.subspan(block * size % static_cast<size_t>(cols), size);
+    const auto to = out.subspan(block * bytes, bytes);
+    if (size == kSuperBlock) {
+      encode_super_block(type, from, importance, to);
+    } else if (type == GgmlType::kQ8_0) {
+      encode_q8(from.data(), to.data());
+    } else {
+      encode_block(layout_of(type), from.data(), importance, to.data());
+    }
   }
-  const format::DType dtype = type == GgmlType::kF16    ? format::DType::kF16
-                              : type == GgmlType::kBF16 ? format::DType::kBF16
-                                                        : format::DType::kF32;
-  format::from_float(dtype, values, out);
 }
 
 void decode(GgmlType type, std::span<const std::byte> bytes, std::span<float> out) {
-  if (!is_quantized(type)) {
-    const format::DType dtype = type == GgmlType::kF16    ? format::DType::kF16
-                                : type == GgmlType::kBF16 ? format::DType::kBF16
-                                                          : format::DType::kF32;
-    format::to_float(dtype, bytes, out);
+  if (!is_quantized(type)) return format::to_float(dtype_of(type), bytes, out);
+  const Layout layout = layout_of(type);
+  if (block_values(type) == kSuperBlock) {
+    const auto size = static_cast<size_t>(layout.bytes);
+    for (size_t block = 0; block * kSuperBlock < out.size(); ++block) {
+      decode_super_block(type, bytes.subspan(block * size, size), out.subspan(block * kSuperBlock, kSuperBlock));
+    }
     return;
   }
-  const Layout layout = layout_of(type);
   const std::byte* block = bytes.data();
   for (size_t first = 0; first < out.size(); first += kBlock, block += layout.bytes) {
     const float scale = get_fp16(block);

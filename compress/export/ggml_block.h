@@ -1,5 +1,6 @@
 #pragma once
-/// The element types of GGUF files that hold one scale for 32 values or none, to and from floats and our integers.
+/// The element types of GGUF files, to and from floats and our integers: those that hold one scale for 32 values or
+/// none, described here, and the super-blocks of ggml_kquant.h.
 ///
 /// A row is a sequence of blocks; d and m are FP16, little-endian (ggml's block_q4_0 and the like):
 ///   Q4_0  18 bytes  d, 16 x u8: value i in the low half of byte i, value 16 + i in the high one     (q - 8) * d
@@ -27,15 +28,21 @@ enum class GgmlType : uint32_t {
   kQ5_0 = 6,
   kQ5_1 = 7,
   kQ8_0 = 8,
+  kQ2_K = 10,
+  kQ3_K = 11,
+  kQ4_K = 12,
+  kQ5_K = 13,
+  kQ6_K = 14,
   kBF16 = 30
 };
 
-inline constexpr int64_t kBlock = 32;  ///< values of a quantized block
+inline constexpr int64_t kBlock = 32;  ///< values of a quantized block that is no super-block
 
 std::string_view to_string(GgmlType type);  ///< "Q4_0"
 bool is_quantized(GgmlType type);
-int64_t row_bytes(GgmlType type, int64_t cols);  ///< `cols` is a multiple of kBlock for quantized types
-GgmlType float_type(format::DType dtype);        ///< F32, F16 or BF16; F64 becomes F32
+int64_t block_values(GgmlType type);  ///< 1, 32 or 256: a row is whole blocks
+int64_t row_bytes(GgmlType type, int64_t cols);
+GgmlType float_type(format::DType dtype);  ///< F32, F16 or BF16; F64 becomes F32
 
 /// The type that holds these integers without rounding them again. kInvalidArgument says in words what does not fit:
 /// the bits, the columns, the groups.
@@ -45,8 +52,10 @@ Result<GgmlType> exact_type(const format::QuantArgs& args, int64_t cols);
 /// Q5_1.
 void encode(const format::QuantizedWeight& weight, GgmlType type, std::span<std::byte> out);
 
-/// Rows of floats in F32, F16, BF16 or Q8_0 (scale: largest magnitude / 127, round half away from zero).
-void encode(std::span<const float> values, GgmlType type, std::span<std::byte> out);
+/// Rows of floats. Scales of integers are searched for the least squared error times `weights`, one for each column of
+/// `cols` (empty: all alike); Q8_0 takes the largest magnitude / 127.
+void encode(std::span<const float> values, int64_t cols, std::span<const float> weights, GgmlType type,
+            std::span<std::byte> out);
 
 /// The values of whole blocks.
 void decode(GgmlType type, std::span<const std::byte> bytes, std::span<float> out);

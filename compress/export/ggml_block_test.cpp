@@ -86,7 +86,7 @@ TEST(GgmlBlock, RoundsFloatsToQ8) {
   std::vector<float> values(64);
   for (size_t i = 0; i < values.size(); ++i) values[i] = std::sin(static_cast<float>(i)) * (i < 32 ? 1.0F : 0.0F);
   std::vector<std::byte> bytes(68);
-  encode(values, GgmlType::kQ8_0, bytes);
+  encode(values, 64, {}, GgmlType::kQ8_0, bytes);
   std::vector<float> found(64);
   decode(GgmlType::kQ8_0, bytes, found);
   for (size_t i = 0; i < values.size(); ++i) EXPECT_NEAR(found[i], values[i], 0.5 / 127 + 1e-3);
@@ -97,6 +97,73 @@ TEST(GgmlBlock, SaysWhatDoesNotFit) {
   EXPECT_THAT(exact_type(args_of(4, true, 32), 48).status().message(), testing::HasSubstr("rows of 48 values"));
   EXPECT_THAT(exact_type(args_of(4, true, 16), 64).status().message(), testing::HasSubstr("groups of 16"));
   EXPECT_THAT(exact_type(args_of(8, false, 0), 64).status().message(), testing::HasSubstr("compress symmetrically"));
+}
+
+/// Relative squared error of normal values in a type.
+double error_of(GgmlType type, std::span<const float> values, std::span<const float> weights = {}) {
+  std::vector<std::byte> bytes(static_cast<size_t>(row_bytes(type, std::ssize(values))));
+  encode(values, std::ssize(values), weights, type, bytes);
+  std::vector<float> found(values.size());
+  decode(type, bytes, found);
+  double error = 0, power = 0;
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double weight = weights.empty() ? 1 : weights[i];
+    error += weight * std::pow(static_cast<double>(found[i]) - values[i], 2);
+    power += weight * std::pow(static_cast<double>(values[i]), 2);
+  }
+  return error / power;
+}
+
+std::vector<float> normal_values(size_t count) {
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal(0, 0.02F);
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+TEST(GgmlBlock, RoundsFloatsAsWellAsTheBitsAllow) {
+  const std::vector<float> values = normal_values(4096);
+  const std::pair<GgmlType, double> bounds[] = {
+      {GgmlType::kQ2_K, 0.09},   {GgmlType::kQ3_K, 0.025}, {GgmlType::kQ4_K, 0.006},
+      {GgmlType::kQ5_K, 0.0015}, {GgmlType::kQ6_K, 4e-4},  {GgmlType::kQ4_0, 0.0075},
+      {GgmlType::kQ4_1, 0.0065}, {GgmlType::kQ5_0, 0.002}, {GgmlType::kQ5_1, 0.0016}};
+  for (const auto& [type, bound] : bounds) {
+    EXPECT_LT(error_of(type, values), bound) << to_string(type);
+    EXPECT_GT(error_of(type, values), bound / 3) << to_string(type);
+  }
+}
+
+TEST(GgmlBlock, RoundsWhatMattersBetter) {
+  const std::vector<float> values = normal_values(4096);
+  std::vector<float> weights(values.size(), 0.01F);
+  for (size_t i = 0; i < weights.size(); i += 8) weights[i] = 10;
+  for (const GgmlType type : {GgmlType::kQ2_K, GgmlType::kQ3_K, GgmlType::kQ4_K, GgmlType::kQ4_0, GgmlType::kQ5_1}) {
+    std::vector<std::byte> bytes(static_cast<size_t>(row_bytes(type, 4096)));
+    encode(values, 4096, {}, type, bytes);
+    std::vector<float> found(values.size());
+    decode(type, bytes, found);
+    double error = 0, power = 0;
+    for (size_t i = 0; i < values.size(); ++i) {
+      error += weights[i] * std::pow(static_cast<double>(found[i]) - values[i], 2);
+      power += weights[i] * std::pow(static_cast<double>(values[i]), 2);
+    }
+    EXPECT_LT(error_of(type, values, weights), 0.8 * error / power) << to_string(type);
+  }
+}
+
+TEST(GgmlBlock, HoldsZerosAndConstants) {
+  for (const GgmlType type : {GgmlType::kQ2_K, GgmlType::kQ3_K, GgmlType::kQ4_K, GgmlType::kQ5_K, GgmlType::kQ6_K,
+                              GgmlType::kQ4_0, GgmlType::kQ4_1, GgmlType::kQ5_0, GgmlType::kQ5_1, GgmlType::kQ8_0}) {
+    for (const float constant : {0.0F, 0.5F, -0.5F}) {
+      const std::vector<float> values(256, constant);
+      std::vector<std::byte> bytes(static_cast<size_t>(row_bytes(type, 256)));
+      encode(values, 256, {}, type, bytes);
+      std::vector<float> found(256);
+      decode(type, bytes, found);
+      for (const float value : found) EXPECT_NEAR(value, constant, 0.01) << to_string(type);
+    }
+  }
 }
 
 }  // namespace

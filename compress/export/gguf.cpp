@@ -25,8 +25,7 @@ using format::Role;
 using format::WeightRows;
 
 constexpr int64_t kPieceValues = 1 << 20;
-constexpr int64_t kMostLayers = 512;          // of llama.cpp
-constexpr double kMostDifference = 1.0 / 64;  // of a tensor's largest value, that rounding to its type may make
+constexpr int64_t kMostLayers = 512;  // of llama.cpp
 
 /// How llama.cpp orders the rows of q and k heads, where not as transformers does.
 enum class HeadOrder {
@@ -115,6 +114,37 @@ struct Item {
   bool is_head = false;  ///< rows of heads, which are put into llama.cpp's order
 };
 
+/// The type that a word of --type asks for; none for "auto".
+std::optional<GgmlType> named_type(std::string_view word) {
+  constexpr std::pair<std::string_view, GgmlType> types[] = {
+      {"fp32", GgmlType::kF32},  {"fp16", GgmlType::kF16},  {"bf16", GgmlType::kBF16}, {"q8_0", GgmlType::kQ8_0},
+      {"q4_0", GgmlType::kQ4_0}, {"q4_1", GgmlType::kQ4_1}, {"q5_0", GgmlType::kQ5_0}, {"q5_1", GgmlType::kQ5_1},
+      {"q2_k", GgmlType::kQ2_K}, {"q3_k", GgmlType::kQ3_K}, {"q4_k", GgmlType::kQ4_K}, {"q5_k", GgmlType::kQ5_K},
+      {"q6_k", GgmlType::kQ6_K}};
+  for (const auto& [name, type] : types) {
+    if (name == word) return type;
+  }
+  return std::nullopt;
+}
+
+/// That type, or what stands in for it: embedding and head have at least Q6_K, and rows that are no whole super-blocks
+/// fall back, as llama.cpp's own tool has it (Q4_0 for its IQ4_NL).
+GgmlType fitting(GgmlType type, Role role, int64_t cols) {
+  const bool is_coarse = is_quantized(type) && type != GgmlType::kQ8_0;
+  if ((role == Role::kEmbedding || role == Role::kHead) && is_coarse) type = GgmlType::kQ6_K;
+  if (cols % block_values(type) != 0) {
+    switch (type) {
+      case GgmlType::kQ2_K:
+      case GgmlType::kQ3_K: type = GgmlType::kQ4_0; break;
+      case GgmlType::kQ4_K: type = GgmlType::kQ5_0; break;
+      case GgmlType::kQ5_K: type = GgmlType::kQ5_1; break;
+      case GgmlType::kQ6_K: type = GgmlType::kQ8_0; break;
+      default: break;
+    }
+  }
+  return cols % block_values(type) != 0 ? GgmlType::kF16 : type;
+}
+
 class GgufExport {
  public:
   GgufExport(const format::StoredModel& model, const GgufOptions& options, CancelToken& cancel)
@@ -192,14 +222,8 @@ class GgufExport {
 
   Status choose_type(const ModuleSpec& module, bool& exact, GgufTensor& tensor) const {
     const format::QuantScheme* scheme = model_.scheme_of(module);
-    if (options_.type == "fp32") {
-      tensor.type = GgmlType::kF32;
-    } else if (options_.type == "fp16") {
-      tensor.type = GgmlType::kF16;
-    } else if (options_.type == "bf16") {
-      tensor.type = GgmlType::kBF16;
-    } else if (options_.type == "q8_0") {
-      tensor.type = tensor.cols() % kBlock == 0 ? GgmlType::kQ8_0 : GgmlType::kF16;  // as llama.cpp does
+    if (const auto type = named_type(options_.type)) {
+      tensor.type = fitting(*type, module.role, tensor.cols());
     } else if (scheme == nullptr) {
       tensor.type = float_type(model_.checkpoint.find(module.weight_name())->dtype);
     } else {
@@ -284,6 +308,11 @@ class GgufExport {
       case GgmlType::kQ5_0: return 8;
       case GgmlType::kQ5_1: return 9;
       case GgmlType::kBF16: return 32;
+      case GgmlType::kQ2_K: return 10;
+      case GgmlType::kQ3_K: return 11;
+      case GgmlType::kQ4_K: return 14;
+      case GgmlType::kQ5_K: return 16;
+      case GgmlType::kQ6_K: return 18;
     }
     return 0;
   }
@@ -345,11 +374,16 @@ class GgufExport {
       model_.release_weight(module);
     } else {
       AUTOGLM_RETURN_IF_ERROR(read_floats(piece));
-      encode(floats_, piece.tensor.type, encoded_);
+      encode(floats_, piece.tensor.cols(), {}, piece.tensor.type, encoded_);
     }
     if (piece.item.is_head)
       reorder(encoded_, piece.tensor.shape.size() == 1 ? row_bytes(piece.tensor.type, 1) : piece.width());
     return ok_status();
+  }
+
+  /// Of a tensor's largest value, what rounding to a type may make; more is a scale that FP16 does not hold.
+  static double most_difference(GgmlType type) {
+    return !is_quantized(type) || type == GgmlType::kQ8_0 ? 1.0 / 64 : 0.75;
   }
 
   static Status not_held(float value, const GgufTensor& tensor) {
@@ -387,7 +421,8 @@ class GgufExport {
       difference = std::max(difference, off);
       largest = std::max(largest, std::abs(static_cast<double>(floats_[i])));
     }
-    if (difference > kMostDifference * largest) return not_held(static_cast<float>(largest), piece.tensor);
+    if (difference > most_difference(piece.tensor.type) * largest)
+      return not_held(static_cast<float>(largest), piece.tensor);
     if (largest > 0) report_.difference = std::max(report_.difference, difference / largest);
     return ok_status();
   }
@@ -406,7 +441,8 @@ class GgufExport {
 }  // namespace
 
 const std::vector<std::string>& gguf_types() {
-  static const std::vector<std::string> words = {"auto", "fp32", "fp16", "bf16", "q8_0"};
+  static const std::vector<std::string> words = {"auto", "fp32", "fp16", "bf16", "q8_0", "q6_k", "q5_k",
+                                                 "q4_k", "q3_k", "q2_k", "q5_1", "q5_0", "q4_1", "q4_0"};
   return words;
 }
 

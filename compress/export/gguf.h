@@ -18,7 +18,7 @@
 namespace autoglm::exports {
 
 struct GgufOptions {
-  std::string type = "auto";  ///< of matrices: auto (what holds them as they are), fp32, fp16, bf16, q8_0
+  std::string type = "auto";  ///< of matrices: auto (what holds them as they are), or a word of gguf_types()
   std::string pre;            ///< llama.cpp's pre-tokenizer; "" finds it
 };
 

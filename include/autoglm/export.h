@@ -13,7 +13,8 @@ struct ExportOptions {
   std::string output;      ///< what to write
   std::string format;      ///< hf: a plain Hugging Face folder; gguf: a file for llama.cpp
   std::string type;        ///< of the weights. hf: bf16, fp16, fp32; "": the model's own. gguf: fp32, fp16, bf16, q8_0,
-                           ///< auto or "": what holds the artifact's integers without rounding them again
+                           ///< q2_k to q6_k, q4_0 to q5_1; auto or "": what holds the artifact's integers without
+                           ///< rounding them again
   std::string pre;         ///< gguf: llama.cpp's pre-tokenizer; "": found by the tokenizer's rules
   bool overwrite = false;  ///< replace an output that exists
   int64_t max_shard = 0;   ///< hf: bytes of one weight file; 0: 5 GB

@@ -1,8 +1,10 @@
 """llama.cpp loads what `autoglm export --format gguf` writes, reads text as we do, and computes the artifact's numbers."""
 import json
 import os
+import re
 import shutil
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,12 @@ from test_transformers import their_logits, token_ids
 DEMO = model_folder("glm-phone-demo")
 TASKS = int(os.environ.get("AUTOGLM_TASKS", 40))  # of 200
 FAMILIES = ["glm", "glm4", "glm4_tied", "glm4v", "glm4_moe_plain", "llama", "qwen2", "qwen3"]
+GGUF_NAMES = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output", "input_layernorm": "attn_norm",
+              "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+              "self_attn.o_proj": "attn_output", "post_self_attn_layernorm": "post_attention_norm",
+              "post_attention_layernorm": "ffn_norm", "mlp.gate_up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+              "post_mlp_layernorm": "post_ffw_norm"}
+PROSE = "The door was open when she came back, and the lamp on the table still burned. Nobody had been there for hours."
 TEXTS = ["Hello world 12345", "设置中文，混合 English text", "  two  spaces\n\nand lines\t", "it's we'll I'M", "🙂🙃 emoji"]
 # What GLM-4 splits text by, as in its tokenizer.json.
 GLM_SPLIT = next(step for step in json.loads((DEMO / "tokenizer.json").read_text())["pre_tokenizer"]["pretokenizers"])
@@ -39,8 +47,8 @@ def complete(server, prompt, **options):
 
 
 def log_probabilities(server, ids, vocabulary):
-    """Of the token after `ids`."""
-    tokens = complete(server, ids, n_predict=1, n_probs=vocabulary)["logprobs"]["content"][0]["top_logprobs"]
+    """Of the token after `ids`; what begins with half a character is told when that is whole."""
+    tokens = complete(server, ids, n_predict=4, n_probs=vocabulary)["logprobs"]["content"][0]["top_logprobs"]
     out = np.full(vocabulary, -np.inf)
     for token in tokens:
         out[token["id"]] = token["logprob"]
@@ -101,6 +109,32 @@ def test_integers_are_not_rounded_again(scheme, types, compress, tmp_path):
     ids = token_ids(artifact)
     # llama.cpp rounds inputs of integer matrices to 8 bits.
     assert divergence(llama_cpp(tmp_path / "model.gguf"), artifact, ids, (3, 9, 33, 48), dequantize=True) <= 1e-3
+
+
+@pytest.mark.parametrize("kind", ["q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"])
+def test_rounded_types_hold_what_ggml_reads_in_them(kind, tmp_path):
+    """The values that the gguf package takes out of the file: near the source's, and what llama.cpp computes with."""
+    export(DEMO, tmp_path / "model.gguf", "--format", "gguf", "--type", kind)
+    tensors = {t.name: t for t in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
+    assert {t.tensor_type.name for t in tensors.values()} <= {kind.upper(), "F32", "Q6_K" if kind != "q8_0" else "F32"}
+    model = transformers.AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32).eval()
+    state, error, power = model.state_dict(), 0, 0
+    for name, target in state.items():
+        layer, part = re.fullmatch(r"(?:model\.)?(?:layers\.(\d+)\.)?(.+)", name).groups()
+        tensor = tensors[(f"blk.{layer}." if layer else "") + GGUF_NAMES[part.rsplit(".", 1)[0]] + "." + part.rsplit(".", 1)[1]]
+        values = torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type)).reshape(target.shape)
+        error += ((values - target) ** 2).sum().item()
+        power += (target ** 2).sum().item()
+        target.copy_(values)
+    assert error / power < {"2": 0.12, "3": 0.04, "4": 0.01, "5": 0.0025, "6": 0.0006, "8": 0.0001}[kind[1]]
+    ids = transformers.AutoTokenizer.from_pretrained(DEMO)(PROSE)["input_ids"]
+    with torch.no_grad():
+        logits = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0].double(), -1).numpy()
+    server, lengths, total = llama_cpp(tmp_path / "model.gguf"), range(4, len(ids), 4), 0
+    for length in lengths:
+        theirs = log_probabilities(server, ids[:length], logits.shape[1])
+        total += (np.exp(logits[length - 1]) * (logits[length - 1] - theirs)).sum()
+    assert total / len(lengths) <= 1e-3  # llama.cpp rounds inputs of integer matrices to 8 bits
 
 
 @pytest.fixture(scope="module")
