@@ -130,7 +130,7 @@ def test_rounded_types_hold_what_ggml_reads_in_them(kind, tmp_path):
     ids = transformers.AutoTokenizer.from_pretrained(DEMO)(PROSE)["input_ids"]
     with torch.no_grad():
         logits = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0].double(), -1).numpy()
-    server, lengths, total = llama_cpp(tmp_path / "model.gguf"), range(4, len(ids), 4), 0
+    server, lengths, total = llama_cpp(tmp_path / "model.gguf"), range(4, len(ids), 8), 0
     for length in lengths:
         theirs = log_probabilities(server, ids[:length], logits.shape[1])
         total += (np.exp(logits[length - 1]) * (logits[length - 1] - theirs)).sum()
