@@ -55,7 +55,7 @@ Result<ExportOutcome> export_hf(const format::StoredModel& model, const ExportOp
   AUTOGLM_ASSIGN_OR_RETURN(const auto report, exports::write_hf(model, {.dtype = dtype}, writer, cancel));
   const int64_t bytes = writer.tensor_bytes();
   AUTOGLM_RETURN_IF_ERROR(writer.commit());
-  const std::string type(to_string(dtype.value_or(model.config.dtype)));
+  const std::string type(to_string(report.dtype));
   ExportOutcome outcome;
   outcome.json = nlohmann::ordered_json{{"format", "hf"},
                                         {"output", writer.target().string()},

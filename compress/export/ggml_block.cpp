@@ -7,6 +7,7 @@
 #include <cstring>
 #include <vector>
 
+#include "compress/export/fp16.h"
 #include "compress/export/ggml_fit.h"
 #include "compress/export/ggml_kquant.h"
 
@@ -17,41 +18,40 @@ using format::QuantArgs;
 using format::QuantizedWeight;
 using format::Strategy;
 
-/// How a type lies in its block.
+/// How the integers of a block of kBlock values lie in it.
 struct Layout {
-  int bits = 0;  // of integers
-  bool has_minimum = false;
-  int64_t bytes = 0;  // of a block
+  int bits;
+  bool has_minimum;
 };
 
 Layout layout_of(GgmlType type) {
   switch (type) {
-    case GgmlType::kF32: return {0, false, 4};
-    case GgmlType::kF16:
-    case GgmlType::kBF16: return {0, false, 2};
-    case GgmlType::kQ4_0: return {4, false, 18};
-    case GgmlType::kQ4_1: return {4, true, 20};
-    case GgmlType::kQ5_0: return {5, false, 22};
-    case GgmlType::kQ5_1: return {5, true, 24};
-    case GgmlType::kQ8_0: return {8, false, 34};
-    case GgmlType::kQ2_K: return {2, true, 84};
-    case GgmlType::kQ3_K: return {3, false, 110};
-    case GgmlType::kQ4_K: return {4, true, 144};
-    case GgmlType::kQ5_K: return {5, true, 176};
-    case GgmlType::kQ6_K: return {6, false, 210};
+    case GgmlType::kQ4_0: return {4, false};
+    case GgmlType::kQ4_1: return {4, true};
+    case GgmlType::kQ5_0: return {5, false};
+    case GgmlType::kQ5_1: return {5, true};
+    default: return {8, false};
   }
-  return {};
 }
 
-void put_fp16(std::byte* at, float value) {
-  const uint16_t bits = format::float_to_fp16(value);
-  std::memcpy(at, &bits, sizeof bits);
-}
-
-float get_fp16(const std::byte* at) {
-  uint16_t bits = 0;
-  std::memcpy(&bits, at, sizeof bits);
-  return format::fp16_to_float(bits);
+/// Of one block; of one value of a float type.
+int64_t block_bytes(GgmlType type) {
+  switch (type) {
+    case GgmlType::kF32: return 4;
+    case GgmlType::kF16:
+    case GgmlType::kBF16: return 2;
+    case GgmlType::kQ4_0: return 18;
+    case GgmlType::kQ4_1: return 20;
+    case GgmlType::kQ5_0: return 22;
+    case GgmlType::kQ5_1: return 24;
+    case GgmlType::kQ8_0: return 34;
+    case GgmlType::kQ2_K: return 84;
+    case GgmlType::kQ3_K: return 110;
+    case GgmlType::kQ4_K: return 144;
+    case GgmlType::kQ5_K: return 176;
+    case GgmlType::kQ6_K: return 210;
+  }
+  return 0;
 }
 
 /// 32 unsigned integers of 4 or 5 bits.
@@ -140,7 +140,7 @@ int64_t block_values(GgmlType type) {
   return type >= GgmlType::kQ2_K ? kSuperBlock : kBlock;
 }
 
-int64_t row_bytes(GgmlType type, int64_t cols) { return cols / block_values(type) * layout_of(type).bytes; }
+int64_t row_bytes(GgmlType type, int64_t cols) { return cols / block_values(type) * block_bytes(type); }
 
 GgmlType float_type(format::DType dtype) {
   return dtype == format::DType::kBF16  ? GgmlType::kBF16
@@ -171,7 +171,7 @@ void encode(const QuantizedWeight& weight, GgmlType type, std::span<std::byte> o
   const int offset = layout.bits == 8 ? 0 : 1 << (layout.bits - 1);
   std::byte* block = out.data();
   for (int64_t row = 0; row < weight.rows; ++row) {
-    for (int64_t col = 0; col < weight.cols; col += kBlock, block += layout.bytes) {
+    for (int64_t col = 0; col < weight.cols; col += kBlock, block += block_bytes(type)) {
       const int64_t group = weight.args.strategy == Strategy::kGroup ? col / weight.args.group_size : 0;
       const auto at = static_cast<size_t>(weight.args.strategy == Strategy::kTensor ? 0 : row * groups + group);
       const float scale = weight.scales[at];
@@ -195,7 +195,7 @@ void encode(const QuantizedWeight& weight, GgmlType type, std::span<std::byte> o
 void encode(std::span<const float> values, int64_t cols, std::span<const float> weights, GgmlType type,
             std::span<std::byte> out) {
   if (!is_quantized(type)) return format::from_float(dtype_of(type), values, out);
-  const auto size = static_cast<size_t>(block_values(type)), bytes = static_cast<size_t>(layout_of(type).bytes);
+  const auto size = static_cast<size_t>(block_values(type)), bytes = static_cast<size_t>(block_bytes(type));
   for (size_t block = 0; block * size < values.size(); ++block) {
     const auto from = values.subspan(block * size, size);
     const auto importance = weights.empty() ? weights : weights.subspan(block * size % static_cast<size_t>(cols), size);
@@ -212,16 +212,16 @@ void encode(std::span<const float> values, int64_t cols, std::span<const float> 
 
 void decode(GgmlType type, std::span<const std::byte> bytes, std::span<float> out) {
   if (!is_quantized(type)) return format::to_float(dtype_of(type), bytes, out);
-  const Layout layout = layout_of(type);
   if (block_values(type) == kSuperBlock) {
-    const auto size = static_cast<size_t>(layout.bytes);
+    const auto size = static_cast<size_t>(block_bytes(type));
     for (size_t block = 0; block * kSuperBlock < out.size(); ++block) {
       decode_super_block(type, bytes.subspan(block * size, size), out.subspan(block * kSuperBlock, kSuperBlock));
     }
     return;
   }
+  const Layout layout = layout_of(type);
   const std::byte* block = bytes.data();
-  for (size_t first = 0; first < out.size(); first += kBlock, block += layout.bytes) {
+  for (size_t first = 0; first < out.size(); first += kBlock, block += block_bytes(type)) {
     const float scale = get_fp16(block);
     if (layout.bits == 8) {
       for (size_t i = 0; i < kBlock; ++i)

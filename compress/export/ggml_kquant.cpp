@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 
+#include "compress/export/fp16.h"
 #include "compress/export/ggml_fit.h"
 #include "core/format/dtype.h"
 
@@ -42,8 +42,6 @@ struct Integers {
   float scale = 0, minimum = 0;              // d, m, as FP16 holds them
 };
 
-float as_fp16(float value) { return format::fp16_to_float(format::float_to_fp16(value)); }
-
 Integers quantize(const Layout& layout, const float* values, const float* weights) {
   Integers out;
   const size_t blocks = layout.sub_blocks();
@@ -59,8 +57,8 @@ Integers quantize(const Layout& layout, const float* values, const float* weight
   }
   const auto levels = static_cast<float>(layout.scale_levels);
   // Symmetric scales reach one further below 0 than above: the largest lies there.
-  out.scale = as_fp16(layout.has_minimum ? largest / levels : -largest / levels);
-  out.minimum = as_fp16(largest_minimum / levels);
+  out.scale = format::rounded_to(format::DType::kF16, layout.has_minimum ? largest / levels : -largest / levels);
+  out.minimum = format::rounded_to(format::DType::kF16, largest_minimum / levels);
   const int lowest = layout.has_minimum ? 0 : -layout.scale_levels;
   const int highest = layout.has_minimum ? layout.scale_levels : layout.scale_levels - 1;
   for (size_t b = 0; b < blocks; ++b) {
@@ -77,17 +75,6 @@ Integers quantize(const Layout& layout, const float* values, const float* weight
 }
 
 // ---- bytes
-
-void put_fp16(std::byte* at, float value) {
-  const uint16_t bits = format::float_to_fp16(value);
-  std::memcpy(at, &bits, sizeof bits);
-}
-
-float get_fp16(const std::byte* at) {
-  uint16_t bits = 0;
-  std::memcpy(&bits, at, sizeof bits);
-  return format::fp16_to_float(bits);
-}
 
 /// Sets or reads `bits` bits of every value, in the order of ggml: value i of run r (of `run` values) lies in byte
 /// (r / per_byte) * run + i at bit (r % per_byte) * bits, where `per_byte` values share a byte.

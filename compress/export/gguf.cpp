@@ -114,14 +114,16 @@ struct Item {
   bool is_head = false;  ///< rows of heads, which are put into llama.cpp's order
 };
 
-/// The type that a word of --type asks for; none for "auto".
+/// The words of --type that name one.
+constexpr std::pair<std::string_view, GgmlType> kNamedTypes[] = {
+    {"fp32", GgmlType::kF32},  {"fp16", GgmlType::kF16},  {"bf16", GgmlType::kBF16}, {"q8_0", GgmlType::kQ8_0},
+    {"q6_k", GgmlType::kQ6_K}, {"q5_k", GgmlType::kQ5_K}, {"q4_k", GgmlType::kQ4_K}, {"q3_k", GgmlType::kQ3_K},
+    {"q2_k", GgmlType::kQ2_K}, {"q5_1", GgmlType::kQ5_1}, {"q5_0", GgmlType::kQ5_0}, {"q4_1", GgmlType::kQ4_1},
+    {"q4_0", GgmlType::kQ4_0}};
+
+/// None for "auto".
 std::optional<GgmlType> named_type(std::string_view word) {
-  constexpr std::pair<std::string_view, GgmlType> types[] = {
-      {"fp32", GgmlType::kF32},  {"fp16", GgmlType::kF16},  {"bf16", GgmlType::kBF16}, {"q8_0", GgmlType::kQ8_0},
-      {"q4_0", GgmlType::kQ4_0}, {"q4_1", GgmlType::kQ4_1}, {"q5_0", GgmlType::kQ5_0}, {"q5_1", GgmlType::kQ5_1},
-      {"q2_k", GgmlType::kQ2_K}, {"q3_k", GgmlType::kQ3_K}, {"q4_k", GgmlType::kQ4_K}, {"q5_k", GgmlType::kQ5_K},
-      {"q6_k", GgmlType::kQ6_K}};
-  for (const auto& [name, type] : types) {
+  for (const auto& [name, type] : kNamedTypes) {
     if (name == word) return type;
   }
   return std::nullopt;
@@ -441,8 +443,11 @@ class GgufExport {
 }  // namespace
 
 const std::vector<std::string>& gguf_types() {
-  static const std::vector<std::string> words = {"auto", "fp32", "fp16", "bf16", "q8_0", "q6_k", "q5_k",
-                                                 "q4_k", "q3_k", "q2_k", "q5_1", "q5_0", "q4_1", "q4_0"};
+  static const std::vector<std::string> words = [] {
+    std::vector<std::string> all = {"auto"};
+    for (const auto& [name, type] : kNamedTypes) all.emplace_back(name);
+    return all;
+  }();
   return words;
 }
 

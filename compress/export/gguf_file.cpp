@@ -1,16 +1,11 @@
 #include "compress/export/gguf_file.h"
 
-#include <fmt/format.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <bit>
 #include <cerrno>
 #include <cstring>
 #include <type_traits>
-
-#include "core/base/memory.h"
-#include "core/format/display.h"
 
 namespace autoglm::exports {
 namespace {
@@ -64,16 +59,6 @@ struct AddValue {
   void operator()(const std::vector<int32_t>& values) const { out.add_array(ValueType::kInt32, values); }
 };
 
-Status check_space(const format::StagedFile& file, int64_t needed) {
-  struct statvfs status = {};
-  if (::fstatvfs(file.fd().get(), &status) != 0) return ok_status();
-  const auto free = static_cast<int64_t>(status.f_bavail) * static_cast<int64_t>(status.f_frsize);
-  if (free >= needed) return ok_status();
-  return resource_exhausted(
-      fmt::format("{}: the output needs {}, but the disk has only {} free; make room or name another file",
-                  format::display_path(file.target()), format_bytes(needed), format_bytes(free)));
-}
-
 }  // namespace
 
 Result<GgufFile> GgufFile::begin(format::StagedFile file, std::span<const GgufMetadata> metadata,
@@ -104,7 +89,7 @@ Result<GgufFile> GgufFile::begin(format::StagedFile file, std::span<const GgufMe
   GgufFile out(std::move(file));
   out.tensors_ = std::move(tensors);
   out.end_ = header.size() + data;
-  AUTOGLM_RETURN_IF_ERROR(check_space(out.file_, out.end_));
+  AUTOGLM_RETURN_IF_ERROR(format::check_space(out.target().parent_path(), out.end_, out.target()));
   // The padding after each tensor is the hole that is left.
   if (::ftruncate(out.file_.fd().get(), out.end_) != 0) {
     return format::system_failure(out.target(), "cannot write", errno);

@@ -25,13 +25,15 @@ using Bytes = std::span<const std::byte>;
 constexpr int64_t kPieceValues = 1 << 20;
 constexpr size_t kPieceBytes = 8 << 20;
 
+std::string name_of(const ModuleSpec& module, Member member) {
+  return member == Member::kBias ? module.bias_name() : module.weight_name();
+}
+
 /// The values of one tensor, as they are to be written, a few rows at a time.
 class Pieces {
  public:
   Pieces(const format::StoredModel& model, const ModuleSpec& module, Member member, DType dtype)
-      : rows_(WeightRows::of(model, module, member)),
-        name_(member == Member::kBias ? module.bias_name() : module.weight_name()),
-        dtype_(dtype) {}
+      : rows_(WeightRows::of(model, module, member)), name_(name_of(module, member)), dtype_(dtype) {}
 
   /// Empty at the end; valid until the next call.
   Result<Bytes> next() {
@@ -82,6 +84,7 @@ class HfExport {
       return invalid_argument(
           "hf: chatglm is loaded by code of its own alone; `autoglm compress -q bf16` makes it a glm model");
     }
+    report_.dtype = dtype();
     AUTOGLM_RETURN_IF_ERROR(write());
     AUTOGLM_RETURN_IF_ERROR(writer_.finish());
     AUTOGLM_RETURN_IF_ERROR(read_back());
@@ -119,15 +122,10 @@ class HfExport {
     return options_.dtype;
   }
 
-  static std::string name_of(const ModuleSpec& module, Member member) {
-    return member == Member::kBias ? module.bias_name() : module.weight_name();
-  }
-
   Status write_member(const ModuleSpec& module, Member member) {
     const std::string name = name_of(module, member);
     const auto dtype = type_of(module, member);
     if (!dtype) return writer_.add(name, model_.checkpoint, name, {.finite = true});
-    const bool quantized = member == Member::kWeight && model_.scheme_of(module) != nullptr;
     Pieces pieces(model_, module, member, *dtype);
     double difference = 0, largest = 0;
     const format::Shape shape = member == Member::kBias ? format::Shape{module.shape[0]} : module.shape;
@@ -140,9 +138,8 @@ class HfExport {
       }
       return piece;
     }));
-    if (quantized) {
+    if (const auto* scheme = member == Member::kWeight ? model_.scheme_of(module) : nullptr) {
       ++report_.matrices;
-      const format::QuantScheme* scheme = model_.scheme_of(module);
       report_.had_activations = report_.had_activations || scheme->input_activations.has_value();
     }
     if (largest > 0) report_.rounding = std::max(report_.rounding, difference / largest);

@@ -19,9 +19,10 @@ struct HfOptions {
 };
 
 struct HfReport {
-  int64_t matrices = 0;          ///< that were quantized
-  int64_t checked = 0;           ///< tensors read back from the files, equal to what they were made from
-  double rounding = 0;           ///< largest |written - artifact| / largest |artifact| of a matrix
+  format::DType dtype = format::DType::kBF16;  ///< of the matrices that were quantized
+  int64_t matrices = 0;                        ///< that were quantized
+  int64_t checked = 0;                         ///< tensors read back from the files, equal to what they were made from
+  double rounding = 0;                         ///< largest |written - artifact| / largest |artifact| of a matrix
   bool had_activations = false;  ///< the artifact quantized activations too, which a plain folder cannot say
 };
 

@@ -44,11 +44,21 @@ size_t bytes_of(const std::vector<std::string>& documents) {
   return bytes;
 }
 
-std::vector<std::string_view> pieces_of(const std::vector<std::string>& documents, size_t most) {
+std::vector<std::string_view> pieces_of(const std::vector<std::string>& documents) {
+  std::vector<std::string_view> pieces;
+  for (const std::string_view document : documents) {
+    const auto cut = cut_pieces(document, kPieceBytes);
+    pieces.insert(pieces.end(), cut.begin(), cut.end());
+  }
+  return pieces;
+}
+
+/// Pieces of at most `most` bytes; a rest of less than half of that goes with the one before.
+std::vector<std::string_view> even_pieces_of(const std::vector<std::string>& documents, size_t most) {
   std::vector<std::string_view> pieces;
   for (const std::string_view document : documents) {
     auto cut = cut_pieces(document, most);
-    if (cut.size() > 1 && cut.back().size() < most / 2) {  // a rest is no piece of its own
+    if (cut.size() > 1 && cut.back().size() < most / 2) {
       cut.pop_back();
       cut.back() = document.substr(static_cast<size_t>(cut.back().data() - document.data()));
     }
@@ -222,7 +232,7 @@ std::vector<std::string_view> cut_pieces(std::string_view document, size_t most)
 
 HeldOut hold_out(const std::vector<std::string>& documents, double share, uint64_t seed) {
   const size_t most = std::clamp(bytes_of(documents) / kFewestPieces, kLeastPieceBytes, kPieceBytes);
-  const std::vector<std::string_view> pieces = pieces_of(documents, most);
+  const std::vector<std::string_view> pieces = even_pieces_of(documents, most);
   const auto total = static_cast<int64_t>(pieces.size());
   HeldOut split;
   if (total < 2) {
@@ -247,7 +257,7 @@ Result<std::vector<Tokens>> draw_sequences(const std::vector<std::string>& docum
   std::vector<std::string_view> texts(documents.begin(), documents.end());
   const auto enough = static_cast<size_t>(enough_text(options.count, options.length));
   if (bytes_of(documents) > enough) {
-    const std::vector<std::string_view> pieces = pieces_of(documents, kPieceBytes);
+    const std::vector<std::string_view> pieces = pieces_of(documents);
     const auto total = static_cast<int64_t>(pieces.size());
     std::vector<int64_t> order = draw_indices(total, total, options.seed);
     size_t taken = 0, used = 0;

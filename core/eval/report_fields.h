@@ -96,7 +96,7 @@ void fields(Is<Refinement> auto& s, V&& visit) {
 
 template <typename V>
 void fields(Is<TextUse> auto& s, V&& visit) {
-  visit("source", s.source, "file or folder, or `sampled from the source model`");
+  visit("source", s.source, "file or folder, or `sampled from the source model` (`from the model itself` without one)");
   visit("sequences", s.sequences, "sequences used");
   visit("length", s.length, "tokens of each, at most");
   visit("seed", s.seed, "which pieces of the text were taken");

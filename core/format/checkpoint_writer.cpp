@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -29,12 +28,6 @@ constexpr int64_t kMaxReserve = 64 << 20;        // under the format's bound of 
 constexpr int64_t kMaxDeferredBytes = 64 << 20;  // held in memory
 constexpr size_t kMaxNameBytes = 1 << 20;
 constexpr size_t kPieceBytes = 8 << 20;
-
-int64_t free_bytes(const fs::path& folder) {
-  struct statvfs status = {};
-  if (statvfs(folder.c_str(), &status) != 0) return -1;
-  return static_cast<int64_t>(status.f_bavail) * static_cast<int64_t>(status.f_frsize);
-}
 
 /// Whether `name` stays inside the folder it is relative to.
 bool is_inside(const fs::path& name) {
@@ -210,11 +203,7 @@ CheckpointWriter::~CheckpointWriter() = default;
 
 Result<CheckpointWriter> CheckpointWriter::create(const fs::path& target, const WriterOptions& options) {
   AUTOGLM_ASSIGN_OR_RETURN(StagingFolder staging, StagingFolder::create(target, options.overwrite));
-  if (const int64_t left = free_bytes(staging.path()); left >= 0 && left < options.expected_bytes) {
-    return resource_exhausted(
-        fmt::format("{}: the output needs {}, but the disk has only {} free; make room or name another folder",
-                    display_path(staging.target()), format_bytes(options.expected_bytes), format_bytes(left)));
-  }
+  AUTOGLM_RETURN_IF_ERROR(check_space(staging.path(), options.expected_bytes, target));
   return CheckpointWriter(std::make_unique<Impl>(Impl{.staging = std::move(staging), .options = options}));
 }
 

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -13,6 +14,8 @@
 #include "core/format/display.h"
 
 namespace autoglm::format {
+
+namespace fs = std::filesystem;
 
 bool FileDescriptor::close() {
   const int fd = std::exchange(fd_, -1);
@@ -34,6 +37,38 @@ Status system_failure(const std::filesystem::path& path, std::string_view what, 
     case EIO: return resource_exhausted(std::move(message));
     default: return bad_input(std::move(message));
   }
+}
+
+Result<CreatedParents> CreatedParents::of(const fs::path& target) {
+  CreatedParents out;
+  std::error_code error;
+  for (fs::path parent = target.parent_path(); !fs::exists(parent, error); parent = parent.parent_path()) {
+    if (error || parent == parent.parent_path()) break;
+    out.made_.insert(out.made_.begin(), parent);
+  }
+  fs::create_directories(target.parent_path(), error);
+  if (error) return system_failure(target.parent_path(), "cannot create the folder", error.value());
+  return out;
+}
+
+CreatedParents::~CreatedParents() {
+  for (auto parent = made_.rbegin(); parent != made_.rend(); ++parent) {
+    if (::rmdir(parent->c_str()) != 0) break;  // someone else uses it by now
+  }
+}
+
+int64_t free_bytes(const fs::path& path) {
+  struct statvfs status = {};
+  if (::statvfs(path.c_str(), &status) != 0) return -1;
+  return static_cast<int64_t>(status.f_bavail) * static_cast<int64_t>(status.f_frsize);
+}
+
+Status check_space(const fs::path& path, int64_t needed, const fs::path& shown) {
+  const int64_t left = free_bytes(path);
+  if (left < 0 || left >= needed) return ok_status();
+  return resource_exhausted(
+      fmt::format("{}: the output needs {}, but the disk has only {} free; make room or name another folder",
+                  display_path(shown), format_bytes(needed), format_bytes(left)));
 }
 
 Result<OpenedFile> open_regular_file(const std::filesystem::path& path) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "core/base/cancel.h"
 #include "core/base/status.h"
@@ -32,6 +33,33 @@ class FileDescriptor {
  private:
   int fd_ = -1;
 };
+
+/// The folders above a path that were missing, made; removed again when destroyed, as far as nothing came into them,
+/// unless they were kept.
+class CreatedParents {
+ public:
+  /// kResourceExhausted or kBadInput: one cannot be made.
+  static Result<CreatedParents> of(const std::filesystem::path& target);
+
+  CreatedParents() = default;
+  CreatedParents(CreatedParents&&) noexcept = default;
+  CreatedParents& operator=(CreatedParents&& other) noexcept {
+    std::swap(made_, other.made_);
+    return *this;
+  }
+  ~CreatedParents();
+
+  void keep() { made_.clear(); }
+
+ private:
+  std::vector<std::filesystem::path> made_;  // outermost first
+};
+
+/// kResourceExhausted, naming `shown`: less is free than `needed` on the file system that holds `path`.
+Status check_space(const std::filesystem::path& path, int64_t needed, const std::filesystem::path& shown);
+
+/// Bytes that are free to this process there; -1 where that cannot be found out.
+int64_t free_bytes(const std::filesystem::path& path);
 
 /// Opens a regular file for reading and finds its size; never waits (FIFOs, devices are refused). The message names the
 /// path.

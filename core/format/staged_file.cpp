@@ -33,11 +33,7 @@ Result<StagedFile> StagedFile::create(const fs::path& target, bool overwrite) {
     return invalid_argument(display_path(target) + ": is no file; name another");
   }
   if (fs::exists(status) && !overwrite) return refuse_existing(target);
-  for (fs::path parent = file.target_.parent_path(); !fs::exists(parent, error) && parent.has_relative_path();
-       parent = parent.parent_path()) {
-    file.created_parents_.push_back(parent);
-  }
-  fs::create_directories(file.target_.parent_path(), error);
+  AUTOGLM_ASSIGN_OR_RETURN(file.created_parents_, CreatedParents::of(file.target_));
   file.path_ = sibling_of(file.target_, "part");
   FileDescriptor fd;
   for (struct stat opened = {}, named = {};;) {
@@ -56,10 +52,7 @@ Result<StagedFile> StagedFile::create(const fs::path& target, bool overwrite) {
 }
 
 StagedFile::~StagedFile() {
-  if (!fd_.valid()) return;
-  ::unlink(path_.c_str());
-  std::error_code error;
-  for (const fs::path& parent : created_parents_) fs::remove(parent, error);  // where nothing else came into it
+  if (fd_.valid()) ::unlink(path_.c_str());
 }
 
 Status StagedFile::publish() {
@@ -69,6 +62,7 @@ Status StagedFile::publish() {
                                  : ::link(path_.c_str(), target_.c_str()) == 0 && ::unlink(path_.c_str()) == 0;
   if (!placed && errno == EEXIST) return refuse_existing(target_);
   if (!placed) return system_failure(target_, "cannot be put in place", errno);
+  created_parents_.keep();
   if (!fd_.close()) return system_failure(target_, "cannot write", errno);
   return sync_folder(target_.parent_path());
 }

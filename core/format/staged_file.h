@@ -4,7 +4,6 @@
 /// It is written as the hidden sibling `.NAME.autoglm-part`, under an flock: what a killed process left there is
 /// written over by the next one. Renamed over the target, it appears whole or not at all.
 #include <filesystem>
-#include <vector>
 
 #include "core/base/status.h"
 #include "core/format/file.h"
@@ -33,7 +32,7 @@ class StagedFile {
 
   FileDescriptor fd_;  // invalid: nothing to remove
   std::filesystem::path path_, target_;
-  std::vector<std::filesystem::path> created_parents_;  // innermost first
+  CreatedParents created_parents_;
   bool overwrite_ = false;
 };
 

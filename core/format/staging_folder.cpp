@@ -119,13 +119,7 @@ Result<StagingFolder> StagingFolder::create(const fs::path& target, bool overwri
   clear_leftovers(folder.target_);
   AUTOGLM_RETURN_IF_ERROR(check_replaceable(folder.target_, overwrite));
 
-  std::error_code error;
-  for (fs::path parent = folder.target_.parent_path(); !fs::exists(parent, error); parent = parent.parent_path()) {
-    if (error || parent == parent.parent_path()) break;
-    folder.created_parents_.insert(folder.created_parents_.begin(), parent);
-  }
-  fs::create_directories(folder.target_.parent_path(), error);
-  if (error) return system_failure(folder.target_.parent_path(), "cannot create the folder", error.value());
+  AUTOGLM_ASSIGN_OR_RETURN(folder.created_parents_, CreatedParents::of(folder.target_));
 
   // Another writer may take our folder for a leftover before it is locked: then try another name.
   for (int attempt = 0; attempt < 10 && !folder.lock_.valid(); ++attempt) {
@@ -143,9 +137,6 @@ Result<StagingFolder> StagingFolder::create(const fs::path& target, bool overwri
 StagingFolder::~StagingFolder() {
   std::error_code error;
   if (lock_.valid()) fs::remove_all(path_, error);
-  for (auto parent = created_parents_.rbegin(); parent != created_parents_.rend(); ++parent) {
-    if (rmdir(parent->c_str()) != 0) break;  // someone else uses it by now
-  }
 }
 
 Status StagingFolder::replace_target(bool exchange) {
@@ -186,7 +177,7 @@ Status StagingFolder::replace_target(bool exchange) {
 Status StagingFolder::publish(bool exchange) {
   AUTOGLM_RETURN_IF_ERROR(replace_target(exchange));
   lock_.close();
-  created_parents_.clear();
+  created_parents_.keep();
   return sync_folder(target_.parent_path());
 }
 

@@ -50,8 +50,8 @@ class StagingFolder {
   Status replace_target(bool exchange);
 
   std::filesystem::path path_, target_;
-  std::vector<std::filesystem::path> created_parents_;  // outermost first
-  FileDescriptor lock_;                                 // invalid: nothing to remove
+  CreatedParents created_parents_;
+  FileDescriptor lock_;  // invalid: nothing to remove
   bool overwrite_ = false;
 };
 

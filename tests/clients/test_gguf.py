@@ -39,11 +39,19 @@ def llama_cpp(file):
     return xllamacpp.Server(params)
 
 
-def complete(server, prompt, **options):
+def ask(server, prompt, **options):
     answer = server.handle_completions({"prompt": prompt, "temperature": 0, "cache_prompt": False, **options})
     answer = json.loads(answer) if isinstance(answer, (str, bytes)) else answer
     assert "choices" in answer, answer
-    return answer["choices"][0]
+    return answer
+
+
+def complete(server, prompt, **options):
+    return ask(server, prompt, **options)["choices"][0]
+
+
+def count_tokens(server, text):
+    return ask(server, text, n_predict=0)["usage"]["prompt_tokens"]
 
 
 def log_probabilities(server, ids, vocabulary):
@@ -165,9 +173,7 @@ def test_text_is_read_as_tokens_alike(demo_gguf):
     tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO)
     server = llama_cpp(demo_gguf)
     for text in TEXTS:
-        answer = server.handle_completions({"prompt": text, "n_predict": 0, "temperature": 0})
-        answer = json.loads(answer) if isinstance(answer, (str, bytes)) else answer
-        assert answer["usage"]["prompt_tokens"] == len(tokenizer(text, add_special_tokens=False)["input_ids"]), text
+        assert count_tokens(server, text) == len(tokenizer(text, add_special_tokens=False)["input_ids"]), text
 
 
 @pytest.mark.parametrize("name", ["qwen2_5", "gpt2", "llama3"])
@@ -189,6 +195,4 @@ def test_real_tokenizers_are_read_alike(name, tiny, tmp_path):
     export(folder, tmp_path / "model.gguf", "--format", "gguf")
     server = llama_cpp(tmp_path / "model.gguf")
     for text in TEXTS:
-        answer = server.handle_completions({"prompt": text, "n_predict": 0, "temperature": 0})
-        answer = json.loads(answer) if isinstance(answer, (str, bytes)) else answer
-        assert answer["usage"]["prompt_tokens"] == len(tokenizer(text, add_special_tokens=True)["input_ids"]), text
+        assert count_tokens(server, text) == len(tokenizer(text, add_special_tokens=True)["input_ids"]), text
