@@ -198,7 +198,9 @@ Integers unpack(GgmlType type, const std::byte* in) {
     default:
       get_bits(in, out.q, 0, 64, 4, 2);
       get_bits(in + 128, out.q, 4, 32, 2, 4);
-      for (size_t b = 0; b < 16; ++b) out.scales[b] = static_cast<int8_t>(in[192 + b]);
+      for (size_t b = 0; b < 16; ++b) {
+        out.scales[b] = static_cast<int8_t>(in[192 + b]);  // NOLINT(bugprone-signed-char-misuse): it is signed
+      }
       out.scale = get_fp16(in + 208);
   }
   return out;
