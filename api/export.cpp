@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "api/model_source.h"
 #include "compress/export/gguf.h"
 #include "compress/export/hf.h"
+#include "compress/export/onnx.h"
 #include "core/base/memory.h"
 #include "core/base/suggest.h"
 #include "core/format/checkpoint_writer.h"
@@ -42,6 +44,17 @@ int64_t plain_bytes(const format::StoredModel& model, std::optional<format::DTyp
   }
   for (const std::string& name : model.layout.others(model.checkpoint)) bytes += model.checkpoint.find(name)->nbytes;
   return bytes;
+}
+
+/// "12 F32, 30 Q4_0".
+std::string listed(const std::map<std::string, int64_t>& types) {
+  std::string out;
+  for (const auto& [type, count] : types) out += fmt::format("{}{} {}", out.empty() ? "" : ", ", count, type);
+  return out;
+}
+
+std::string left_out_words(int64_t tensors) {
+  return tensors > 0 ? fmt::format("; {} tensors beside the decoder are left out", tensors) : "";
 }
 
 Result<ExportOutcome> export_hf(const format::StoredModel& model, const ExportOptions& options, CancelToken& cancel) {
@@ -84,10 +97,6 @@ Result<ExportOutcome> export_gguf(const format::StoredModel& model, const Export
   AUTOGLM_ASSIGN_OR_RETURN(auto written, exports::write_gguf(model, how, options.output, options.overwrite, cancel));
   auto& [file, report] = written;
   AUTOGLM_RETURN_IF_ERROR(file.publish());
-  std::string types;
-  for (const auto& [type, count] : report.types) {
-    types += fmt::format("{}{} {}", types.empty() ? "" : ", ", count, type);
-  }
   ExportOutcome outcome;
   outcome.json = nlohmann::ordered_json{{"format", "gguf"},
                                         {"output", file.target().string()},
@@ -98,25 +107,90 @@ Result<ExportOutcome> export_gguf(const format::StoredModel& model, const Export
                                         {"checked", report.checked},
                                         {"difference", report.difference}}
                      .dump(2);
-  const std::string left_out =
-      report.left_out > 0 ? fmt::format("; {} tensors beside the decoder are left out", report.left_out) : "";
   outcome.summary = fmt::format(
       "{}: {}, architecture {}: {}{}\nchecked: {} tensors read back, none off by more than {:.1e} of its largest\n",
-      file.target().string(), format_bytes(report.bytes), report.architecture, types, left_out, report.checked,
-      report.difference);
+      file.target().string(), format_bytes(report.bytes), report.architecture, listed(report.types),
+      left_out_words(report.left_out), report.checked, report.difference);
   return outcome;
+}
+
+Result<ExportOutcome> export_onnx(const format::StoredModel& model, const ExportOptions& options, CancelToken& cancel) {
+  AUTOGLM_ASSIGN_OR_RETURN(
+      auto folder, format::FolderWriter::create(options.output, {.overwrite = options.overwrite, .cancel = &cancel}));
+  AUTOGLM_ASSIGN_OR_RETURN(const auto report,
+                           exports::write_onnx(model, {.matmul_nbits = options.matmul_nbits}, folder, cancel));
+  AUTOGLM_RETURN_IF_ERROR(folder.commit());
+  ExportOutcome outcome;
+  outcome.json = nlohmann::ordered_json{{"format", "onnx"},
+                                        {"output", folder.target().string()},
+                                        {"opset", report.opset},
+                                        {"nodes", report.nodes},
+                                        {"bytes", report.bytes},
+                                        {"external_data", report.is_external},
+                                        {"types", report.types},
+                                        {"widened", report.widened},
+                                        {"left_out", report.left_out},
+                                        {"checked", report.checked}}
+                     .dump(2);
+  outcome.summary =
+      fmt::format("{}: {}, opset {}, {} nodes; tensors: {}{}\n", folder.target().string(), format_bytes(report.bytes),
+                  report.opset, report.nodes, listed(report.types), left_out_words(report.left_out));
+  if (report.widened > 0) {
+    outcome.summary +=
+        fmt::format("{} matrices have integers of a width that ONNX lacks, held in the next\n", report.widened);
+  }
+  outcome.summary += fmt::format("checked: {} tensors read back, all as the artifact says\n", report.checked);
+  return outcome;
+}
+
+using Exporter = Result<ExportOutcome> (*)(const format::StoredModel&, const ExportOptions&, CancelToken&);
+
+struct Format {
+  std::string name;
+  Exporter run;
+};
+
+const std::vector<Format>& formats() {
+  static const std::vector<Format> all = {{"hf", export_hf}, {"gguf", export_gguf}, {"onnx", export_onnx}};
+  return all;
+}
+
+/// An option that is given, and the formats that know it.
+struct OptionUse {
+  bool given;
+  std::string_view name;
+  std::vector<std::string> formats;
+};
+
+Status check_options(const ExportOptions& options) {
+  const OptionUse uses[] = {{!options.type.empty(), "--type", {"hf", "gguf"}},
+                            {options.max_shard > 0, "--max-shard", {"hf"}},
+                            {!options.pre.empty(), "--pre", {"gguf"}},
+                            {options.matmul_nbits, "--matmul-nbits", {"onnx"}}};
+  for (const OptionUse& use : uses) {
+    if (!use.given || std::find(use.formats.begin(), use.formats.end(), options.format) != use.formats.end()) continue;
+    return invalid_argument(
+        fmt::format("{} means something for --format {} alone", use.name, fmt::join(use.formats, " or ")));
+  }
+  if (options.max_shard > 0 && options.max_shard < kLeastShard) {
+    return invalid_argument(
+        fmt::format("--max-shard is {}; give at least {}", options.max_shard, format_bytes(kLeastShard)));
+  }
+  return ok_status();
 }
 
 }  // namespace
 
 Result<ExportOutcome> export_model(const ExportOptions& options, CancelToken& cancel) {
-  static const std::vector<std::string> formats = {"hf", "gguf"};
+  std::vector<std::string> names;
+  for (const Format& format : formats()) names.push_back(format.name);
   if (options.format.empty()) {
-    return invalid_argument(fmt::format("no format is named; give --format {}", fmt::join(formats, " or ")));
+    return invalid_argument(fmt::format("no format is named; give --format {}", fmt::join(names, ", ")));
   }
-  if (std::find(formats.begin(), formats.end(), options.format) == formats.end()) {
-    return invalid_argument(unknown_word("format", options.format, formats));
-  }
+  const auto format =
+      std::find_if(formats().begin(), formats().end(), [&](const Format& one) { return one.name == options.format; });
+  if (format == formats().end()) return invalid_argument(unknown_word("format", options.format, names));
+  AUTOGLM_RETURN_IF_ERROR(check_options(options));
   if (options.output.empty()) return invalid_argument("no output is named; give -o OUT");
   AUTOGLM_ASSIGN_OR_RETURN(const fs::path folder, api::find_model(options.model));
   AUTOGLM_ASSIGN_OR_RETURN(const auto model, format::StoredModel::open(folder));
@@ -128,14 +202,7 @@ Result<ExportOutcome> export_model(const ExportOptions& options, CancelToken& ca
     return invalid_argument(fmt::format("{}: the output would replace {}, which is in use; name another",
                                         options.output, format::display_path(file)));
   }
-  const bool is_gguf = options.format == "gguf";
-  if (is_gguf && options.max_shard > 0) return invalid_argument("--max-shard means something for --format hf alone");
-  if (!is_gguf && !options.pre.empty()) return invalid_argument("--pre means something for --format gguf alone");
-  if (options.max_shard > 0 && options.max_shard < kLeastShard) {
-    return invalid_argument(
-        fmt::format("--max-shard is {}; give at least {}", options.max_shard, format_bytes(kLeastShard)));
-  }
-  return is_gguf ? export_gguf(model, options, cancel) : export_hf(model, options, cancel);
+  return format->run(model, options, cancel);
 }
 
 }  // namespace autoglm

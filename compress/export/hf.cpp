@@ -96,7 +96,7 @@ class HfExport {
     format::ModelConfig config = model_.config;
     config.dtype = dtype();
     AUTOGLM_RETURN_IF_ERROR(writer_.write_file("config.json", config.to_json({})));
-    AUTOGLM_RETURN_IF_ERROR(format::copy_small_files(model_.checkpoint.folder(), writer_));
+    AUTOGLM_RETURN_IF_ERROR(format::copy_small_files(model_.checkpoint.folder(), writer_.folder()));
     const auto& modules = model_.layout.modules();
     Progress progress("writing", std::ssize(modules));
     int64_t done = 0;

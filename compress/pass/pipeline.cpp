@@ -73,7 +73,7 @@ class Pipeline {
     }
     if (!folds_.empty()) AUTOGLM_RETURN_IF_ERROR(folds_.write(writer_.staging()));
     if (!statistics_.empty()) AUTOGLM_RETURN_IF_ERROR(statistics_.write(writer_.staging()));
-    AUTOGLM_RETURN_IF_ERROR(format::copy_small_files(decoder_.checkpoint().folder(), writer_));
+    AUTOGLM_RETURN_IF_ERROR(format::copy_small_files(decoder_.checkpoint().folder(), writer_.folder()));
     report_.seconds = clock_.seconds();
     report_.peak_rss = peak_rss_bytes();
     report_.bytes_written = writer_.tensor_bytes();

@@ -1,6 +1,6 @@
 #pragma once
 /// CheckpointWriter: streams a new Hugging Face folder to disk so that the target is always absent, the old one whole,
-/// or the new one whole (staging_folder.h says how).
+/// or the new one whole (folder_writer.h).
 ///
 /// A shard's header stands before its data, but is known only at its end. Data is therefore written behind a reserved
 /// region, which the header fills at the end, padded with spaces as the format allows; small shards are then moved up
@@ -21,7 +21,7 @@
 #include "core/base/status.h"
 #include "core/format/checkpoint.h"
 #include "core/format/dtype.h"
-#include "core/format/file.h"
+#include "core/format/folder_writer.h"
 #include "core/format/shard_writer.h"
 
 namespace autoglm::format {
@@ -68,8 +68,8 @@ class CheckpointWriter {
   Status add(std::string_view name, const Checkpoint& from, std::string_view source_name,
              const CopyOptions& options = {});
 
-  /// Writes a whole small file (config.json, report.md) or copies one from elsewhere, by the name it has in the folder
-  /// (subfolders allowed, nothing outside).
+  /// The folder, for files beside the tensors; write_file and copy_file are its own.
+  FolderWriter& folder();
   Status write_file(const std::filesystem::path& name, std::string_view contents);
   Status copy_file(const std::filesystem::path& from, const std::filesystem::path& name);
 

@@ -13,7 +13,7 @@
 
 namespace autoglm::format {
 
-Status copy_small_files(const std::filesystem::path& from, CheckpointWriter& writer) {
+Status copy_small_files(const std::filesystem::path& from, FolderWriter& writer) {
   static const std::set<std::string> kinds = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".md"};
   constexpr uintmax_t kLargest = 256 << 20;
   std::vector<std::filesystem::path> files;

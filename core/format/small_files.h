@@ -3,13 +3,13 @@
 #include <filesystem>
 
 #include "core/base/status.h"
-#include "core/format/checkpoint_writer.h"
+#include "core/format/folder_writer.h"
 
 namespace autoglm::format {
 
 /// Copies the small files of the folder `from` that belong to every form of the model: tokenizer, generation config,
 /// chat template, licence; not weights, their index, config.json, reports, or program code. kBadInput: the folder
 /// cannot be listed. kResourceExhausted: disk.
-Status copy_small_files(const std::filesystem::path& from, CheckpointWriter& writer);
+Status copy_small_files(const std::filesystem::path& from, FolderWriter& writer);
 
 }  // namespace autoglm::format

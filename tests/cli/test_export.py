@@ -193,3 +193,60 @@ def test_what_is_read_is_not_replaced(autoglm, model, tmp_path):
     gguf(autoglm, folder, tmp_path / "new" / "out.gguf", "--type", "bogus").refused(USAGE, "bogus")
     assert leftovers(tmp_path, "model") == []
     autoglm("export", TINY / "chatglm", "--format", "hf", "-o", tmp_path / "out").refused(USAGE, "compress")
+
+
+# ONNX.
+
+def onnx(autoglm, model, out, *options):
+    return autoglm("export", model, "--format", "onnx", "-o", out, *options)
+
+
+def test_onnx_replaces_only_when_told(autoglm, tmp_path):
+    assert onnx(autoglm, TINY / "glm4", tmp_path / "out").code == 0
+    first = (tmp_path / "out" / "model.onnx").read_bytes()
+    onnx(autoglm, TINY / "glm", tmp_path / "out").refused(USAGE, "--overwrite")
+    assert (tmp_path / "out" / "model.onnx").read_bytes() == first
+    assert onnx(autoglm, TINY / "glm", tmp_path / "out", "--overwrite").code == 0
+    assert onnx(autoglm, TINY / "glm4", tmp_path / "out", "--overwrite", "--qdq").code == 0
+    assert (tmp_path / "out" / "model.onnx").read_bytes() == first
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "text").write_text("keep")
+    onnx(autoglm, TINY / "glm4", tmp_path / "mine", "--overwrite").refused(USAGE, "mine")
+    assert leftovers(tmp_path, "out", "mine") == []
+
+
+def test_options_of_one_format(autoglm, tmp_path):
+    onnx(autoglm, DEMO, tmp_path / "out", "--type", "bf16").refused(USAGE, "--type", "hf or gguf")
+    onnx(autoglm, DEMO, tmp_path / "out", "--qdq", "--matmul-nbits").refused(USAGE, "--qdq", "--matmul-nbits")
+    gguf(autoglm, DEMO, tmp_path / "out", "--matmul-nbits").refused(USAGE, "--matmul-nbits", "onnx")
+    assert leftovers(tmp_path) == []
+
+
+def test_onnx_on_a_full_disk(autoglm, small_disk):
+    onnx(autoglm, DEMO, small_disk / "out").refused(RESOURCES, "free")
+    assert leftovers(small_disk) == []
+
+
+def test_models_that_a_graph_cannot_say(autoglm, model, tmp_path):
+    folder = model("llama")
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("rope_parameters", None)
+    config |= {"rope_theta": 10000.0, "rope_scaling": {"type": "dynamic", "factor": 2.0}}
+    (folder / "config.json").write_text(json.dumps(config))
+    onnx(autoglm, folder, tmp_path / "out").refused(USAGE, "dynamic")
+    assert leftovers(tmp_path, "model") == []
+
+
+def test_damage_is_not_exported(autoglm, model, artifact, tmp_path):
+    folder = model("glm")
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.0.mlp.down_proj.weight"
+    tensors[name][0, 3] = float("nan")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    onnx(autoglm, folder, tmp_path / "out").refused(BAD_INPUT, name, "NaN")
+    tensors = load_file(artifact / "model.safetensors")
+    scale = "model.layers.0.mlp.down_proj.weight_scale"
+    tensors[scale][0, 0] = float("inf")
+    save_file(tensors, artifact / "model.safetensors", {"format": "pt"})
+    onnx(autoglm, artifact, tmp_path / "out").refused(BAD_INPUT, scale)
+    assert leftovers(tmp_path, "model", "artifact") == []

@@ -84,11 +84,12 @@ def test_every_long_command_stops_when_asked(tmp_path, command):
     assert leftovers(tmp_path) == []
 
 
-def test_an_export_stops_when_asked(tmp_path):
+@pytest.mark.parametrize("options,part", [(("hf", "--type", "fp32"), "*.part"), (("onnx",), "model.onnx")])
+def test_an_export_stops_when_asked(options, part, tmp_path):
     subprocess.run([sys.executable, ROOT / "benchmarks/random_checkpoint.py", "smollm2-135m", tmp_path / "model"], check=True)
-    process = subprocess.Popen([AUTOGLM, "export", tmp_path / "model", "--format", "hf", "--type", "fp32", "-o", tmp_path / "out"],
+    process = subprocess.Popen([AUTOGLM, "export", tmp_path / "model", "--format", *options, "-o", tmp_path / "out"],
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: stage(tmp_path, "*.part"))
+    wait_until(lambda: stage(tmp_path, part))
     process.send_signal(signal.SIGINT)
     asked = time.monotonic()
     _, err = process.communicate(timeout=60)

@@ -56,11 +56,11 @@ def test_many_small_matrices_take_no_more_than_planned(tmp_path):
     assert peak <= 1.05 * report["measured"]["peak_rss_bytes"]
 
 
-@pytest.mark.parametrize("kind", ["bf16", "fp32"])
-def test_an_export_holds_a_few_rows(kind, tmp_path):
+@pytest.mark.parametrize("options", [("hf", "--type", "bf16"), ("hf", "--type", "fp32"), ("onnx",)])
+def test_an_export_holds_a_few_rows(options, tmp_path):
     """269 MB in, as much or twice as much out."""
     model = checkpoint(tmp_path / "model", "smollm2-135m")
-    report, peak = run("export", model, "--format", "hf", "--type", kind, "-o", tmp_path / "out", "--json", "--quiet")
+    report, peak = run("export", model, "--format", *options, "-o", tmp_path / "out", "--json", "--quiet")
     assert report["checked"] > 200
     assert peak < 160_000_000
 

@@ -1,0 +1,228 @@
+#include "compress/export/onnx_file.h"
+
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+#include <onnx.pb.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+namespace autoglm::exports {
+namespace {
+
+constexpr int64_t kMostInline = int64_t{1} << 30;
+constexpr int64_t kAlignment = 4096;  // of external data, so that readers can map it
+constexpr const char* kModelName = "model.onnx";
+constexpr const char* kExternalName = "model.onnx.data";
+
+/// Tag and length of a length-delimited field.
+std::string field_header(int number, int64_t length) {
+  std::string out;
+  google::protobuf::io::StringOutputStream stream(&out);
+  google::protobuf::io::CodedOutputStream coded(&stream);
+  constexpr int kLengthDelimited = 2;
+  coded.WriteTag(static_cast<uint32_t>(number << 3 | kLengthDelimited));
+  coded.WriteVarint64(static_cast<uint64_t>(length));
+  coded.Trim();
+  return out;
+}
+
+onnx::TensorProto describe(const OnnxTensor& tensor) {
+  onnx::TensorProto out;
+  out.set_name(tensor.name);
+  out.set_data_type(tensor.type);
+  for (const int64_t size : tensor.shape) out.add_dims(size);
+  if (tensor.is_external) {
+    out.set_data_location(onnx::TensorProto::EXTERNAL);
+    const auto put = [&](const char* key, std::string value) {
+      auto& entry = *out.add_external_data();
+      entry.set_key(key);
+      entry.set_value(std::move(value));
+    };
+    put("location", kExternalName);
+    put("offset", std::to_string(tensor.at));
+    put("length", std::to_string(tensor.bytes()));
+  }
+  return out;
+}
+
+/// Everything of the file but the tensors' bytes: pieces, and how many bytes are left open after each.
+struct Skeleton {
+  std::vector<std::pair<std::string, int64_t>> pieces;
+  int64_t bytes = 0;
+
+  void add(std::string piece, int64_t open = 0) {
+    bytes += static_cast<int64_t>(piece.size()) + open;
+    pieces.emplace_back(std::move(piece), open);
+  }
+};
+
+/// Sets `at` of the tensors.
+Skeleton skeleton_of(const onnx::ModelProto& model, std::vector<OnnxTensor>& tensors) {
+  const std::string graph = model.graph().SerializeAsString();
+  std::vector<std::string> heads;  // of each tensor, up to its bytes
+  auto length = static_cast<int64_t>(graph.size());
+  for (const OnnxTensor& tensor : tensors) {
+    std::string body = describe(tensor).SerializeAsString();
+    const int64_t data = tensor.is_external ? 0 : tensor.bytes();
+    if (!tensor.is_external) body += field_header(onnx::TensorProto::kRawDataFieldNumber, data);
+    const int64_t whole = static_cast<int64_t>(body.size()) + data;
+    heads.push_back(field_header(onnx::GraphProto::kInitializerFieldNumber, whole) + body);
+    length += static_cast<int64_t>(heads.back().size()) + data;
+  }
+  onnx::ModelProto rest = model;
+  rest.clear_graph();
+  Skeleton out;
+  out.add(rest.SerializeAsString() + field_header(onnx::ModelProto::kGraphFieldNumber, length) + graph);
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const int64_t data = tensors[i].is_external ? 0 : tensors[i].bytes();
+    out.add(std::move(heads[i]), data);
+    if (!tensors[i].is_external) tensors[i].at = out.bytes - data;
+  }
+  return out;
+}
+
+/// Puts tensors that are to lie outside behind one another; returns the bytes that they take.
+int64_t place_external(std::vector<OnnxTensor>& tensors) {
+  int64_t total = 0;
+  for (const OnnxTensor& tensor : tensors) total += tensor.bytes();
+  if (total <= kMostInline) return 0;
+  int64_t end = 0;
+  for (OnnxTensor& tensor : tensors) {
+    tensor.is_external = true;
+    tensor.at = (end + kAlignment - 1) / kAlignment * kAlignment;
+    end = tensor.at + tensor.bytes();
+  }
+  return end;
+}
+
+template <typename Call, typename Byte>
+Status transfer(const Call& call, const format::FileDescriptor& fd, int64_t at, std::span<Byte> bytes,
+                const std::filesystem::path& path, std::string_view what) {
+  while (!bytes.empty()) {
+    const ssize_t done = call(fd.get(), bytes.data(), bytes.size(), at);
+    if (done < 0 && errno == EINTR) continue;
+    if (done <= 0) return format::system_failure(path, what, done < 0 ? errno : EIO);
+    bytes = bytes.subspan(static_cast<size_t>(done));
+    at += done;
+  }
+  return ok_status();
+}
+
+/// values[n] of at most 8 bits, the lowest bits first, with `offset` added; the rest of the last byte is 0.
+void pack(std::span<const std::byte> values, const OnnxTensor& tensor, std::vector<std::byte>& out) {
+  const auto per_byte = static_cast<size_t>(8 / tensor.bits);
+  const int mask = (1 << tensor.bits) - 1;
+  out.assign((values.size() + per_byte - 1) / per_byte, std::byte{0});
+  for (size_t i = 0; i < values.size(); ++i) {
+    const int value = (static_cast<int8_t>(values[i]) + tensor.offset) & mask;
+    out[i / per_byte] |= static_cast<std::byte>(value << (static_cast<int>(i % per_byte) * tensor.bits));
+  }
+}
+
+void unpack(std::span<const std::byte> bytes, const OnnxTensor& tensor, std::span<std::byte> out) {
+  const auto per_byte = static_cast<size_t>(8 / tensor.bits);
+  const int mask = (1 << tensor.bits) - 1, half = 1 << (tensor.bits - 1);
+  for (size_t i = 0; i < out.size(); ++i) {
+    int value = (static_cast<int>(bytes[i / per_byte]) >> (static_cast<int>(i % per_byte) * tensor.bits)) & mask;
+    value = tensor.offset != 0 ? value - tensor.offset : value - (value >= half ? mask + 1 : 0);
+    out[i] = static_cast<std::byte>(value);
+  }
+}
+
+/// Whether the file's bytes differ from the elements': packed, or moved by an offset.
+bool is_packed(const OnnxTensor& tensor) { return tensor.bits < 8 || tensor.offset != 0; }
+
+size_t element_bytes(const OnnxTensor& tensor) { return static_cast<size_t>(std::max(tensor.bits, 8)) / 8; }
+
+/// Calls `run(at, i, step)` for every run of elements that is one piece of the file: its first byte there, the index
+/// of its first element in a piece of `count` rows, and how far apart its elements are there; all are as long.
+template <typename Run>
+Status for_each_run(const OnnxTensor& tensor, int64_t first, int64_t count, const Run& run) {
+  if (!tensor.transposed) {
+    for (int64_t row = 0; row < count; ++row) {
+      AUTOGLM_RETURN_IF_ERROR(run(tensor.at + (first + row) * tensor.stride * tensor.bits / 8, row * tensor.cols, 1));
+    }
+    return ok_status();
+  }
+  for (int64_t col = 0; col < tensor.cols; ++col) {
+    AUTOGLM_RETURN_IF_ERROR(run(tensor.at + (col * tensor.rows + first) * tensor.bits / 8, col, tensor.cols));
+  }
+  return ok_status();
+}
+
+}  // namespace
+
+const format::FileDescriptor& OnnxFile::file_of(const OnnxTensor& tensor) const {
+  return tensor.is_external ? *external_ : *model_;
+}
+
+const std::filesystem::path& OnnxFile::path_of(const OnnxTensor& tensor) const {
+  return tensor.is_external ? external_path_ : model_path_;
+}
+
+Status OnnxFile::write(format::FolderWriter& folder, const onnx::ModelProto& model, std::vector<OnnxTensor> tensors,
+                       const std::function<Status(OnnxFile&)>& fill) {
+  const int64_t external = place_external(tensors);
+  const Skeleton skeleton = skeleton_of(model, tensors);
+  OnnxFile file;
+  file.tensors_ = std::move(tensors);
+  file.bytes_ = skeleton.bytes + external;
+  AUTOGLM_RETURN_IF_ERROR(format::check_space(folder.staging(), file.bytes_, folder.target()));
+  const auto write_model = [&](const format::FileDescriptor& fd, const std::filesystem::path& shown) -> Status {
+    file.model_ = &fd;
+    file.model_path_ = shown;
+    if (::ftruncate(fd.get(), skeleton.bytes) != 0) return format::system_failure(shown, "cannot write", errno);
+    int64_t at = 0;
+    for (const auto& [piece, open] : skeleton.pieces) {
+      AUTOGLM_RETURN_IF_ERROR(transfer(::pwrite, fd, at, std::as_bytes(std::span(piece)), shown, "cannot write"));
+      at += static_cast<int64_t>(piece.size()) + open;
+    }
+    return fill(file);
+  };
+  if (external == 0) return folder.with_file(kModelName, file.bytes_, write_model);
+  return folder.with_file(kExternalName, external,
+                          [&](const format::FileDescriptor& fd, const std::filesystem::path& shown) -> Status {
+                            file.external_ = &fd;
+                            file.external_path_ = shown;
+                            if (::ftruncate(fd.get(), external) != 0)
+                              return format::system_failure(shown, "cannot write", errno);
+                            return folder.with_file(kModelName, skeleton.bytes, write_model);
+                          });
+}
+
+Status OnnxFile::write_rows(size_t index, int64_t first, int64_t count, std::span<const std::byte> elements) {
+  const OnnxTensor& tensor = tensors_[index];
+  const size_t size = element_bytes(tensor), length = static_cast<size_t>(tensor.transposed ? count : tensor.cols);
+  std::vector<std::byte> gathered(length * size), packed;
+  return for_each_run(tensor, first, count, [&](int64_t at, int64_t from, int64_t step) -> Status {
+    for (size_t i = 0; i < length; ++i) {
+      const size_t source = static_cast<size_t>(from) + i * static_cast<size_t>(step);
+      std::memcpy(&gathered[i * size], &elements[source * size], size);
+    }
+    if (is_packed(tensor)) pack(gathered, tensor, packed);
+    const std::span<const std::byte> run = is_packed(tensor) ? packed : gathered;
+    return transfer(::pwrite, file_of(tensor), at, run, path_of(tensor), "cannot write");
+  });
+}
+
+Status OnnxFile::read_rows(size_t index, int64_t first, int64_t count, std::span<std::byte> elements) const {
+  const OnnxTensor& tensor = tensors_[index];
+  const size_t size = element_bytes(tensor), length = static_cast<size_t>(tensor.transposed ? count : tensor.cols);
+  std::vector<std::byte> run(length * size), packed((length * static_cast<size_t>(tensor.bits) + 7) / 8);
+  return for_each_run(tensor, first, count, [&](int64_t at, int64_t from, int64_t step) -> Status {
+    const std::span<std::byte> bytes = is_packed(tensor) ? packed : run;
+    AUTOGLM_RETURN_IF_ERROR(transfer(::pread, file_of(tensor), at, bytes, path_of(tensor), "cannot read"));
+    if (is_packed(tensor)) unpack(packed, tensor, run);
+    for (size_t i = 0; i < length; ++i) {
+      const size_t target = static_cast<size_t>(from) + i * static_cast<size_t>(step);
+      std::memcpy(&elements[target * size], &run[i * size], size);
+    }
+    return ok_status();
+  });
+}
+
+}  // namespace autoglm::exports

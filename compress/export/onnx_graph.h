@@ -1,0 +1,67 @@
+#pragma once
+/// OnnxGraph: an ONNX graph being put together; every value is named after the node that makes it.
+#include <onnx.pb.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace autoglm::exports {
+
+using OnnxAttributes =
+    std::vector<std::pair<std::string_view, std::variant<int64_t, float, std::string, std::vector<int64_t>>>>;
+
+/// A dimension: its size, or the name of one that is known at run time alone.
+using OnnxDims = std::vector<std::variant<int64_t, std::string>>;
+
+class OnnxGraph {
+ public:
+  using Values = std::vector<std::string>;
+
+  /// Adds a node of ONNX's own operators and returns the name of its output.
+  std::string add(std::string_view op, const Values& inputs, const OnnxAttributes& attributes = {});
+
+  /// The same of onnxruntime's operators (domain com.microsoft).
+  std::string add_contrib(std::string_view op, const Values& inputs, const OnnxAttributes& attributes = {});
+
+  /// A node with `count` outputs.
+  Values add_many(std::string_view op, const Values& inputs, int64_t count, const OnnxAttributes& attributes = {});
+
+  /// Parts of these sizes along the last dimension.
+  Values split(const std::string& input, const std::vector<int64_t>& sizes);
+
+  /// A node whose output has a name of its own, as outputs of the graph have.
+  void add_named(std::string_view op, const Values& inputs, const std::string& output,
+                 const OnnxAttributes& attributes = {});
+
+  /// Small constants that stand in the graph itself, once for each value. ints: a vector.
+  std::string ints(const std::vector<int64_t>& values);
+  std::string scalar(int64_t value);
+  std::string scalar(float value);
+  std::string byte(int value);         ///< UINT8
+  std::string signed_byte(int value);  ///< INT8
+  std::string floats(const std::vector<float>& values, const std::vector<int64_t>& shape);
+
+  void add_input(const std::string& name, int32_t type, const OnnxDims& dims);
+  void add_output(const std::string& name, int32_t type, const OnnxDims& dims);
+
+  /// Nodes from here on are named below it: "/layers.0".
+  void set_scope(std::string scope) { scope_ = std::move(scope); }
+
+  bool has_contrib() const { return has_contrib_; }
+  onnx::GraphProto& proto() { return proto_; }
+
+ private:
+  onnx::NodeProto& add_node(std::string_view op, const Values& inputs, const OnnxAttributes& attributes);
+  std::string add_constant(const onnx::TensorProto& tensor);
+
+  onnx::GraphProto proto_;
+  std::string scope_;
+  bool has_contrib_ = false;
+  std::vector<std::pair<std::string, std::string>> constants_;  // serialized value, name
+};
+
+}  // namespace autoglm::exports

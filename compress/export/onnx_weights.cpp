@@ -1,0 +1,499 @@
+#include "compress/export/onnx_weights.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "core/base/progress.h"
+#include "core/format/display.h"
+#include "core/format/quantized_weight.h"
+
+namespace autoglm::exports {
+namespace {
+
+using format::DType;
+using format::InputQuant;
+using format::Member;
+using format::ModuleSpec;
+using format::QuantArgs;
+using format::Strategy;
+using onnx::TensorProto;
+
+constexpr int64_t kPieceValues = 1 << 22;
+constexpr int64_t kWholeBytes = 8;        // rows that fill whole bytes at any width, in any order
+constexpr int64_t kLeastNBitsBlock = 16;  // of MatMulNBits; powers of two
+constexpr int64_t kChannelBlock = 128;    // of MatMulNBits, for a scale that a whole row has
+
+std::optional<int32_t> onnx_type(DType dtype) {
+  switch (dtype) {
+    case DType::kF32: return TensorProto::FLOAT;
+    case DType::kF16: return TensorProto::FLOAT16;
+    case DType::kBF16: return TensorProto::BFLOAT16;
+    case DType::kF64: return TensorProto::DOUBLE;
+    default: return std::nullopt;
+  }
+}
+
+int32_t integer_type(int bits) {
+  return bits == 2 ? TensorProto::INT2 : bits == 4 ? TensorProto::INT4 : TensorProto::INT8;
+}
+
+std::string member_name(const ModuleSpec& module, Member member) {
+  return member == Member::kBias ? module.bias_name() : module.weight_name();
+}
+
+bool is_whole(const InputQuant& quant) { return quant.args.num_bits == 8; }
+
+/// The block of MatMulNBits for a weight; 0: it has none.
+int64_t nbits_block(const QuantArgs& args) {
+  if (args.strategy != Strategy::kGroup) return kChannelBlock;
+  const bool is_power = args.group_size > 0 && (args.group_size & (args.group_size - 1)) == 0;
+  return is_power && args.group_size >= kLeastNBitsBlock ? args.group_size : 0;
+}
+
+/// Rows of scales or zero points with every value `times` over, cut at `width`.
+template <typename T>
+std::vector<T> repeated(std::span<const T> rows, int64_t groups, int64_t width) {
+  std::vector<T> out;
+  for (size_t i = 0; i < rows.size(); i += static_cast<size_t>(groups)) {
+    for (int64_t j = 0; j < width; ++j) out.push_back(rows[i + static_cast<size_t>(groups == 1 ? 0 : j)]);
+  }
+  return out;
+}
+
+}  // namespace
+
+Result<OnnxWeights> OnnxWeights::plan(const format::StoredModel& model, bool use_nbits) {
+  OnnxWeights out(model, use_nbits);
+  for (const ModuleSpec& module : model.layout.modules()) {
+    if (model.scheme_of(module) == nullptr) {
+      const DType dtype = model.checkpoint.find(module.weight_name())->dtype;
+      if (!onnx_type(dtype)) {
+        return invalid_argument(
+            fmt::format("onnx: {} is stored as {}, which is not exported; `autoglm export --format "
+                        "hf --type bf16` makes it one that is",
+                        format::display(module.weight_name()), to_string(dtype)));
+      }
+      continue;
+    }
+    AUTOGLM_ASSIGN_OR_RETURN(const auto input, model.input_quant(module));
+    if (input) out.inputs_.emplace(&module, *input);
+  }
+  return out;
+}
+
+size_t OnnxWeights::add_tensor(OnnxTensor tensor) {
+  has_two_bits_ = has_two_bits_ || tensor.type == TensorProto::INT2;
+  tensors_.push_back(std::move(tensor));
+  return tensors_.size() - 1;
+}
+
+std::string OnnxWeights::as_float(OnnxGraph& graph, const std::string& name, int32_t type) {
+  return type == TensorProto::FLOAT ? name : graph.add("Cast", {name}, {{"to", int64_t{TensorProto::FLOAT}}});
+}
+
+/// A float tensor of the model as it is, or lying on its side; the index of the one that is there already.
+size_t OnnxWeights::add_float(const ModuleSpec& module, Member member, bool transposed) {
+  const std::string name = member_name(module, member);
+  const auto known = std::find_if(tensors_.begin(), tensors_.end(), [&](const auto& one) { return one.name == name; });
+  if (known != tensors_.end()) return static_cast<size_t>(known - tensors_.begin());
+  const DType dtype = model_->checkpoint.find(name)->dtype;
+  const format::Shape shape = member == Member::kBias ? format::Shape{module.shape[0]} : module.shape;
+  OnnxTensor tensor{.name = name,
+                    .type = onnx_type(dtype).value_or(0),
+                    .shape = shape,
+                    .rows = shape[0],
+                    .cols = shape.size() > 1 ? shape[1] : 1,
+                    .bits = static_cast<int>(format::size_of(dtype)) * 8,
+                    .transposed = transposed};
+  tensor.stride = tensor.cols;
+  if (transposed) std::swap(tensor.shape[0], tensor.shape[1]);
+  floats_.push_back({&module, member, add_tensor(std::move(tensor))});
+  return floats_.back().tensor;
+}
+
+std::string OnnxWeights::vector(OnnxGraph& graph, const ModuleSpec& module, Member member) {
+  const OnnxTensor& tensor = tensors_[add_float(module, member, false)];
+  return as_float(graph, tensor.name, tensor.type);
+}
+
+DType OnnxWeights::scale_dtype(const ModuleSpec& module) const {
+  return model_->checkpoint.find(module.name + ".weight_scale")->dtype;
+}
+
+/// The bits of the file's integers: the next width that ONNX has, 8 where rows of fewer would not fill bytes.
+int OnnxWeights::container(const QuantArgs& args, bool fits) {
+  const int bits = !fits || args.num_bits > 4 ? 8 : args.num_bits > 2 ? 4 : 2;
+  if (bits != args.num_bits) ++widened_;
+  return bits;
+}
+
+OnnxTensor OnnxWeights::scale_tensor(const ModuleSpec& module, const QuantArgs& args) const {
+  const bool whole = args.strategy == Strategy::kTensor;
+  const DType dtype = scale_dtype(module);
+  const int64_t groups = args.groups(module.shape[1]);
+  return {.name = module.name + ".weight_scale",
+          .type = onnx_type(dtype).value_or(0),
+          .rows = whole ? 1 : module.shape[0],
+          .cols = groups,
+          .stride = groups,
+          .bits = static_cast<int>(format::size_of(dtype)) * 8};
+}
+
+std::string OnnxWeights::embed(OnnxGraph& graph, const std::string& ids) {
+  const ModuleSpec& module = model_->embedding();
+  if (const auto* scheme = model_->scheme_of(module)) return quantized_embedding(graph, *scheme->weights, ids);
+  const OnnxTensor& tensor = tensors_[add_float(module, Member::kWeight, false)];
+  return as_float(graph, graph.add("Gather", {tensor.name, ids}), tensor.type);
+}
+
+std::string OnnxWeights::quantized_embedding(OnnxGraph& graph, const QuantArgs& args, const std::string& ids) {
+  const ModuleSpec& module = model_->embedding();
+  const int64_t rows = module.shape[0], cols = module.shape[1], groups = args.groups(cols);
+  const int bits = container(args, cols % kWholeBytes == 0);
+  QuantizedItem item{.module = &module, .block = cols / groups};
+  OnnxTensor values{.name = module.name + ".weight_quantized",
+                    .type = bits == 8 ? TensorProto::INT8 : TensorProto::UINT8,
+                    .shape = {rows, cols * bits / 8},
+                    .rows = rows,
+                    .cols = cols,
+                    .stride = cols,
+                    .bits = bits,
+                    .offset = bits == 8 ? 0 : 1 << (bits - 1)};
+  std::string q = graph.add("Gather", {values.name, ids});
+  if (bits < 8) {
+    OnnxGraph::Values parts;
+    const std::string mask = graph.byte((1 << bits) - 1);
+    for (int shift = 0; shift < 8; shift += bits) {
+      std::string part = q;
+      if (shift > 0) part = graph.add("BitShift", {part, graph.byte(shift)}, {{"direction", std::string("RIGHT")}});
+      part = graph.add("BitwiseAnd", {part, mask});
+      parts.push_back(graph.add("Unsqueeze", {part, graph.ints({-1})}));
+    }
+    q = graph.add("Reshape", {graph.add("Concat", parts, {{"axis", int64_t{-1}}}), graph.ints({0, 0, cols})});
+  }
+  q = graph.add("Cast", {q}, {{"to", int64_t{TensorProto::FLOAT}}});
+  if (bits < 8) q = graph.add("Sub", {q, graph.scalar(static_cast<float>(values.offset))});
+  item.values = add_tensor(std::move(values));
+
+  OnnxTensor scales = scale_tensor(module, args);
+  scales.shape = {scales.rows, groups};
+  const bool whole = args.strategy == Strategy::kTensor;
+  const auto rows_of = [&](const std::string& name, int32_t type) {
+    const std::string found = whole ? name : graph.add("Gather", {name, ids});
+    const std::string floats = as_float(graph, found, type);
+    return groups == 1 ? floats : graph.add("Unsqueeze", {floats, graph.ints({-1})});
+  };
+  if (groups > 1) q = graph.add("Reshape", {q, graph.ints({0, 0, groups, cols / groups})});
+  if (!args.symmetric) {
+    OnnxTensor zeros = scales;
+    zeros.name = module.name + ".weight_zero_point";
+    zeros.type = TensorProto::INT8;
+    zeros.bits = 8;
+    q = graph.add("Sub", {q, rows_of(zeros.name, zeros.type)});
+    item.zeros = add_tensor(std::move(zeros));
+  }
+  q = graph.add("Mul", {q, rows_of(scales.name, scales.type)});
+  item.scales = add_tensor(std::move(scales));
+  quantized_.push_back(item);
+  return groups == 1 ? q : graph.add("Reshape", {q, graph.ints({0, 0, cols})});
+}
+
+std::string OnnxWeights::linear(OnnxGraph& graph, const ModuleSpec& module, const std::string& x) {
+  const auto* scheme = model_->scheme_of(module);
+  const auto input = inputs_.find(&module);
+  std::string y;
+  if (scheme == nullptr) {
+    const bool tied = module.role == format::Role::kEmbedding;
+    const OnnxTensor& tensor = tensors_[add_float(module, Member::kWeight, !tied)];
+    std::string weight = as_float(graph, tensor.name, tensor.type);
+    if (tied) weight = graph.add("Transpose", {weight}, {{"perm", std::vector<int64_t>{1, 0}}});
+    y = graph.add("MatMul", {x, weight});
+  } else if (input != inputs_.end()) {
+    const QuantArgs& args = *scheme->weights;
+    if (!input->second.args.dynamic && is_whole(input->second)) {
+      y = graph.add("MatMul", {static_pair(graph, x, input->second), dequantized(graph, module, args)});
+    } else if (QuantizedInput& quantized_x = quantized(graph, x, input->second);
+               is_whole(input->second) && input->second.args.symmetric && args.symmetric &&
+               args.strategy != Strategy::kGroup) {
+      y = integer_matmul(graph, module, args, quantized_x);
+    } else {
+      if (quantized_x.floats.empty()) {
+        std::string q = quantized_x.integers;
+        if (!quantized_x.zero.empty()) q = graph.add("Sub", {q, quantized_x.zero});
+        quantized_x.floats = graph.add("Mul", {q, quantized_x.scale});
+      }
+      y = graph.add("MatMul", {quantized_x.floats, dequantized(graph, module, args)});
+    }
+  } else if (use_nbits_ && nbits_block(*scheme->weights) > 0) {
+    y = matmul_nbits(graph, module, *scheme->weights, x);
+  } else {
+    y = graph.add("MatMul", {x, dequantized(graph, module, *scheme->weights)});
+  }
+  return module.has_bias ? graph.add("Add", {y, vector(graph, module, Member::kBias)}) : y;
+}
+
+/// DequantizeLinear of the weight [in, out].
+std::string OnnxWeights::dequantized(OnnxGraph& graph, const ModuleSpec& module, const QuantArgs& args) {
+  const int64_t rows = module.shape[0], cols = module.shape[1], groups = args.groups(cols);
+  const int bits = container(args, rows % kWholeBytes == 0);
+  const bool grouped = args.strategy == Strategy::kGroup, whole = args.strategy == Strategy::kTensor;
+  QuantizedItem item{.module = &module, .block = cols / groups};
+  OnnxTensor values{.name = module.name + ".weight_quantized",
+                    .type = integer_type(bits),
+                    .shape = {cols, rows},
+                    .rows = rows,
+                    .cols = cols,
+                    .bits = bits,
+                    .transposed = true};
+  OnnxTensor scales = scale_tensor(module, args);
+  scales.shape = grouped ? format::Shape{groups, rows} : whole ? format::Shape{} : format::Shape{rows};
+  scales.transposed = grouped;
+  OnnxGraph::Values inputs = {values.name, as_float(graph, scales.name, scales.type)};
+  if (!args.symmetric) {
+    OnnxTensor zeros = scales;
+    zeros.name = module.name + ".weight_zero_point";
+    zeros.type = values.type;
+    zeros.bits = bits;
+    inputs.push_back(zeros.name);
+    item.zeros = add_tensor(std::move(zeros));
+  }
+  OnnxAttributes attributes;
+  if (!whole) attributes.emplace_back("axis", int64_t{grouped ? 0 : 1});
+  if (grouped) attributes.emplace_back("block_size", args.group_size);
+  item.values = add_tensor(std::move(values));
+  item.scales = add_tensor(std::move(scales));
+  quantized_.push_back(item);
+  return graph.add("DequantizeLinear", inputs, attributes);
+}
+
+std::string OnnxWeights::matmul_nbits(OnnxGraph& graph, const ModuleSpec& module, const QuantArgs& args,
+                                      const std::string& x) {
+  const int64_t rows = module.shape[0], cols = module.shape[1];
+  const int bits = container(args, true);
+  const int64_t block = nbits_block(args), blocks = (cols + block - 1) / block;
+  QuantizedItem item{.module = &module, .block = block};
+  OnnxTensor values{.name = module.name + ".weight_quantized",
+                    .type = TensorProto::UINT8,
+                    .shape = {rows, blocks, block * bits / 8},
+                    .rows = rows,
+                    .cols = cols,
+                    .stride = blocks * block,
+                    .bits = bits,
+                    .offset = 1 << (bits - 1)};
+  OnnxTensor scales = scale_tensor(module, args);
+  scales.rows = rows;
+  scales.cols = scales.stride = blocks;
+  scales.shape = {rows, blocks};
+  OnnxGraph::Values inputs = {x, values.name, as_float(graph, scales.name, scales.type)};
+  if (!args.symmetric) {
+    const int64_t bytes = (blocks * bits + 7) / 8;
+    OnnxTensor zeros = values;
+    zeros.name = module.name + ".weight_zero_point";
+    zeros.shape = {rows, bytes};
+    zeros.cols = blocks;
+    zeros.stride = bytes * 8 / bits;
+    inputs.push_back(zeros.name);
+    item.zeros = add_tensor(std::move(zeros));
+  }
+  item.values = add_tensor(std::move(values));
+  item.scales = add_tensor(std::move(scales));
+  quantized_.push_back(item);
+  return graph.add_contrib(
+      "MatMulNBits", inputs,
+      {{"K", cols}, {"N", rows}, {"bits", int64_t{bits}}, {"block_size", block}, {"accuracy_level", int64_t{4}}});
+}
+
+/// Integers times integers, scaled once at the end.
+std::string OnnxWeights::integer_matmul(OnnxGraph& graph, const ModuleSpec& module, const QuantArgs& args,
+                                        const QuantizedInput& input) {
+  const int64_t rows = module.shape[0], cols = module.shape[1];
+  if (args.num_bits != 8) ++widened_;
+  QuantizedItem item{.module = &module, .block = cols};
+  OnnxTensor values{.name = module.name + ".weight_quantized",
+                    .type = TensorProto::INT8,
+                    .shape = {cols, rows},
+                    .rows = rows,
+                    .cols = cols,
+                    .transposed = true};
+  OnnxTensor scales = scale_tensor(module, args);
+  scales.shape = {scales.rows};
+  const std::string integers = graph.add("Cast", {input.integers}, {{"to", int64_t{TensorProto::INT8}}});
+  std::string y = graph.add("MatMulInteger", {integers, values.name});
+  y = graph.add("Cast", {y}, {{"to", int64_t{TensorProto::FLOAT}}});
+  y = graph.add("Mul", {graph.add("Mul", {y, input.scale}), as_float(graph, scales.name, scales.type)});
+  item.values = add_tensor(std::move(values));
+  item.scales = add_tensor(std::move(scales));
+  quantized_.push_back(item);
+  return y;
+}
+
+std::string OnnxWeights::static_pair(OnnxGraph& graph, const std::string& x, const InputQuant& quant) {
+  const OnnxGraph::Values how = {graph.scalar(quant.scale), graph.signed_byte(static_cast<int>(quant.zero_point))};
+  return graph.add("DequantizeLinear", {graph.add("QuantizeLinear", {x, how[0], how[1]}), how[0], how[1]});
+}
+
+/// As compressed-tensors computes it (quantization/utils/helpers.py, calculate_qparams).
+OnnxWeights::QuantizedInput& OnnxWeights::quantized(OnnxGraph& graph, const std::string& x, const InputQuant& quant) {
+  const auto known = std::find_if(quantized_inputs_.begin(), quantized_inputs_.end(),
+                                  [&](const auto& one) { return one.x == x && one.quant == quant; });
+  if (known != quantized_inputs_.end()) return *known;
+  QuantizedInput out{.x = x, .quant = quant};
+  const auto q_min = static_cast<float>(quant.args.q_min()), q_max = static_cast<float>(quant.args.q_max());
+  const std::string least = graph.scalar(q_min), most = graph.scalar(q_max), zero = graph.scalar(0.0F);
+  if (!quant.args.dynamic) {
+    out.scale = graph.scalar(quant.scale);
+    if (quant.zero_point != 0) out.zero = graph.scalar(quant.zero_point);
+  } else {
+    const auto end = [&](std::string_view reduce, std::string_view with) {  // zero must be representable
+      const std::string extreme = graph.add(reduce, {x, graph.ints({-1})}, {{"keepdims", int64_t{1}}});
+      return graph.add(with, {extreme, zero});
+    };
+    const std::string low = end("ReduceMin", "Min"), high = end("ReduceMax", "Max");
+    const float range = q_max - q_min;
+    const std::string width =
+        quant.args.symmetric ? graph.add("Max", {graph.add("Neg", {low}), high}) : graph.add("Sub", {high, low});
+    const std::string scale = graph.add("Div", {width, graph.scalar(quant.args.symmetric ? range / 2 : range)});
+    out.scale = graph.add("Where", {graph.add("Equal", {scale, zero}), graph.scalar(0x1p-23F), scale});
+    if (!quant.args.symmetric) {
+      const std::string raw = graph.add("Sub", {least, graph.add("Div", {low, out.scale})});
+      out.zero = graph.add("Round", {graph.add("Clip", {raw, least, most})});
+    }
+  }
+  std::string q = graph.add("Div", {x, out.scale});
+  if (!out.zero.empty()) q = graph.add("Add", {q, out.zero});
+  out.integers = graph.add("Round", {graph.add("Clip", {q, least, most})});
+  quantized_inputs_.push_back(std::move(out));
+  return quantized_inputs_.back();
+}
+
+/// Calls `work(module, first, count)` for pieces of all tensors: once for each float one, once for what belongs to a
+/// quantized one.
+template <typename Work>
+Status OnnxWeights::for_each_piece(const char* what, CancelToken& cancel, const Work& work) const {
+  int64_t total = 0, done = 0;
+  for (const OnnxTensor& tensor : tensors_) total += tensor.bytes();
+  Progress progress(what, total);
+  const auto run = [&](const auto& item, size_t leading) -> Status {
+    const OnnxTensor& tensor = tensors_[leading];
+    const int64_t step = std::max<int64_t>(1, kPieceValues / tensor.cols / kWholeBytes) * kWholeBytes;
+    for (int64_t first = 0; first < tensor.rows; first += step) {
+      AUTOGLM_RETURN_IF_ERROR(cancel.check());
+      AUTOGLM_RETURN_IF_ERROR(work(item, first, std::min(step, tensor.rows - first)).with_context(item.module->name));
+    }
+    done += tensor.bytes();
+    progress.update(done);
+    return ok_status();
+  };
+  for (const FloatItem& item : floats_) AUTOGLM_RETURN_IF_ERROR(run(item, item.tensor));
+  for (const QuantizedItem& item : quantized_) AUTOGLM_RETURN_IF_ERROR(run(item, item.values));
+  return ok_status();
+}
+
+Status OnnxWeights::write(OnnxFile& file, CancelToken& cancel) const {
+  struct Work {
+    const OnnxWeights& self;
+    OnnxFile& file;
+    Status operator()(const FloatItem& item, int64_t first, int64_t count) const {
+      const std::string name = member_name(*item.module, item.member);
+      const OnnxTensor& tensor = self.tensors_[item.tensor];
+      AUTOGLM_ASSIGN_OR_RETURN(const auto bytes, self.model_->checkpoint.bytes(name));
+      const int64_t row = tensor.cols * tensor.bits / 8;
+      const auto piece = bytes.subspan(static_cast<size_t>(first * row), static_cast<size_t>(count * row));
+      if (format::first_non_finite(self.model_->checkpoint.find(name)->dtype, piece) >= 0) {
+        return bad_input(
+            fmt::format("tensor {} holds NaN or infinity; the checkpoint is damaged", format::display(name)));
+      }
+      AUTOGLM_RETURN_IF_ERROR(file.write_rows(item.tensor, first, count, piece));
+      self.model_->checkpoint.release(name);
+      return ok_status();
+    }
+    Status operator()(const QuantizedItem& item, int64_t first, int64_t count) const {
+      return self.write_item(file, item, first, count);
+    }
+  };
+  return for_each_piece("writing", cancel, Work{*this, file});
+}
+
+Status OnnxWeights::write_item(OnnxFile& file, const QuantizedItem& item, int64_t first, int64_t count) const {
+  const ModuleSpec& module = *item.module;
+  const format::QuantScheme* scheme = model_->scheme_of(module);
+  AUTOGLM_ASSIGN_OR_RETURN(const auto weight,
+                           format::decode_rows(model_->checkpoint, module.name, *scheme,
+                                               model_->quantization->format_of(*scheme), module.shape, first, count));
+  AUTOGLM_RETURN_IF_ERROR(file.write_rows(item.values, first, count, std::as_bytes(std::span(weight.values))));
+  const OnnxTensor& tensor = tensors_[item.scales];
+  const int64_t groups = weight.args.groups(weight.cols);
+  const bool whole = weight.args.strategy == Strategy::kTensor;
+  if (whole && tensor.rows == 1 && first > 0) return ok_status();  // one scale, written with the first rows
+  std::vector<float> scales = weight.scales;
+  std::vector<int8_t> zeros = weight.zero_points;
+  const int64_t rows = whole && tensor.rows == 1 ? 1 : count;
+  if (whole && rows > 1) scales.assign(static_cast<size_t>(rows), weight.scales[0]);
+  if (whole && rows > 1 && !zeros.empty()) zeros.assign(static_cast<size_t>(rows), weight.zero_points[0]);
+  scales = repeated<float>(scales, groups, tensor.cols);
+  zeros = repeated<int8_t>(zeros, groups, tensor.cols);
+  std::vector<std::byte> bytes(scales.size() * static_cast<size_t>(tensor.bits) / 8);
+  format::from_float(weight.scale_dtype, scales, bytes);
+  AUTOGLM_RETURN_IF_ERROR(file.write_rows(item.scales, first, rows, bytes));
+  if (item.zeros) AUTOGLM_RETURN_IF_ERROR(file.write_rows(*item.zeros, first, rows, std::as_bytes(std::span(zeros))));
+  model_->release_weight(module);
+  return ok_status();
+}
+
+Status OnnxWeights::read_back(const OnnxFile& file, CancelToken& cancel) const {
+  struct Work {
+    const OnnxWeights& self;
+    const OnnxFile& file;
+    Status operator()(const FloatItem& item, int64_t first, int64_t count) const {
+      const std::string name = member_name(*item.module, item.member);
+      const OnnxTensor& tensor = self.tensors_[item.tensor];
+      AUTOGLM_ASSIGN_OR_RETURN(const auto bytes, self.model_->checkpoint.bytes(name));
+      const int64_t row = tensor.cols * tensor.bits / 8;
+      std::vector<std::byte> found(static_cast<size_t>(count * row));
+      AUTOGLM_RETURN_IF_ERROR(file.read_rows(item.tensor, first, count, found));
+      const bool same = std::memcmp(found.data(), bytes.data() + first * row, found.size()) == 0;
+      self.model_->checkpoint.release(name);
+      return same ? ok_status() : internal_error("is not read back as it was written");
+    }
+    Status operator()(const QuantizedItem& item, int64_t first, int64_t count) const {
+      return self.compare_item(file, item, first, count);
+    }
+  };
+  return for_each_piece("reading back", cancel, Work{*this, file});
+}
+
+/// What the file's integers and scales stand for, by ONNX's rule, against the model's own floats.
+Status OnnxWeights::compare_item(const OnnxFile& file, const QuantizedItem& item, int64_t first, int64_t count) const {
+  const OnnxTensor &values = tensors_[item.values], &scales = tensors_[item.scales];
+  const int64_t cols = values.cols;
+  const bool whole = scales.rows == 1;
+  const int64_t rows = whole ? 1 : count, from = whole ? 0 : first;
+  std::vector<int8_t> q(static_cast<size_t>(count * cols)), zeros(static_cast<size_t>(rows * scales.cols));
+  std::vector<std::byte> bytes(static_cast<size_t>(rows * scales.cols * scales.bits / 8));
+  AUTOGLM_RETURN_IF_ERROR(file.read_rows(item.values, first, count, std::as_writable_bytes(std::span(q))));
+  AUTOGLM_RETURN_IF_ERROR(file.read_rows(item.scales, from, rows, bytes));
+  if (item.zeros)
+    AUTOGLM_RETURN_IF_ERROR(file.read_rows(*item.zeros, from, rows, std::as_writable_bytes(std::span(zeros))));
+  std::vector<float> scale(zeros.size()), expected(q.size());
+  format::to_float(scale_dtype(*item.module), bytes, scale);
+  const format::WeightRows floats = format::WeightRows::of(*model_, *item.module, Member::kWeight);
+  AUTOGLM_RETURN_IF_ERROR(floats.read(first, count, expected));
+  floats.release();
+  for (int64_t row = 0; row < count; ++row) {
+    for (int64_t col = 0; col < cols; ++col) {
+      const auto at = static_cast<size_t>(row * cols + col);
+      const auto group = static_cast<size_t>((whole ? 0 : row * scales.cols) + col / item.block);
+      if (static_cast<float>(q[at] - zeros[group]) * scale[group] != expected[at]) {
+        return internal_error(
+            fmt::format("element {} is not read back as it was written", first * cols + static_cast<int64_t>(at)));
+      }
+    }
+  }
+  return ok_status();
+}
+
+}  // namespace autoglm::exports

@@ -1,0 +1,98 @@
+#pragma once
+/// OnnxWeights: the weights of a model as tensors of an ONNX file, and the nodes that compute with them.
+///
+/// Integers stay integers and scales keep their type:
+///   qdq           DequantizeLinear before MatMul, weights [in, out]; onnxruntime makes MatMulNBits of the pair
+///   matmul-nbits  onnxruntime's MatMulNBits where its block sizes allow, else as qdq
+/// Values of 1 and 2 bits are held as INT2, of 3 and 4 as INT4, of 5 to 8 as INT8; what would not fill whole bytes, as
+/// INT8. Activations: static scales become a QuantizeLinear/DequantizeLinear pair; those found for each token become
+/// their arithmetic, with MatMulInteger where weights have one scale per row.
+/// Integers of an embedding are gathered before they become floats, those below 8 bits from packed bytes.
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "compress/export/onnx_file.h"
+#include "compress/export/onnx_graph.h"
+#include "core/base/cancel.h"
+#include "core/base/status.h"
+#include "core/format/stored_model.h"
+#include "core/format/weight_rows.h"
+
+namespace autoglm::exports {
+
+class OnnxWeights {
+ public:
+  /// kInvalidArgument: a type or a quantization of activations that has no place in ONNX (named). `model` must outlive
+  /// the result.
+  static Result<OnnxWeights> plan(const format::StoredModel& model, bool use_nbits);
+
+  /// The nodes that give the embedding of `ids` [batch, sequence], of `x` [.., in] times a matrix, with its bias, and a
+  /// vector (a norm's weight): names of values in float32.
+  std::string embed(OnnxGraph& graph, const std::string& ids);
+  std::string linear(OnnxGraph& graph, const format::ModuleSpec& module, const std::string& x);
+  std::string vector(OnnxGraph& graph, const format::ModuleSpec& module,
+                     format::Member member = format::Member::kWeight);
+
+  const std::vector<OnnxTensor>& tensors() const { return tensors_; }
+  bool has_two_bits() const { return has_two_bits_; }  ///< of type INT2, which asks for opset 25
+  int64_t widened() const { return widened_; }         ///< matrices whose integers are held in more bits than they have
+
+  /// Streams all tensors into the file, and compares what is read back with the model, value by value.
+  Status write(OnnxFile& file, CancelToken& cancel) const;
+  Status read_back(const OnnxFile& file, CancelToken& cancel) const;
+
+ private:
+  struct FloatItem {
+    const format::ModuleSpec* module;
+    format::Member member;
+    size_t tensor;
+  };
+  struct QuantizedItem {
+    const format::ModuleSpec* module;
+    int64_t block;  ///< columns that share a scale of the file
+    size_t values = 0, scales = 0;
+    std::optional<size_t> zeros;
+  };
+  struct QuantizedInput {  // of one value by one way of quantizing
+    std::string x;
+    format::InputQuant quant;
+    std::string integers;  ///< as floats
+    std::string scale, zero;
+    std::string floats;  ///< what they stand for; "" until asked for
+  };
+
+  OnnxWeights(const format::StoredModel& model, bool use_nbits) : model_(&model), use_nbits_(use_nbits) {}
+  size_t add_tensor(OnnxTensor tensor);
+  std::string as_float(OnnxGraph& graph, const std::string& name, int32_t type);
+  size_t add_float(const format::ModuleSpec& module, format::Member member, bool transposed);
+  int container(const format::QuantArgs& args, bool fits);
+  std::string quantized_embedding(OnnxGraph& graph, const format::QuantArgs& args, const std::string& ids);
+  std::string dequantized(OnnxGraph& graph, const format::ModuleSpec& module, const format::QuantArgs& args);
+  std::string matmul_nbits(OnnxGraph& graph, const format::ModuleSpec& module, const format::QuantArgs& args,
+                           const std::string& x);
+  std::string integer_matmul(OnnxGraph& graph, const format::ModuleSpec& module, const format::QuantArgs& args,
+                             const QuantizedInput& input);
+  QuantizedInput& quantized(OnnxGraph& graph, const std::string& x, const format::InputQuant& quant);
+  static std::string static_pair(OnnxGraph& graph, const std::string& x, const format::InputQuant& quant);
+  OnnxTensor scale_tensor(const format::ModuleSpec& module, const format::QuantArgs& args) const;
+  format::DType scale_dtype(const format::ModuleSpec& module) const;
+  Status write_item(OnnxFile& file, const QuantizedItem& item, int64_t first, int64_t count) const;
+  Status compare_item(const OnnxFile& file, const QuantizedItem& item, int64_t first, int64_t count) const;
+  template <typename Work>
+  Status for_each_piece(const char* what, CancelToken& cancel, const Work& work) const;
+
+  const format::StoredModel* model_;
+  bool use_nbits_;
+  std::map<const format::ModuleSpec*, format::InputQuant> inputs_;
+  std::vector<OnnxTensor> tensors_;
+  std::vector<FloatItem> floats_;
+  std::vector<QuantizedItem> quantized_;
+  std::vector<QuantizedInput> quantized_inputs_;
+  bool has_two_bits_ = false;
+  int64_t widened_ = 0;
+};
+
+}  // namespace autoglm::exports

@@ -1,0 +1,177 @@
+"""onnxruntime and ONNX Runtime GenAI compute the artifact's numbers from what `autoglm export --format onnx` writes."""
+import json
+import os
+
+import numpy as np
+import onnx
+import onnxruntime
+import onnxruntime_genai
+import pytest
+import torch
+import transformers
+from conftest import FAMILIES, model_folder
+from test_export import export
+from test_transformers import load, token_ids
+
+DEMO = model_folder("glm-phone-demo")
+TASKS = int(os.environ.get("AUTOGLM_TASKS", 20))  # of 200
+STEPS = 16
+
+
+class Session:
+    """The model with its cache; sums in float32 unless `rounds`: onnxruntime's own choice is inputs of 8 bits."""
+
+    def __init__(self, folder, rounds=False):
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = 2
+        if not rounds:
+            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        self.session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+        self.names = [i.name for i in self.session.get_inputs() if i.name.startswith("past_key_values.")]
+        self.shape = next(i.shape for i in self.session.get_inputs() if i.name == self.names[0])
+
+    def start(self, batch=1):
+        self.cache = [np.zeros((batch, self.shape[1], 0, self.shape[3]), np.float32) for _ in self.names]
+        return self
+
+    def run(self, ids, mask=None, positions=None):
+        ids = np.atleast_2d(np.asarray(ids, np.int64))
+        past = self.cache[0].shape[2]
+        mask = np.ones((ids.shape[0], past + ids.shape[1]), np.int64) if mask is None else np.asarray(mask, np.int64)
+        positions = np.tile(np.arange(past, past + ids.shape[1]), (ids.shape[0], 1)) if positions is None else positions
+        logits, *self.cache = self.session.run(None, {
+            "input_ids": ids, "attention_mask": mask, "position_ids": np.asarray(positions, np.int64),
+            **dict(zip(self.names, self.cache))})
+        return logits
+
+
+def divergence(ours, theirs):
+    """Mean KL(ours || theirs) over tokens."""
+    ours, theirs = (torch.log_softmax(torch.tensor(x).double(), -1) for x in (ours, theirs))
+    return (ours.exp() * (ours - theirs)).sum(-1).mean().item()
+
+
+def compare(artifact, folder, our_logits, most, rounds=False, ids=None):
+    """Prefill, then one token at a time with the cache, against our decoder on the artifact."""
+    ids = ids or token_ids(artifact)
+    ours = our_logits(artifact, ids)
+    session = Session(folder, rounds).start()
+    parts = [session.run(ids[: len(ids) - STEPS])[0]]
+    parts += [session.run([[token]])[0] for token in ids[len(ids) - STEPS:]]
+    assert divergence(ours, np.concatenate(parts)) <= most
+    assert divergence(ours, Session(folder, rounds).start().run(ids)[0]) <= most
+
+
+def check_graph(folder):
+    """What ONNX's own checker says, shapes inferred; and that no node is without use."""
+    onnx.checker.check_model(str(folder / "model.onnx"), full_check=True)
+    graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
+    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    assert all(used & set(node.output) for node in graph.node)
+    assert {tensor.name for tensor in graph.initializer} <= used
+    return graph
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_computes_the_same(family, our_logits, tmp_path):
+    report = export(model_folder(family), tmp_path / "out", "--format", "onnx")
+    check_graph(tmp_path / "out")
+    assert report["opset"] == 21 and report["checked"] > 0
+    compare(model_folder(family), tmp_path / "out", our_logits, 1e-5)
+
+
+@pytest.mark.parametrize("options,types", [
+    (("int4-g32",), {"INT4"}), (("int4-g32-asym",), {"INT4"}), (("int4-channel",), {"INT4"}), (("int3-g64",), {"INT4"}),
+    (("int2-g32-asym",), {"INT2"}), (("int8",), {"INT8"}), (("int6-g64-asym",), {"INT8"}), (("w8a8",), {"INT8"}),
+    (("int4-g32-asym", "--override", "embed_tokens=int4-g32-asym", "--override", "lm_head=int8"), {"INT4", "INT8", "UINT8"}),
+    (("int4-g32", "--override", "embed_tokens=int2-g64", "--override", "lm_head=int8-tensor"), {"INT4", "INT8", "UINT8"}),
+])
+def test_quantized_demo(options, types, compress, our_logits, tmp_path):
+    artifact = compress("glm-phone-demo", "--method", "rtn", "-q", *options)
+    report = export(artifact, tmp_path / "out", "--format", "onnx")
+    graph = check_graph(tmp_path / "out")
+    assert types <= set(report["types"]) <= types | {"BFLOAT16", "INT8"}
+    assert {node.op_type for node in graph.node} & {"DequantizeLinear", "MatMulInteger"}
+    compare(artifact, tmp_path / "out", our_logits, 1e-3 if options[0].startswith("w8a8") else 1e-5)
+    compare(artifact, tmp_path / "out", our_logits, 1e-3, rounds=True)
+
+
+def test_static_activations(compress, our_logits, tmp_path):
+    """On the model's own text: the coarse steps of random tokens' outliers let a value fall to either side."""
+    text = DEMO / "tasks" / "eval.jsonl"
+    artifact = compress("glm-phone-demo", "-q", "w8a8-static", "--method", "rtn", "--calibration-dataset", str(text), "--calibration-samples", "64")
+    export(artifact, tmp_path / "out", "--format", "onnx")
+    graph = check_graph(tmp_path / "out")
+    assert "QuantizeLinear" in {node.op_type for node in graph.node}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO)
+    for line in text.read_text().splitlines()[100:104]:
+        task = json.loads(line)
+        ids = tokenizer(task["system"] + task["user"], add_special_tokens=False)["input_ids"]
+        compare(artifact, tmp_path / "out", our_logits, 1e-3, ids=ids)
+
+
+@pytest.mark.parametrize("options", [("int4-g32-asym",), ("int4-channel",), ("int8-g64",), ("int2-g16",), ("int3-g64-asym",)])
+def test_matmul_nbits(options, compress, our_logits, tmp_path):
+    artifact = compress("glm-phone-demo", "--method", "rtn", "-q", *options)
+    export(artifact, tmp_path / "out", "--format", "onnx", "--matmul-nbits")
+    graph = check_graph(tmp_path / "out")
+    assert {"MatMulNBits"} == {node.op_type for node in graph.node if node.domain == "com.microsoft"}
+    compare(artifact, tmp_path / "out", our_logits, 1e-3, rounds=True)
+
+
+@pytest.mark.parametrize("scheme", ["int4-g16", "w8a8"])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "glm-phone-demo"])
+def test_quantized_families(family, scheme, compress, our_logits, tmp_path):
+    artifact = compress(family, "-q", scheme, "--method", "rtn")
+    export(artifact, tmp_path / "out", "--format", "onnx")
+    compare(artifact, tmp_path / "out", our_logits, 1e-3 if scheme == "w8a8" else 1e-5)
+
+
+@pytest.mark.parametrize("scheme", ["int4-g128", "int8", "int2-g32"])
+def test_the_file_is_as_small_as_the_artifact(scheme, compress, tmp_path):
+    artifact = compress("glm-phone-demo", "-q", scheme, "--method", "rtn")
+    export(artifact, tmp_path / "out", "--format", "onnx")
+    assert (tmp_path / "out" / "model.onnx").stat().st_size <= 1.02 * (artifact / "model.safetensors").stat().st_size
+
+
+def test_padding_and_batches(tmp_path):
+    export(DEMO, tmp_path / "out", "--format", "onnx")
+    ids = token_ids(DEMO)
+    long, short = ids[:20], ids[5:12]
+    pad = len(long) - len(short)
+    session = Session(tmp_path / "out")
+    mask = np.array([[1] * 20, [0] * pad + [1] * len(short)])
+    positions = np.array([range(20), [0] * pad + list(range(len(short)))])
+    both = session.start(2).run([long, [0] * pad + short], mask, positions)
+    np.testing.assert_allclose(both[0], session.start().run(long)[0], atol=1e-4)
+    np.testing.assert_allclose(both[1, pad:], session.start().run(short)[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [(), ("--matmul-nbits",)])
+def test_genai_writes_the_same_greedy_text(options, compress, tmp_path):
+    """The folder as it is: its tokenizer, its end tokens; against transformers on the same artifact."""
+    artifact = compress("glm-phone-demo", "-q", "int4-g32-asym") if options else DEMO
+    export(artifact, tmp_path / "out", "--format", "onnx", *options)
+    tasks = [json.loads(line) for line in (DEMO / "tasks" / "eval.jsonl").read_text().splitlines()][:TASKS]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO)
+    model = load(artifact, dequantize=bool(options))
+    theirs = onnxruntime_genai.Model(str(tmp_path / "out"))
+    their_tokenizer = onnxruntime_genai.Tokenizer(theirs)
+    assert len(tasks) == TASKS
+    for task in tasks:
+        messages = [{"role": role, "content": task[role]} for role in ("system", "user") if role in task]
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            out = model.generate(ids, do_sample=False, max_new_tokens=48)[0, ids.shape[1]:]
+        params = onnxruntime_genai.GeneratorParams(theirs)
+        params.set_search_options(max_length=ids.shape[1] + 48)
+        generator = onnxruntime_genai.Generator(theirs, params)
+        prompt_ids = their_tokenizer.encode(prompt)
+        assert list(prompt_ids) == ids[0].tolist()
+        generator.append_tokens(prompt_ids)
+        while not generator.is_done():
+            generator.generate_next_token()
+        text = their_tokenizer.decode(generator.get_sequence(0)[len(prompt_ids):])
+        assert text.strip() == tokenizer.decode(out, skip_special_tokens=True).strip(), prompt
