@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup build demo test lint format coverage fuzz bench torch-compat install clean
+.PHONY: help setup build demo test test-clients lint format coverage fuzz bench torch-compat install clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
@@ -20,6 +20,11 @@ demo: setup ## compress the embedded model to INT8 and INT4 and print before and
 
 test: setup ## run every test: release, ASan+UBSan, and a build without LibTorch
 	@tools/test.sh
+
+test-clients: build ## load everything that is written with the software it is for, clients with pins of their own too
+	@tools/bootstrap.sh env:gptqmodel
+	@AUTOGLM_TASKS=200 .venv/bin/python -m pytest -q tests/clients --ignore=tests/clients/gptqmodel
+	@.venvs/gptqmodel/bin/python -m pytest -q tests/clients/gptqmodel
 
 lint: ## formatting, clang-tidy, cyclomatic complexity, repeated code (FILES=… or ALL=1; else what changed)
 	@tools/bootstrap.sh build lint

@@ -10,9 +10,12 @@
 #include <vector>
 
 #include "api/model_source.h"
+#include "compress/export/awq.h"
 #include "compress/export/gguf.h"
+#include "compress/export/gptq.h"
 #include "compress/export/hf.h"
 #include "compress/export/onnx.h"
+#include "compress/export/weight_layout.h"
 #include "core/base/memory.h"
 #include "core/base/suggest.h"
 #include "core/format/checkpoint_writer.h"
@@ -57,14 +60,18 @@ std::string left_out_words(int64_t tensors) {
   return tensors > 0 ? fmt::format("; {} tensors beside the decoder are left out", tensors) : "";
 }
 
+Result<format::CheckpointWriter> open_writer(const ExportOptions& options, int64_t expected_bytes,
+                                             CancelToken& cancel) {
+  return format::CheckpointWriter::create(options.output,
+                                          {.max_shard_bytes = options.max_shard > 0 ? options.max_shard : kUsualShard,
+                                           .overwrite = options.overwrite,
+                                           .expected_bytes = expected_bytes,
+                                           .cancel = &cancel});
+}
+
 Result<ExportOutcome> export_hf(const format::StoredModel& model, const ExportOptions& options, CancelToken& cancel) {
   AUTOGLM_ASSIGN_OR_RETURN(const auto dtype, parse_dtype(options.type));
-  AUTOGLM_ASSIGN_OR_RETURN(
-      auto writer, format::CheckpointWriter::create(
-                       options.output, {.max_shard_bytes = options.max_shard > 0 ? options.max_shard : kUsualShard,
-                                        .overwrite = options.overwrite,
-                                        .expected_bytes = plain_bytes(model, dtype),
-                                        .cancel = &cancel}));
+  AUTOGLM_ASSIGN_OR_RETURN(auto writer, open_writer(options, plain_bytes(model, dtype), cancel));
   AUTOGLM_ASSIGN_OR_RETURN(const auto report, exports::write_hf(model, {.dtype = dtype}, writer, cancel));
   const int64_t bytes = writer.tensor_bytes();
   AUTOGLM_RETURN_IF_ERROR(writer.commit());
@@ -143,6 +150,36 @@ Result<ExportOutcome> export_onnx(const format::StoredModel& model, const Export
   return outcome;
 }
 
+Result<ExportOutcome> export_layout(const exports::WeightLayout& layout, const format::StoredModel& model,
+                                    const ExportOptions& options, CancelToken& cancel) {
+  int64_t stored = 0;  // which the layouts do not change by much
+  for (const auto& module : model.layout.modules()) stored += model.weight_bytes(module);
+  AUTOGLM_ASSIGN_OR_RETURN(auto writer, open_writer(options, stored, cancel));
+  AUTOGLM_ASSIGN_OR_RETURN(const auto report, exports::write_layout(model, layout, writer, cancel));
+  const int64_t bytes = writer.tensor_bytes();
+  AUTOGLM_RETURN_IF_ERROR(writer.commit());
+  ExportOutcome outcome;
+  outcome.json =
+      nlohmann::ordered_json{
+          {"format", options.format},    {"output", writer.target().string()}, {"bytes", bytes},
+          {"matrices", report.matrices}, {"checked", report.checked},          {"rounding", report.rounding}}
+          .dump(2);
+  outcome.summary = fmt::format(
+      "{}: {}; {} matrices in {}'s layout\nchecked: {} tensors read back, by the layout's own rule; FP16 scales moved "
+      "no "
+      "weight by more than {:.1e} of its matrix's largest\n",
+      writer.target().string(), format_bytes(bytes), report.matrices, options.format, report.checked, report.rounding);
+  return outcome;
+}
+
+Result<ExportOutcome> export_gptq(const format::StoredModel& model, const ExportOptions& options, CancelToken& cancel) {
+  return export_layout(*exports::gptq_layout(), model, options, cancel);
+}
+
+Result<ExportOutcome> export_awq(const format::StoredModel& model, const ExportOptions& options, CancelToken& cancel) {
+  return export_layout(*exports::awq_layout(), model, options, cancel);
+}
+
 using Exporter = Result<ExportOutcome> (*)(const format::StoredModel&, const ExportOptions&, CancelToken&);
 
 struct Format {
@@ -151,7 +188,8 @@ struct Format {
 };
 
 const std::vector<Format>& formats() {
-  static const std::vector<Format> all = {{"hf", export_hf}, {"gguf", export_gguf}, {"onnx", export_onnx}};
+  static const std::vector<Format> all = {
+      {"hf", export_hf}, {"gguf", export_gguf}, {"onnx", export_onnx}, {"gptq", export_gptq}, {"awq", export_awq}};
   return all;
 }
 
@@ -164,13 +202,13 @@ struct OptionUse {
 
 Status check_options(const ExportOptions& options) {
   const OptionUse uses[] = {{!options.type.empty(), "--type", {"hf", "gguf"}},
-                            {options.max_shard > 0, "--max-shard", {"hf"}},
+                            {options.max_shard > 0, "--max-shard", {"hf", "gptq", "awq"}},
                             {!options.pre.empty(), "--pre", {"gguf"}},
                             {options.matmul_nbits, "--matmul-nbits", {"onnx"}}};
   for (const OptionUse& use : uses) {
     if (!use.given || std::find(use.formats.begin(), use.formats.end(), options.format) != use.formats.end()) continue;
     return invalid_argument(
-        fmt::format("{} means something for --format {} alone", use.name, fmt::join(use.formats, " or ")));
+        fmt::format("{} means something for --format {} alone", use.name, fmt::join(use.formats, ", ")));
   }
   if (options.max_shard > 0 && options.max_shard < kLeastShard) {
     return invalid_argument(

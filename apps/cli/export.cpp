@@ -11,9 +11,11 @@ Command add_export(CLI::App& root) {
   auto options = std::make_shared<ExportOptions>();
   app.add_option("model,--model-path", options->model, "an artifact's folder, or any checkpoint");
   app.add_option("-o,--output", options->output, "what to write");
-  app.add_option("-f,--format", options->format,
-                 "hf: a plain Hugging Face folder, for software that knows nothing of quantization; gguf: a file for "
-                 "llama.cpp; onnx: a folder for onnxruntime and ONNX Runtime GenAI");
+  app.add_option(
+      "-f,--format", options->format,
+      "hf: a plain Hugging Face folder, for software that knows nothing of quantization; gguf: a file for "
+      "llama.cpp; onnx: a folder for onnxruntime and ONNX Runtime GenAI; gptq, awq: folders in the layouts of those "
+      "quantizers, for tools that know no other");
   app.add_option("--type", options->type,
                  "of the weights; hf: bf16, fp16, fp32 [the model's own]; gguf: fp32, fp16, bf16, q8_0, q2_k to q6_k, "
                  "q4_0 to q5_1 [auto: what holds the artifact's integers as they are]");
@@ -23,7 +25,7 @@ Command add_export(CLI::App& root) {
   app.add_flag("--matmul-nbits", options->matmul_nbits, "onnx: onnxruntime's MatMulNBits in place of the two")
       ->excludes(pairs);
   app.add_flag("--overwrite", options->overwrite, "replace an output that exists");
-  add_bytes(app, "--max-shard", options->max_shard, "hf: size of one weight file [5G]");
+  add_bytes(app, "--max-shard", options->max_shard, "hf, gptq, awq: size of one weight file [5G]");
   command.run = [options, qdq, output = command.output] {
     const auto outcome = export_model(*options);
     if (!outcome.ok()) return fail(outcome.status());

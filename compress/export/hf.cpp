@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <string>
 #include <vector>
 
+#include "compress/export/copied_tensor.h"
 #include "core/base/progress.h"
 #include "core/format/display.h"
 #include "core/format/small_files.h"
@@ -23,7 +23,6 @@ using format::WeightRows;
 using Bytes = std::span<const std::byte>;
 
 constexpr int64_t kPieceValues = 1 << 20;
-constexpr size_t kPieceBytes = 8 << 20;
 
 std::string name_of(const ModuleSpec& module, Member member) {
   return member == Member::kBias ? module.bias_name() : module.weight_name();
@@ -182,22 +181,8 @@ class HfExport {
   }
 
   Status compare_copy(const format::StoredModel& written, const std::string& name) {
-    AUTOGLM_ASSIGN_OR_RETURN(const Bytes copy, written.checkpoint.bytes(name));
-    AUTOGLM_ASSIGN_OR_RETURN(const Bytes source, model_.checkpoint.bytes(name));
-    if (copy.size() != source.size()) return differs(name);
-    for (size_t done = 0; done < copy.size(); done += kPieceBytes) {
-      AUTOGLM_RETURN_IF_ERROR(cancel_.check());
-      const size_t size = std::min(kPieceBytes, copy.size() - done);
-      if (std::memcmp(copy.data() + done, source.data() + done, size) != 0) return differs(name);
-      written.checkpoint.release(name);
-      model_.checkpoint.release(name);
-    }
     ++report_.checked;
-    return ok_status();
-  }
-
-  static Status differs(const std::string& name) {
-    return internal_error(fmt::format("tensor {} is not read back as it was written", format::display(name)));
+    return exports::compare_copy(written.checkpoint, name, {model_.checkpoint, name}, cancel_);
   }
 
   const format::StoredModel& model_;

@@ -216,7 +216,7 @@ def test_onnx_replaces_only_when_told(autoglm, tmp_path):
 
 
 def test_options_of_one_format(autoglm, tmp_path):
-    onnx(autoglm, DEMO, tmp_path / "out", "--type", "bf16").refused(USAGE, "--type", "hf or gguf")
+    onnx(autoglm, DEMO, tmp_path / "out", "--type", "bf16").refused(USAGE, "--type", "hf, gguf")
     onnx(autoglm, DEMO, tmp_path / "out", "--qdq", "--matmul-nbits").refused(USAGE, "--qdq", "--matmul-nbits")
     gguf(autoglm, DEMO, tmp_path / "out", "--matmul-nbits").refused(USAGE, "--matmul-nbits", "onnx")
     assert leftovers(tmp_path) == []
@@ -250,3 +250,49 @@ def test_damage_is_not_exported(autoglm, model, artifact, tmp_path):
     save_file(tensors, artifact / "model.safetensors", {"format": "pt"})
     onnx(autoglm, artifact, tmp_path / "out").refused(BAD_INPUT, scale)
     assert leftovers(tmp_path, "model", "artifact") == []
+
+
+# The layouts of GPTQ and AWQ.
+
+@pytest.mark.parametrize("layout,scheme,words", [
+    ("gptq", "int5-g32", ("5 bits",)), ("awq", "int8", ("8 bits",)), ("gptq", "w8a8", ("inputs",)),
+    ("gptq", "fp16", ("no matrix",))])
+def test_what_a_layout_does_not_hold(autoglm, tmp_path, layout, scheme, words):
+    done = autoglm("compress", DEMO, "-q", scheme, "--method", "rtn", "--verify", "none", "-o", tmp_path / "artifact")
+    assert done.code == 0, done.err
+    autoglm("export", tmp_path / "artifact", "--format", layout, "-o", tmp_path / "out").refused(USAGE, layout, *words)
+    assert leftovers(tmp_path, "artifact") == []
+
+
+@pytest.mark.parametrize("override,words", [
+    ("lm_head=int4-g32", ("lm_head",)), ("layers\\.3\\.mlp.*=int8", ("model.layers.3.mlp", "one for all"))])
+def test_a_layout_has_one_scheme_for_linears_of_blocks(autoglm, tmp_path, override, words):
+    done = autoglm("compress", DEMO, "-q", "int4-g32", "--override", override, "--method", "rtn", "--verify", "none",
+                   "-o", tmp_path / "artifact")
+    assert done.code == 0, done.err
+    autoglm("export", tmp_path / "artifact", "--format", "gptq", "-o", tmp_path / "out").refused(USAGE, *words)
+    assert leftovers(tmp_path, "artifact") == []
+
+
+def test_linears_that_stay_float_are_named(autoglm, tmp_path):
+    done = autoglm("compress", DEMO, "-q", "int4-g32", "--ignore", "layers\\.0\\.mlp.*", "--method", "rtn", "--verify", "none",
+                   "-o", tmp_path / "artifact")
+    assert done.code == 0, done.err
+    for layout in ("gptq", "awq"):
+        assert autoglm("export", tmp_path / "artifact", "--format", layout, "-o", tmp_path / layout).code == 0
+        config = json.loads((tmp_path / layout / "config.json").read_text())["quantization_config"]
+        named = json.dumps(config.get("dynamic", config.get("modules_to_not_convert"))).replace("\\", "")
+        assert all(f"model.layers.0.mlp.{name}" in named for name in ("gate_proj", "up_proj", "down_proj")), config
+        assert "layers.1" not in named
+
+
+def test_a_scale_beyond_fp16_is_not_published(autoglm, tmp_path):
+    done = autoglm("compress", DEMO, "-q", "int4-g32", "--method", "rtn", "--verify", "none", "-o", tmp_path / "artifact")
+    assert done.code == 0, done.err
+    file = tmp_path / "artifact" / "model.safetensors"
+    tensors = load_file(file)
+    name = "model.layers.0.mlp.down_proj.weight_scale"
+    tensors[name][0, 0] = 1e6
+    save_file(tensors, file, {"format": "pt"})
+    autoglm("export", tmp_path / "artifact", "--format", "gptq", "-o", tmp_path / "out").refused(BAD_INPUT, "FP16")
+    assert leftovers(tmp_path, "artifact") == []

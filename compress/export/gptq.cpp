@@ -1,0 +1,137 @@
+#include "compress/export/gptq.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cstring>
+#include <span>
+
+#include "core/format/bit_packing.h"
+
+namespace autoglm::exports {
+namespace {
+
+using format::DType;
+using format::QuantArgs;
+using format::QuantizedWeight;
+using format::Shape;
+using format::StoredTensor;
+
+constexpr std::array kWidths = {2, 3, 4, 8};
+
+/// Rows of values as streams of words, lying on their side: [words of a row, rows].
+std::vector<uint32_t> pack_columns(std::span<const int8_t> values, int64_t rows, int64_t cols, int bits) {
+  const auto words = static_cast<size_t>(format::packed_words(cols, bits));
+  std::vector<uint32_t> row(words), out(words * static_cast<size_t>(rows));
+  for (size_t r = 0; r < static_cast<size_t>(rows); ++r) {
+    format::pack_row(values.subspan(r * static_cast<size_t>(cols), static_cast<size_t>(cols)), bits, row);
+    for (size_t w = 0; w < words; ++w) out[w * static_cast<size_t>(rows) + r] = row[w];
+  }
+  return out;
+}
+
+template <typename T>
+StoredTensor tensor_of(std::string name, Shape shape, const std::vector<T>& values) {
+  const auto bytes = std::as_bytes(std::span(values));
+  return {
+      .name = std::move(name), .dtype = DType::kI32, .shape = std::move(shape), .bytes = {bytes.begin(), bytes.end()}};
+}
+
+std::vector<uint32_t> words_of(const StoredTensor& tensor) {
+  std::vector<uint32_t> out(tensor.bytes.size() / sizeof(uint32_t));
+  std::memcpy(out.data(), tensor.bytes.data(), tensor.bytes.size());
+  return out;
+}
+
+/// Value i of a stream whose words are `stride` apart.
+int value_at(const std::vector<uint32_t>& words, size_t first, size_t stride, size_t i, int bits) {
+  const size_t bit = i * static_cast<size_t>(bits), word = bit / 32, shift = bit % 32;
+  uint64_t both = words[first + word * stride];
+  if (shift + static_cast<size_t>(bits) > 32) both |= static_cast<uint64_t>(words[first + (word + 1) * stride]) << 32;
+  return static_cast<int>(both >> shift & ((1U << bits) - 1));
+}
+
+class GptqLayout : public WeightLayout {
+ public:
+  std::string_view name() const override { return "gptq"; }
+
+  std::string refusal(const QuantArgs& args, const Shape& shape) const override {
+    if (std::find(kWidths.begin(), kWidths.end(), args.num_bits) == kWidths.end()) {
+      return fmt::format("{} bits, where 2, 3, 4 and 8 are held", args.num_bits);
+    }
+    for (const int64_t size : shape) {
+      if (size * args.num_bits % 32 != 0)
+        return fmt::format("a side of {}, which fills no whole words of 32 bits", size);
+    }
+    return "";
+  }
+
+  std::vector<StoredTensor> encode(const QuantizedWeight& weight, std::string_view module) const override {
+    const int bits = weight.args.num_bits;
+    StoredTensor scales = scales_by_group(weight, module);
+    const int64_t groups = scales.shape[0];
+    // Zero points by group. Symmetric ones are 0, which is 2^(bits-1) unsigned, and `gptq` takes 1 off.
+    std::vector<int8_t> zeros(static_cast<size_t>(groups * weight.rows), int8_t{-1});
+    if (!weight.args.symmetric) {
+      const bool whole = weight.zero_points.size() == 1;
+      for (int64_t g = 0; g < groups; ++g) {
+        for (int64_t r = 0; r < weight.rows; ++r) {
+          const int64_t from = whole ? 0 : r * groups + g;
+          zeros[static_cast<size_t>(g * weight.rows + r)] = weight.zero_points[static_cast<size_t>(from)];
+        }
+      }
+    }
+    std::vector<uint32_t> packed_zeros;
+    std::vector<uint32_t> row(static_cast<size_t>(format::packed_words(weight.rows, bits)));
+    for (int64_t g = 0; g < groups; ++g) {
+      format::pack_row(std::span(zeros).subspan(static_cast<size_t>(g * weight.rows), static_cast<size_t>(weight.rows)),
+                       bits, row);
+      packed_zeros.insert(packed_zeros.end(), row.begin(), row.end());
+    }
+    std::vector<int32_t> group_of(static_cast<size_t>(weight.cols));
+    for (size_t i = 0; i < group_of.size(); ++i) {
+      group_of[i] = static_cast<int32_t>(static_cast<int64_t>(i) * groups / weight.cols);
+    }
+    std::vector<StoredTensor> out;
+    out.push_back(tensor_of(fmt::format("{}.qweight", module), {format::packed_words(weight.cols, bits), weight.rows},
+                            pack_columns(weight.values, weight.rows, weight.cols, bits)));
+    out.push_back(
+        tensor_of(fmt::format("{}.qzeros", module), {groups, format::packed_words(weight.rows, bits)}, packed_zeros));
+    out.push_back(std::move(scales));
+    out.push_back(tensor_of(fmt::format("{}.g_idx", module), {weight.cols}, group_of));
+    return out;
+  }
+
+  std::vector<float> decode(const std::vector<StoredTensor>& tensors, const QuantArgs& args,
+                            const Shape& shape) const override {
+    const auto rows = static_cast<size_t>(shape[0]), cols = static_cast<size_t>(shape[1]);
+    const std::vector<uint32_t> values = words_of(tensors[0]), zeros = words_of(tensors[1]);
+    std::vector<int> q(rows * cols), z(static_cast<size_t>(tensors[2].shape[0]) * rows);
+    for (size_t i = 0; i < q.size(); ++i) q[i] = value_at(values, i / cols, rows, i % cols, args.num_bits);
+    const auto words = static_cast<size_t>(tensors[1].shape[1]);
+    for (size_t i = 0; i < z.size(); ++i) {
+      z[i] = value_at(zeros, i / rows * words, 1, i % rows, args.num_bits) + (args.symmetric ? 1 : 0);
+    }
+    return floats_by_group(q, z, tensors[2], shape);
+  }
+
+  nlohmann::ordered_json config(const QuantArgs& args, const std::vector<std::string>& plain) const override {
+    nlohmann::ordered_json out = {
+        {"quant_method", "gptq"}, {"checkpoint_format", args.symmetric ? "gptq" : "gptq_v2"},
+        {"bits", args.num_bits},  {"group_size", args.strategy == format::Strategy::kGroup ? args.group_size : -1},
+        {"desc_act", false},      {"sym", args.symmetric},
+        {"lm_head", false}};
+    for (const std::string& module : plain) {
+      std::string pattern = "-:^";  // GPTQModel's word for "leave these as they are"
+      for (const char c : module) pattern += c == '.' ? std::string("\\.") : std::string(1, c);
+      out["dynamic"][pattern + "$"] = nlohmann::ordered_json::object();
+    }
+    return out;
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<WeightLayout> gptq_layout() { return std::make_unique<GptqLayout>(); }
+
+}  // namespace autoglm::exports

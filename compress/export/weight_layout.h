@@ -1,0 +1,59 @@
+#pragma once
+/// WeightLayout: how the folders of another quantizer store a linear, and the artifact written in that way.
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/cancel.h"
+#include "core/base/status.h"
+#include "core/format/checkpoint.h"
+#include "core/format/checkpoint_writer.h"
+#include "core/format/quantized_weight.h"
+#include "core/format/stored_model.h"
+
+namespace autoglm::exports {
+
+/// One layout; gptq.h and awq.h have them.
+class WeightLayout {
+ public:
+  virtual ~WeightLayout() = default;
+  virtual std::string_view name() const = 0;  ///< the word of --format
+
+  /// What of a weight [out, in] quantized so has no place here; "" when it has.
+  virtual std::string refusal(const format::QuantArgs& args, const format::Shape& shape) const = 0;
+
+  /// The tensors that store it under module `module`. Scales become FP16.
+  virtual std::vector<format::StoredTensor> encode(const format::QuantizedWeight& weight,
+                                                   std::string_view module) const = 0;
+
+  /// Rows 0 to out - 1 as floats, by what the layout's readers compute from those tensors.
+  virtual std::vector<float> decode(const std::vector<format::StoredTensor>& tensors, const format::QuantArgs& args,
+                                    const format::Shape& shape) const = 0;
+
+  /// quantization_config of config.json; `plain` are the linears that stay float.
+  virtual nlohmann::ordered_json config(const format::QuantArgs& args, const std::vector<std::string>& plain) const = 0;
+};
+
+struct LayoutReport {
+  int64_t matrices = 0;  ///< quantized ones
+  int64_t checked = 0;   ///< tensors read back from the files
+  double rounding = 0;   ///< largest |written - artifact| / largest |artifact| of a matrix: FP16 scales
+};
+
+/// Streams `model` into `writer`, finishes it and reads it back; the caller commits. A fused gate_up_proj is written as
+/// gate_proj and up_proj, as GPTQModel wants it and vLLM takes it. Memory: one matrix. All quantized matrices must be
+/// linears of blocks and have one scheme, for weights alone. kInvalidArgument names what the layout
+/// has no place for. kBadInput: a tensor that cannot be decoded. kResourceExhausted, kCancelled.
+Result<LayoutReport> write_layout(const format::StoredModel& model, const WeightLayout& layout,
+                                  format::CheckpointWriter& writer, CancelToken& cancel);
+
+/// FP16 scales [groups, out] of a weight, of one group where the whole row has one.
+format::StoredTensor scales_by_group(const format::QuantizedWeight& weight, std::string_view module);
+
+/// (q - zero) * scale for rows [out, in] of unsigned q, with zeros and scales [groups, out].
+std::vector<float> floats_by_group(const std::vector<int>& q, const std::vector<int>& zeros,
+                                   const format::StoredTensor& scales, const format::Shape& shape);
+
+}  // namespace autoglm::exports
