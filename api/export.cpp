@@ -124,8 +124,9 @@ Result<ExportOutcome> export_gguf(const format::StoredModel& model, const Export
 Result<ExportOutcome> export_onnx(const format::StoredModel& model, const ExportOptions& options, CancelToken& cancel) {
   AUTOGLM_ASSIGN_OR_RETURN(
       auto folder, format::FolderWriter::create(options.output, {.overwrite = options.overwrite, .cancel = &cancel}));
-  AUTOGLM_ASSIGN_OR_RETURN(const auto report,
-                           exports::write_onnx(model, {.matmul_nbits = options.matmul_nbits}, folder, cancel));
+  AUTOGLM_ASSIGN_OR_RETURN(
+      const auto report,
+      exports::write_onnx(model, {.matmul_nbits = options.operators == "matmul-nbits"}, folder, cancel));
   AUTOGLM_RETURN_IF_ERROR(folder.commit());
   ExportOutcome outcome;
   outcome.json = nlohmann::ordered_json{{"format", "onnx"},
@@ -143,8 +144,7 @@ Result<ExportOutcome> export_onnx(const format::StoredModel& model, const Export
       fmt::format("{}: {}, opset {}, {} nodes; tensors: {}{}\n", folder.target().string(), format_bytes(report.bytes),
                   report.opset, report.nodes, listed(report.types), left_out_words(report.left_out));
   if (report.widened > 0) {
-    outcome.summary +=
-        fmt::format("{} matrices have integers of a width that ONNX lacks, held in the next\n", report.widened);
+    outcome.summary += fmt::format("{} matrices are held in more bits than their integers have\n", report.widened);
   }
   outcome.summary += fmt::format("checked: {} tensors read back, all as the artifact says\n", report.checked);
   return outcome;
@@ -196,7 +196,7 @@ const std::vector<Format>& formats() {
 /// An option that is given, and the formats that know it.
 struct OptionUse {
   bool given;
-  std::string_view name;
+  std::string name;
   std::vector<std::string> formats;
 };
 
@@ -204,7 +204,7 @@ Status check_options(const ExportOptions& options) {
   const OptionUse uses[] = {{!options.type.empty(), "--type", {"hf", "gguf"}},
                             {options.max_shard > 0, "--max-shard", {"hf", "gptq", "awq"}},
                             {!options.pre.empty(), "--pre", {"gguf"}},
-                            {options.matmul_nbits, "--matmul-nbits", {"onnx"}}};
+                            {!options.operators.empty(), "--" + options.operators, {"onnx"}}};
   for (const OptionUse& use : uses) {
     if (!use.given || std::find(use.formats.begin(), use.formats.end(), options.format) != use.formats.end()) continue;
     return invalid_argument(

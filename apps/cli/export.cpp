@@ -20,13 +20,16 @@ Command add_export(CLI::App& root) {
                  "of the weights; hf: bf16, fp16, fp32 [the model's own]; gguf: fp32, fp16, bf16, q8_0, q2_k to q6_k, "
                  "q4_0 to q5_1 [auto: what holds the artifact's integers as they are]");
   app.add_option("--pre", options->pre, "gguf: llama.cpp's pre-tokenizer [found by the tokenizer's rules]");
-  auto qdq = std::make_shared<bool>(false);  // what is done anyway
-  auto* pairs = app.add_flag("--qdq", *qdq, "onnx: DequantizeLinear before each MatMul, for any reader of ONNX [yes]");
-  app.add_flag("--matmul-nbits", options->matmul_nbits, "onnx: onnxruntime's MatMulNBits in place of the two")
+  auto* pairs = app.add_flag_callback(
+      "--qdq", [options] { options->operators = "qdq"; },
+      "onnx: DequantizeLinear before each MatMul, for any reader of ONNX [yes]");
+  app.add_flag_callback(
+         "--matmul-nbits", [options] { options->operators = "matmul-nbits"; },
+         "onnx: onnxruntime's MatMulNBits in place of the two")
       ->excludes(pairs);
   app.add_flag("--overwrite", options->overwrite, "replace an output that exists");
   add_bytes(app, "--max-shard", options->max_shard, "hf, gptq, awq: size of one weight file [5G]");
-  command.run = [options, qdq, output = command.output] {
+  command.run = [options, output = command.output] {
     const auto outcome = export_model(*options);
     if (!outcome.ok()) return fail(outcome.status());
     print(*output, outcome->json, outcome->summary);

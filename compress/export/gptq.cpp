@@ -31,10 +31,9 @@ std::vector<uint32_t> pack_columns(std::span<const int8_t> values, int64_t rows,
 }
 
 template <typename T>
-StoredTensor tensor_of(std::string name, Shape shape, const std::vector<T>& values) {
+StoredTensor tensor_of(std::string_view name, const Shape& shape, const std::vector<T>& values) {
   const auto bytes = std::as_bytes(std::span(values));
-  return {
-      .name = std::move(name), .dtype = DType::kI32, .shape = std::move(shape), .bytes = {bytes.begin(), bytes.end()}};
+  return {.name = std::string(name), .dtype = DType::kI32, .shape = shape, .bytes = {bytes.begin(), bytes.end()}};
 }
 
 std::vector<uint32_t> words_of(const StoredTensor& tensor) {

@@ -52,6 +52,7 @@ Result<OnnxReport> write_onnx(const format::StoredModel& model, const OnnxOption
   for (const OnnxTensor& tensor : weights.tensors()) {
     ++report.types[onnx::TensorProto::DataType_Name(static_cast<onnx::TensorProto::DataType>(tensor.type))];
   }
+  AUTOGLM_RETURN_IF_ERROR(format::copy_small_files(model.checkpoint.folder(), folder));  // some of which ours replace
   AUTOGLM_RETURN_IF_ERROR(OnnxFile::write(folder, proto, weights.tensors(), [&](OnnxFile& file) -> Status {
     AUTOGLM_RETURN_IF_ERROR(weights.write(file, cancel));
     report.bytes = file.bytes();
@@ -60,7 +61,6 @@ Result<OnnxReport> write_onnx(const format::StoredModel& model, const OnnxOption
   }));
   AUTOGLM_RETURN_IF_ERROR(folder.write_file("config.json", model.config.to_json({})));
   AUTOGLM_RETURN_IF_ERROR(folder.write_file("genai_config.json", genai_config(model.config)));
-  AUTOGLM_RETURN_IF_ERROR(format::copy_small_files(model.checkpoint.folder(), folder));
   return report;
 }
 

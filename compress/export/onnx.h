@@ -30,9 +30,9 @@ struct OnnxReport {
   int64_t checked = 0;                   ///< tensors read back from the file, equal to the artifact
 };
 
-/// Streams `model` into `folder` and reads it back; the caller commits. Memory: a few tens of MB and the graph.
-/// kInvalidArgument: what has no place in ONNX (named). kBadInput: a tensor that cannot be decoded.
-/// kResourceExhausted, kCancelled.
+/// Streams `model` into `folder` and reads it back; the caller commits. Memory: a few tens of MB, and a few times the
+/// graph, which grows with layers and experts. kInvalidArgument: what has no place in ONNX (named). kBadInput: a tensor
+/// that cannot be decoded. kResourceExhausted, kCancelled.
 Result<OnnxReport> write_onnx(const format::StoredModel& model, const OnnxOptions& options,
                               format::FolderWriter& folder, CancelToken& cancel);
 

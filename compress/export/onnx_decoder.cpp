@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -83,7 +84,6 @@ class Decoder {
     graph_.set_scope("/rotary");
     const std::vector<double> frequencies = format::rope_inverse_frequencies(config_);
     const auto pairs = static_cast<int64_t>(frequencies.size());
-    if (pairs == 0) return;
     const std::string positions = graph_.add("Cast", {"position_ids"}, {{"to", int64_t{kFloat}}});
     const std::string angles =
         graph_.add("Mul", {graph_.add("Unsqueeze", {positions, graph_.ints({2, 3})}),
@@ -165,7 +165,6 @@ class Decoder {
   /// x [batch, sequence, heads, head], the first rotary_dim dimensions of a head turned.
   std::string rotate(const std::string& x) {
     const int64_t rotated = config_.rotary_dim, pairs = rotated / 2, rest = config_.head_dim - rotated;
-    if (pairs == 0) return x;
     const bool interleaved = config_.rotary_layout == format::RotaryLayout::kInterleaved;
     std::vector<int64_t> sizes = interleaved ? std::vector{rotated} : std::vector{pairs, pairs};
     if (rest > 0) sizes.push_back(rest);
@@ -235,10 +234,7 @@ class Decoder {
   std::string route(int64_t layer, const std::string& x) {
     const int64_t total = config_.n_routed_experts, groups = config_.n_group;
     const std::string scores = graph_.add("Sigmoid", {weights_.linear(graph_, find(Role::kRouter, layer), x)});
-    std::string choice = scores;
-    if (const ModuleSpec* correction = model_.layout.find(Role::kRouterCorrection, layer)) {
-      choice = graph_.add("Add", {scores, weights_.vector(graph_, *correction)});
-    }
+    std::string choice = graph_.add("Add", {scores, weights_.vector(graph_, find(Role::kRouterCorrection, layer))});
     if (groups > 1) {
       const std::string by_group = reshaped(choice, {0, groups, total / groups});
       const std::string two = top(by_group, std::min<int64_t>(2, total / groups)).first;

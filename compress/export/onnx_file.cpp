@@ -61,8 +61,9 @@ struct Skeleton {
 };
 
 /// Sets `at` of the tensors.
-Skeleton skeleton_of(const onnx::ModelProto& model, std::vector<OnnxTensor>& tensors) {
-  const std::string graph = model.graph().SerializeAsString();
+Skeleton skeleton_of(onnx::ModelProto& model, std::vector<OnnxTensor>& tensors) {
+  std::string graph = model.graph().SerializeAsString();
+  model.clear_graph();
   std::vector<std::string> heads;  // of each tensor, up to its bytes
   auto length = static_cast<int64_t>(graph.size());
   for (const OnnxTensor& tensor : tensors) {
@@ -73,10 +74,9 @@ Skeleton skeleton_of(const onnx::ModelProto& model, std::vector<OnnxTensor>& ten
     heads.push_back(field_header(onnx::GraphProto::kInitializerFieldNumber, whole) + body);
     length += static_cast<int64_t>(heads.back().size()) + data;
   }
-  onnx::ModelProto rest = model;
-  rest.clear_graph();
   Skeleton out;
-  out.add(rest.SerializeAsString() + field_header(onnx::ModelProto::kGraphFieldNumber, length) + graph);
+  out.add(model.SerializeAsString() + field_header(onnx::ModelProto::kGraphFieldNumber, length));
+  out.add(std::move(graph));
   for (size_t i = 0; i < tensors.size(); ++i) {
     const int64_t data = tensors[i].is_external ? 0 : tensors[i].bytes();
     out.add(std::move(heads[i]), data);
@@ -138,18 +138,22 @@ bool is_packed(const OnnxTensor& tensor) { return tensor.bits < 8 || tensor.offs
 
 size_t element_bytes(const OnnxTensor& tensor) { return static_cast<size_t>(std::max(tensor.bits, 8)) / 8; }
 
-/// Calls `run(at, i, step)` for every run of elements that is one piece of the file: its first byte there, the index
-/// of its first element in a piece of `count` rows, and how far apart its elements are there; all are as long.
+/// Calls `run(at, i, step, length)` for every run of elements that is one piece of the file: its first byte there, the
+/// index of its first element in a piece of `count` rows, how far apart its elements are there, and their number.
 template <typename Run>
 Status for_each_run(const OnnxTensor& tensor, int64_t first, int64_t count, const Run& run) {
+  if (!tensor.transposed && tensor.stride == tensor.cols) {
+    return run(tensor.at + first * tensor.stride * tensor.bits / 8, 0, 1, count * tensor.cols);
+  }
   if (!tensor.transposed) {
     for (int64_t row = 0; row < count; ++row) {
-      AUTOGLM_RETURN_IF_ERROR(run(tensor.at + (first + row) * tensor.stride * tensor.bits / 8, row * tensor.cols, 1));
+      AUTOGLM_RETURN_IF_ERROR(
+          run(tensor.at + (first + row) * tensor.stride * tensor.bits / 8, row * tensor.cols, 1, tensor.cols));
     }
     return ok_status();
   }
   for (int64_t col = 0; col < tensor.cols; ++col) {
-    AUTOGLM_RETURN_IF_ERROR(run(tensor.at + (col * tensor.rows + first) * tensor.bits / 8, col, tensor.cols));
+    AUTOGLM_RETURN_IF_ERROR(run(tensor.at + (col * tensor.rows + first) * tensor.bits / 8, col, tensor.cols, count));
   }
   return ok_status();
 }
@@ -164,11 +168,11 @@ const std::filesystem::path& OnnxFile::path_of(const OnnxTensor& tensor) const {
   return tensor.is_external ? external_path_ : model_path_;
 }
 
-Status OnnxFile::write(format::FolderWriter& folder, const onnx::ModelProto& model, std::vector<OnnxTensor> tensors,
+Status OnnxFile::write(format::FolderWriter& folder, onnx::ModelProto& model, std::vector<OnnxTensor> tensors,
                        const std::function<Status(OnnxFile&)>& fill) {
   const int64_t external = place_external(tensors);
   const Skeleton skeleton = skeleton_of(model, tensors);
-  OnnxFile file;
+  OnnxFile file(folder);
   file.tensors_ = std::move(tensors);
   file.bytes_ = skeleton.bytes + external;
   AUTOGLM_RETURN_IF_ERROR(format::check_space(folder.staging(), file.bytes_, folder.target()));
@@ -196,33 +200,41 @@ Status OnnxFile::write(format::FolderWriter& folder, const onnx::ModelProto& mod
 
 Status OnnxFile::write_rows(size_t index, int64_t first, int64_t count, std::span<const std::byte> elements) {
   const OnnxTensor& tensor = tensors_[index];
-  const size_t size = element_bytes(tensor), length = static_cast<size_t>(tensor.transposed ? count : tensor.cols);
-  std::vector<std::byte> gathered(length * size), packed;
-  return for_each_run(tensor, first, count, [&](int64_t at, int64_t from, int64_t step) -> Status {
-    for (size_t i = 0; i < length; ++i) {
-      const size_t source = static_cast<size_t>(from) + i * static_cast<size_t>(step);
-      std::memcpy(&gathered[i * size], &elements[source * size], size);
-    }
-    if (is_packed(tensor)) pack(gathered, tensor, packed);
-    const std::span<const std::byte> run = is_packed(tensor) ? packed : gathered;
-    return transfer(::pwrite, file_of(tensor), at, run, path_of(tensor), "cannot write");
-  });
+  const size_t size = element_bytes(tensor);
+  std::vector<std::byte> gathered, packed;
+  folder_->count(static_cast<int64_t>(elements.size()) * tensor.bits / std::max(tensor.bits, 8));
+  return for_each_run(tensor, first, count,
+                      [&](int64_t at, int64_t from, int64_t step, int64_t elements_in_run) -> Status {
+                        const auto length = static_cast<size_t>(elements_in_run);
+                        gathered.resize(length * size);
+                        for (size_t i = 0; i < length; ++i) {
+                          const size_t source = static_cast<size_t>(from) + i * static_cast<size_t>(step);
+                          std::memcpy(&gathered[i * size], &elements[source * size], size);
+                        }
+                        if (is_packed(tensor)) pack(gathered, tensor, packed);
+                        const std::span<const std::byte> run = is_packed(tensor) ? packed : gathered;
+                        return transfer(::pwrite, file_of(tensor), at, run, path_of(tensor), "cannot write");
+                      });
 }
 
 Status OnnxFile::read_rows(size_t index, int64_t first, int64_t count, std::span<std::byte> elements) const {
   const OnnxTensor& tensor = tensors_[index];
-  const size_t size = element_bytes(tensor), length = static_cast<size_t>(tensor.transposed ? count : tensor.cols);
-  std::vector<std::byte> run(length * size), packed((length * static_cast<size_t>(tensor.bits) + 7) / 8);
-  return for_each_run(tensor, first, count, [&](int64_t at, int64_t from, int64_t step) -> Status {
-    const std::span<std::byte> bytes = is_packed(tensor) ? packed : run;
-    AUTOGLM_RETURN_IF_ERROR(transfer(::pread, file_of(tensor), at, bytes, path_of(tensor), "cannot read"));
-    if (is_packed(tensor)) unpack(packed, tensor, run);
-    for (size_t i = 0; i < length; ++i) {
-      const size_t target = static_cast<size_t>(from) + i * static_cast<size_t>(step);
-      std::memcpy(&elements[target * size], &run[i * size], size);
-    }
-    return ok_status();
-  });
+  const size_t size = element_bytes(tensor);
+  std::vector<std::byte> run, packed;
+  return for_each_run(
+      tensor, first, count, [&](int64_t at, int64_t from, int64_t step, int64_t elements_in_run) -> Status {
+        const auto length = static_cast<size_t>(elements_in_run);
+        run.resize(length * size);
+        packed.resize((length * static_cast<size_t>(tensor.bits) + 7) / 8);
+        const std::span<std::byte> bytes = is_packed(tensor) ? packed : run;
+        AUTOGLM_RETURN_IF_ERROR(transfer(::pread, file_of(tensor), at, bytes, path_of(tensor), "cannot read"));
+        if (is_packed(tensor)) unpack(packed, tensor, run);
+        for (size_t i = 0; i < length; ++i) {
+          const size_t target = static_cast<size_t>(from) + i * static_cast<size_t>(step);
+          std::memcpy(&elements[target * size], &run[i * size], size);
+        }
+        return ok_status();
+      });
 }
 
 }  // namespace autoglm::exports

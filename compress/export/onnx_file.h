@@ -7,6 +7,8 @@
 /// protobuf message ends at 2 GB.
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -34,15 +36,15 @@ struct OnnxTensor {
   bool is_external = false;
   int64_t at = 0;  ///< its first byte in the file
 
-  int64_t bytes() const { return (transposed ? cols * rows : rows * stride) * bits / 8; }
+  int64_t bytes() const { return ((transposed ? cols * rows : rows * stride) * bits + 7) / 8; }
 };
 
 /// Not thread-safe.
 class OnnxFile {
  public:
   /// Writes `model`, whose graph has all but `tensors`, as model.onnx (with model.onnx.data) of `folder`, and calls
-  /// `fill` to write them and read them back. Errors of the disk, or of `fill`.
-  static Status write(format::FolderWriter& folder, const onnx::ModelProto& model, std::vector<OnnxTensor> tensors,
+  /// `fill` to write them and read them back. The graph is taken apart. Errors of the disk, or of `fill`.
+  static Status write(format::FolderWriter& folder, onnx::ModelProto& model, std::vector<OnnxTensor> tensors,
                       const std::function<Status(OnnxFile&)>& fill);
 
   const OnnxTensor& tensor(size_t index) const { return tensors_[index]; }
@@ -55,10 +57,11 @@ class OnnxFile {
   Status read_rows(size_t tensor, int64_t first, int64_t count, std::span<std::byte> elements) const;
 
  private:
-  OnnxFile() = default;
+  explicit OnnxFile(format::FolderWriter& folder) : folder_(&folder) {}
   const format::FileDescriptor& file_of(const OnnxTensor& tensor) const;
   const std::filesystem::path& path_of(const OnnxTensor& tensor) const;
 
+  format::FolderWriter* folder_;
   std::vector<OnnxTensor> tensors_;
   int64_t bytes_ = 0;
   const format::FileDescriptor* model_ = nullptr;

@@ -23,17 +23,18 @@ using format::Strategy;
 using onnx::TensorProto;
 
 constexpr int64_t kPieceValues = 1 << 22;
-constexpr int64_t kWholeBytes = 8;        // rows that fill whole bytes at any width, in any order
-constexpr int64_t kLeastNBitsBlock = 16;  // of MatMulNBits; powers of two
-constexpr int64_t kChannelBlock = 128;    // of MatMulNBits, for a scale that a whole row has
+constexpr int64_t kWholeBytes = 8;          // rows that fill whole bytes at any width, in any order
+constexpr int64_t kLeastNBitsBlock = 16;    // of MatMulNBits; powers of two
+constexpr int64_t kMostTwoBitBlock = 256;   // of onnxruntime's MatMulNBits at 2 bits
+constexpr int64_t kMostChannelBlock = 128;  // for a scale that a whole row has
 
-std::optional<int32_t> onnx_type(DType dtype) {
+/// Of a float weight or scale, which StoredModel has checked.
+int32_t onnx_type(DType dtype) {
   switch (dtype) {
-    case DType::kF32: return TensorProto::FLOAT;
     case DType::kF16: return TensorProto::FLOAT16;
     case DType::kBF16: return TensorProto::BFLOAT16;
     case DType::kF64: return TensorProto::DOUBLE;
-    default: return std::nullopt;
+    default: return TensorProto::FLOAT;
   }
 }
 
@@ -45,16 +46,26 @@ std::string member_name(const ModuleSpec& module, Member member) {
   return member == Member::kBias ? module.bias_name() : module.weight_name();
 }
 
-bool is_whole(const InputQuant& quant) { return quant.args.num_bits == 8; }
-
-/// The block of MatMulNBits for a weight; 0: it has none.
-int64_t nbits_block(const QuantArgs& args) {
-  if (args.strategy != Strategy::kGroup) return kChannelBlock;
-  const bool is_power = args.group_size > 0 && (args.group_size & (args.group_size - 1)) == 0;
-  return is_power && args.group_size >= kLeastNBitsBlock ? args.group_size : 0;
+/// Under which the matrix of a linear is stored: a head that is the embedding stands beside it.
+std::string stored_name(const ModuleSpec& module) {
+  return module.role == format::Role::kEmbedding ? "lm_head" : module.name;
 }
 
-/// Rows of scales or zero points with every value `times` over, cut at `width`.
+bool has_eight_bits(const InputQuant& quant) { return quant.args.num_bits == 8; }
+
+/// The block of MatMulNBits for a weight of `cols` columns; 0: it has none.
+int64_t nbits_block(const QuantArgs& args, int64_t cols) {
+  if (args.strategy == Strategy::kGroup) {
+    const bool is_power = (args.group_size & (args.group_size - 1)) == 0;
+    const int64_t most = args.num_bits <= 2 ? kMostTwoBitBlock : INT64_MAX;
+    return is_power && args.group_size >= kLeastNBitsBlock && args.group_size <= most ? args.group_size : 0;
+  }
+  int64_t block = kMostChannelBlock;
+  while (block > kLeastNBitsBlock && cols % block != 0) block /= 2;
+  return block;
+}
+
+/// Rows of scales or zero points as the file has them, `width` in each: as they are, or one of a whole row repeated.
 template <typename T>
 std::vector<T> repeated(std::span<const T> rows, int64_t groups, int64_t width) {
   std::vector<T> out;
@@ -68,17 +79,16 @@ std::vector<T> repeated(std::span<const T> rows, int64_t groups, int64_t width) 
 
 Result<OnnxWeights> OnnxWeights::plan(const format::StoredModel& model, bool use_nbits) {
   OnnxWeights out(model, use_nbits);
+  const auto runs = [](const QuantArgs& args) {
+    return args.strategy == (args.dynamic ? Strategy::kToken : Strategy::kTensor);
+  };
+  AUTOGLM_RETURN_IF_ERROR(model.check_activations(runs, "dynamic token and static tensor"));
   for (const ModuleSpec& module : model.layout.modules()) {
-    if (model.scheme_of(module) == nullptr) {
-      const DType dtype = model.checkpoint.find(module.weight_name())->dtype;
-      if (!onnx_type(dtype)) {
-        return invalid_argument(
-            fmt::format("onnx: {} is stored as {}, which is not exported; `autoglm export --format "
-                        "hf --type bf16` makes it one that is",
-                        format::display(module.weight_name()), to_string(dtype)));
-      }
-      continue;
-    }
+    const format::QuantScheme* scheme = model.scheme_of(module);
+    if (scheme == nullptr) continue;
+    AUTOGLM_RETURN_IF_ERROR(format::decode_rows(model.checkpoint, module.name, *scheme,
+                                                model.quantization->format_of(*scheme), module.shape, 0, 0)
+                                .status());  // all that belongs to it is there, and fits
     AUTOGLM_ASSIGN_OR_RETURN(const auto input, model.input_quant(module));
     if (input) out.inputs_.emplace(&module, *input);
   }
@@ -103,7 +113,7 @@ size_t OnnxWeights::add_float(const ModuleSpec& module, Member member, bool tran
   const DType dtype = model_->checkpoint.find(name)->dtype;
   const format::Shape shape = member == Member::kBias ? format::Shape{module.shape[0]} : module.shape;
   OnnxTensor tensor{.name = name,
-                    .type = onnx_type(dtype).value_or(0),
+                    .type = onnx_type(dtype),
                     .shape = shape,
                     .rows = shape[0],
                     .cols = shape.size() > 1 ? shape[1] : 1,
@@ -124,19 +134,20 @@ DType OnnxWeights::scale_dtype(const ModuleSpec& module) const {
   return model_->checkpoint.find(module.name + ".weight_scale")->dtype;
 }
 
-/// The bits of the file's integers: the next width that ONNX has, 8 where rows of fewer would not fill bytes.
-int OnnxWeights::container(const QuantArgs& args, bool fits) {
-  const int bits = !fits || args.num_bits > 4 ? 8 : args.num_bits > 2 ? 4 : 2;
+/// The bits of the file's integers: the next width that ONNX has, 8 where `run` of fewer would not fill bytes.
+int OnnxWeights::container(const QuantArgs& args, int64_t run) {
+  int bits = args.num_bits > 4 ? 8 : args.num_bits > 2 ? 4 : 2;
+  if (run * bits % 8 != 0) bits = 8;
   if (bits != args.num_bits) ++widened_;
   return bits;
 }
 
-OnnxTensor OnnxWeights::scale_tensor(const ModuleSpec& module, const QuantArgs& args) const {
+OnnxTensor OnnxWeights::scale_tensor(const ModuleSpec& module, const std::string& name, const QuantArgs& args) const {
   const bool whole = args.strategy == Strategy::kTensor;
   const DType dtype = scale_dtype(module);
   const int64_t groups = args.groups(module.shape[1]);
-  return {.name = module.name + ".weight_scale",
-          .type = onnx_type(dtype).value_or(0),
+  return {.name = name + ".weight_scale",
+          .type = onnx_type(dtype),
           .rows = whole ? 1 : module.shape[0],
           .cols = groups,
           .stride = groups,
@@ -153,7 +164,7 @@ std::string OnnxWeights::embed(OnnxGraph& graph, const std::string& ids) {
 std::string OnnxWeights::quantized_embedding(OnnxGraph& graph, const QuantArgs& args, const std::string& ids) {
   const ModuleSpec& module = model_->embedding();
   const int64_t rows = module.shape[0], cols = module.shape[1], groups = args.groups(cols);
-  const int bits = container(args, cols % kWholeBytes == 0);
+  const int bits = container(args, cols);
   QuantizedItem item{.module = &module, .block = cols / groups};
   OnnxTensor values{.name = module.name + ".weight_quantized",
                     .type = bits == 8 ? TensorProto::INT8 : TensorProto::UINT8,
@@ -179,7 +190,7 @@ std::string OnnxWeights::quantized_embedding(OnnxGraph& graph, const QuantArgs& 
   if (bits < 8) q = graph.add("Sub", {q, graph.scalar(static_cast<float>(values.offset))});
   item.values = add_tensor(std::move(values));
 
-  OnnxTensor scales = scale_tensor(module, args);
+  OnnxTensor scales = scale_tensor(module, module.name, args);
   scales.shape = {scales.rows, groups};
   const bool whole = args.strategy == Strategy::kTensor;
   const auto rows_of = [&](const std::string& name, int32_t type) {
@@ -214,10 +225,10 @@ std::string OnnxWeights::linear(OnnxGraph& graph, const ModuleSpec& module, cons
     y = graph.add("MatMul", {x, weight});
   } else if (input != inputs_.end()) {
     const QuantArgs& args = *scheme->weights;
-    if (!input->second.args.dynamic && is_whole(input->second)) {
+    if (!input->second.args.dynamic && has_eight_bits(input->second)) {
       y = graph.add("MatMul", {static_pair(graph, x, input->second), dequantized(graph, module, args)});
     } else if (QuantizedInput& quantized_x = quantized(graph, x, input->second);
-               is_whole(input->second) && input->second.args.symmetric && args.symmetric &&
+               has_eight_bits(input->second) && input->second.args.symmetric && args.symmetric && args.num_bits > 4 &&
                args.strategy != Strategy::kGroup) {
       y = integer_matmul(graph, module, args, quantized_x);
     } else {
@@ -228,7 +239,7 @@ std::string OnnxWeights::linear(OnnxGraph& graph, const ModuleSpec& module, cons
       }
       y = graph.add("MatMul", {quantized_x.floats, dequantized(graph, module, args)});
     }
-  } else if (use_nbits_ && nbits_block(*scheme->weights) > 0) {
+  } else if (use_nbits_ && nbits_block(*scheme->weights, module.shape[1]) > 0) {
     y = matmul_nbits(graph, module, *scheme->weights, x);
   } else {
     y = graph.add("MatMul", {x, dequantized(graph, module, *scheme->weights)});
@@ -239,23 +250,23 @@ std::string OnnxWeights::linear(OnnxGraph& graph, const ModuleSpec& module, cons
 /// DequantizeLinear of the weight [in, out].
 std::string OnnxWeights::dequantized(OnnxGraph& graph, const ModuleSpec& module, const QuantArgs& args) {
   const int64_t rows = module.shape[0], cols = module.shape[1], groups = args.groups(cols);
-  const int bits = container(args, rows % kWholeBytes == 0);
+  const int bits = container(args, rows);
   const bool grouped = args.strategy == Strategy::kGroup, whole = args.strategy == Strategy::kTensor;
   QuantizedItem item{.module = &module, .block = cols / groups};
-  OnnxTensor values{.name = module.name + ".weight_quantized",
+  OnnxTensor values{.name = stored_name(module) + ".weight_quantized",
                     .type = integer_type(bits),
                     .shape = {cols, rows},
                     .rows = rows,
                     .cols = cols,
                     .bits = bits,
                     .transposed = true};
-  OnnxTensor scales = scale_tensor(module, args);
+  OnnxTensor scales = scale_tensor(module, stored_name(module), args);
   scales.shape = grouped ? format::Shape{groups, rows} : whole ? format::Shape{} : format::Shape{rows};
   scales.transposed = grouped;
   OnnxGraph::Values inputs = {values.name, as_float(graph, scales.name, scales.type)};
   if (!args.symmetric) {
     OnnxTensor zeros = scales;
-    zeros.name = module.name + ".weight_zero_point";
+    zeros.name = stored_name(module) + ".weight_zero_point";
     zeros.type = values.type;
     zeros.bits = bits;
     inputs.push_back(zeros.name);
@@ -273,10 +284,10 @@ std::string OnnxWeights::dequantized(OnnxGraph& graph, const ModuleSpec& module,
 std::string OnnxWeights::matmul_nbits(OnnxGraph& graph, const ModuleSpec& module, const QuantArgs& args,
                                       const std::string& x) {
   const int64_t rows = module.shape[0], cols = module.shape[1];
-  const int bits = container(args, true);
-  const int64_t block = nbits_block(args), blocks = (cols + block - 1) / block;
+  const int bits = container(args, kWholeBytes);
+  const int64_t block = nbits_block(args, cols), blocks = (cols + block - 1) / block;
   QuantizedItem item{.module = &module, .block = block};
-  OnnxTensor values{.name = module.name + ".weight_quantized",
+  OnnxTensor values{.name = stored_name(module) + ".weight_quantized",
                     .type = TensorProto::UINT8,
                     .shape = {rows, blocks, block * bits / 8},
                     .rows = rows,
@@ -284,7 +295,7 @@ std::string OnnxWeights::matmul_nbits(OnnxGraph& graph, const ModuleSpec& module
                     .stride = blocks * block,
                     .bits = bits,
                     .offset = 1 << (bits - 1)};
-  OnnxTensor scales = scale_tensor(module, args);
+  OnnxTensor scales = scale_tensor(module, stored_name(module), args);
   scales.rows = rows;
   scales.cols = scales.stride = blocks;
   scales.shape = {rows, blocks};
@@ -292,7 +303,7 @@ std::string OnnxWeights::matmul_nbits(OnnxGraph& graph, const ModuleSpec& module
   if (!args.symmetric) {
     const int64_t bytes = (blocks * bits + 7) / 8;
     OnnxTensor zeros = values;
-    zeros.name = module.name + ".weight_zero_point";
+    zeros.name = stored_name(module) + ".weight_zero_point";
     zeros.shape = {rows, bytes};
     zeros.cols = blocks;
     zeros.stride = bytes * 8 / bits;
@@ -313,13 +324,13 @@ std::string OnnxWeights::integer_matmul(OnnxGraph& graph, const ModuleSpec& modu
   const int64_t rows = module.shape[0], cols = module.shape[1];
   if (args.num_bits != 8) ++widened_;
   QuantizedItem item{.module = &module, .block = cols};
-  OnnxTensor values{.name = module.name + ".weight_quantized",
+  OnnxTensor values{.name = stored_name(module) + ".weight_quantized",
                     .type = TensorProto::INT8,
                     .shape = {cols, rows},
                     .rows = rows,
                     .cols = cols,
                     .transposed = true};
-  OnnxTensor scales = scale_tensor(module, args);
+  OnnxTensor scales = scale_tensor(module, stored_name(module), args);
   scales.shape = {scales.rows};
   const std::string integers = graph.add("Cast", {input.integers}, {{"to", int64_t{TensorProto::INT8}}});
   std::string y = graph.add("MatMulInteger", {integers, values.name});
@@ -331,9 +342,20 @@ std::string OnnxWeights::integer_matmul(OnnxGraph& graph, const ModuleSpec& modu
   return y;
 }
 
+/// A QuantizeLinear/DequantizeLinear pair, one for all linears that read `x` alike.
 std::string OnnxWeights::static_pair(OnnxGraph& graph, const std::string& x, const InputQuant& quant) {
+  const auto known = std::find_if(quantized_inputs_.begin(), quantized_inputs_.end(),
+                                  [&](const auto& one) { return one.x == x && one.quant == quant; });
+  if (known != quantized_inputs_.end()) return known->floats;
   const OnnxGraph::Values how = {graph.scalar(quant.scale), graph.signed_byte(static_cast<int>(quant.zero_point))};
-  return graph.add("DequantizeLinear", {graph.add("QuantizeLinear", {x, how[0], how[1]}), how[0], how[1]});
+  const std::string integers = graph.add("QuantizeLinear", {x, how[0], how[1]});
+  quantized_inputs_.push_back({.x = x,
+                               .quant = quant,
+                               .integers = integers,
+                               .scale = how[0],
+                               .zero = how[1],
+                               .floats = graph.add("DequantizeLinear", {integers, how[0], how[1]})});
+  return quantized_inputs_.back().floats;
 }
 
 /// As compressed-tensors computes it (quantization/utils/helpers.py, calculate_qparams).
@@ -424,6 +446,7 @@ Status OnnxWeights::write_item(OnnxFile& file, const QuantizedItem& item, int64_
   AUTOGLM_ASSIGN_OR_RETURN(const auto weight,
                            format::decode_rows(model_->checkpoint, module.name, *scheme,
                                                model_->quantization->format_of(*scheme), module.shape, first, count));
+  model_->release_weight(module);
   AUTOGLM_RETURN_IF_ERROR(file.write_rows(item.values, first, count, std::as_bytes(std::span(weight.values))));
   const OnnxTensor& tensor = tensors_[item.scales];
   const int64_t groups = weight.args.groups(weight.cols);
@@ -440,7 +463,6 @@ Status OnnxWeights::write_item(OnnxFile& file, const QuantizedItem& item, int64_
   format::from_float(weight.scale_dtype, scales, bytes);
   AUTOGLM_RETURN_IF_ERROR(file.write_rows(item.scales, first, rows, bytes));
   if (item.zeros) AUTOGLM_RETURN_IF_ERROR(file.write_rows(*item.zeros, first, rows, std::as_bytes(std::span(zeros))));
-  model_->release_weight(module);
   return ok_status();
 }
 

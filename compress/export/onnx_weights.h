@@ -6,7 +6,7 @@
 ///   matmul-nbits  onnxruntime's MatMulNBits where its block sizes allow, else as qdq
 /// Values of 1 and 2 bits are held as INT2, of 3 and 4 as INT4, of 5 to 8 as INT8; what would not fill whole bytes, as
 /// INT8. Activations: static scales become a QuantizeLinear/DequantizeLinear pair; those found for each token become
-/// their arithmetic, with MatMulInteger where weights have one scale per row.
+/// their arithmetic, with MatMulInteger where weights of over 4 bits have one scale per row.
 /// Integers of an embedding are gathered before they become floats, those below 8 bits from packed bytes.
 #include <cstdint>
 #include <map>
@@ -25,8 +25,8 @@ namespace autoglm::exports {
 
 class OnnxWeights {
  public:
-  /// kInvalidArgument: a type or a quantization of activations that has no place in ONNX (named). `model` must outlive
-  /// the result.
+  /// kBadInput: activations quantized in a way that is not written (named), or a tensor of a quantized weight that is
+  /// missing or does not fit. `model` must outlive the result.
   static Result<OnnxWeights> plan(const format::StoredModel& model, bool use_nbits);
 
   /// The nodes that give the embedding of `ids` [batch, sequence], of `x` [.., in] times a matrix, with its bias, and a
@@ -68,7 +68,7 @@ class OnnxWeights {
   size_t add_tensor(OnnxTensor tensor);
   std::string as_float(OnnxGraph& graph, const std::string& name, int32_t type);
   size_t add_float(const format::ModuleSpec& module, format::Member member, bool transposed);
-  int container(const format::QuantArgs& args, bool fits);
+  int container(const format::QuantArgs& args, int64_t run);
   std::string quantized_embedding(OnnxGraph& graph, const format::QuantArgs& args, const std::string& ids);
   std::string dequantized(OnnxGraph& graph, const format::ModuleSpec& module, const format::QuantArgs& args);
   std::string matmul_nbits(OnnxGraph& graph, const format::ModuleSpec& module, const format::QuantArgs& args,
@@ -76,8 +76,9 @@ class OnnxWeights {
   std::string integer_matmul(OnnxGraph& graph, const format::ModuleSpec& module, const format::QuantArgs& args,
                              const QuantizedInput& input);
   QuantizedInput& quantized(OnnxGraph& graph, const std::string& x, const format::InputQuant& quant);
-  static std::string static_pair(OnnxGraph& graph, const std::string& x, const format::InputQuant& quant);
-  OnnxTensor scale_tensor(const format::ModuleSpec& module, const format::QuantArgs& args) const;
+  std::string static_pair(OnnxGraph& graph, const std::string& x, const format::InputQuant& quant);
+  OnnxTensor scale_tensor(const format::ModuleSpec& module, const std::string& name,
+                          const format::QuantArgs& args) const;
   format::DType scale_dtype(const format::ModuleSpec& module) const;
   Status write_item(OnnxFile& file, const QuantizedItem& item, int64_t first, int64_t count) const;
   Status compare_item(const OnnxFile& file, const QuantizedItem& item, int64_t first, int64_t count) const;

@@ -35,6 +35,7 @@ Result<FolderWriter> FolderWriter::create(const fs::path& target, const FolderOp
 
 Status FolderWriter::fail(const Status& status, std::string_view what, int64_t needed) {
   if (status.ok()) return status;
+  if (!failure_.ok()) return failure_;
   failure_ = status;
   if (const int64_t left = free_bytes(staging()); status.code() == StatusCode::kResourceExhausted && left >= 0) {
     failure_ = resource_exhausted(

@@ -122,7 +122,14 @@ Result<std::optional<InputQuant>> StoredModel::input_quant(const ModuleSpec& mod
   AUTOGLM_ASSIGN_OR_RETURN(quant.scale, read_number(checkpoint, name));
   if (!(quant.scale > 0)) return tensor_error(checkpoint, name, fmt::format("is {}, must be above 0", quant.scale));
   if (!quant.args.symmetric) {
-    AUTOGLM_ASSIGN_OR_RETURN(quant.zero_point, read_number(checkpoint, module.name + ".input_zero_point"));
+    const std::string zero = module.name + ".input_zero_point";
+    AUTOGLM_ASSIGN_OR_RETURN(quant.zero_point, read_number(checkpoint, zero));
+    const int least = quant.args.q_min(), most = quant.args.q_max();
+    if (quant.zero_point != std::nearbyint(quant.zero_point) || quant.zero_point < static_cast<float>(least) ||
+        quant.zero_point > static_cast<float>(most)) {
+      return tensor_error(checkpoint, zero,
+                          fmt::format("is {}, must be a whole number from {} to {}", quant.zero_point, least, most));
+    }
   }
   return std::optional(std::move(quant));
 }

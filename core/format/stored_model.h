@@ -50,7 +50,7 @@ struct StoredModel {
   Status check_activations(const std::function<bool(const QuantArgs&)>& runs, std::string_view which) const;
 
   /// How the input of `module` is quantized; none for an embedding, which as a head has no input of its own. kBadInput:
-  /// a static scale is missing, no single number, or not above 0.
+  /// a static scale is missing, no single number, or not above 0, or a zero point out of range.
   Result<std::optional<InputQuant>> input_quant(const ModuleSpec& module) const;
 
   /// The tensors of the files that hold a module's weight: itself, or its integers, scales and what belongs to them.

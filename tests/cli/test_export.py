@@ -2,6 +2,7 @@
 import json
 
 import pytest
+import torch
 
 from conftest import BAD_INPUT, DEMO, RESOURCES, TINY, USAGE, leftovers
 from safetensors.torch import load_file, save_file
@@ -218,6 +219,7 @@ def test_onnx_replaces_only_when_told(autoglm, tmp_path):
 def test_options_of_one_format(autoglm, tmp_path):
     onnx(autoglm, DEMO, tmp_path / "out", "--type", "bf16").refused(USAGE, "--type", "hf, gguf")
     onnx(autoglm, DEMO, tmp_path / "out", "--qdq", "--matmul-nbits").refused(USAGE, "--qdq", "--matmul-nbits")
+    gguf(autoglm, DEMO, tmp_path / "out", "--qdq").refused(USAGE, "--qdq", "onnx")
     gguf(autoglm, DEMO, tmp_path / "out", "--matmul-nbits").refused(USAGE, "--matmul-nbits", "onnx")
     assert leftovers(tmp_path) == []
 
@@ -250,6 +252,49 @@ def test_damage_is_not_exported(autoglm, model, artifact, tmp_path):
     save_file(tensors, artifact / "model.safetensors", {"format": "pt"})
     onnx(autoglm, artifact, tmp_path / "out").refused(BAD_INPUT, scale)
     assert leftovers(tmp_path, "model", "artifact") == []
+
+
+@pytest.mark.parametrize("options", [("onnx",), ("onnx", "--matmul-nbits"), ("gguf",), ("gptq",), ("hf",)])
+def test_a_missing_scale_is_named(autoglm, tmp_path, options):
+    done = autoglm("compress", DEMO, "-q", "int4-g32", "--method", "rtn", "--verify", "none", "-o", tmp_path / "artifact")
+    assert done.code == 0, done.err
+    file, scale = tmp_path / "artifact" / "model.safetensors", "model.layers.0.mlp.down_proj.weight_scale"
+    tensors = load_file(file)
+    tensors.pop(scale)
+    save_file(tensors, file, {"format": "pt"})
+    autoglm("export", tmp_path / "artifact", "--format", *options, "-o", tmp_path / "out").refused(BAD_INPUT, scale)
+    assert leftovers(tmp_path, "artifact") == []
+
+
+@pytest.mark.parametrize("changes", [{"strategy": "channel"}, {"strategy": "group", "group_size": 16}, {"dynamic": False, "strategy": "token"}])
+def test_activations_that_are_not_written(autoglm, artifact, tmp_path, changes):
+    config = json.loads((artifact / "config.json").read_text())
+    for group in config["quantization_config"]["config_groups"].values():
+        group["input_activations"] |= changes
+    (artifact / "config.json").write_text(json.dumps(config))
+    onnx(autoglm, artifact, tmp_path / "out").refused(BAD_INPUT)
+    assert leftovers(tmp_path, "artifact") == []
+
+
+@pytest.mark.parametrize("zero", [300, 0.5, 1e30])
+def test_a_zero_point_of_inputs_that_is_none(autoglm, artifact, tmp_path, zero):
+    config = json.loads((artifact / "config.json").read_text())
+    for group in config["quantization_config"]["config_groups"].values():
+        group["input_activations"] |= {"dynamic": False, "strategy": "tensor", "symmetric": False}
+    (artifact / "config.json").write_text(json.dumps(config))
+    tensors = load_file(artifact / "model.safetensors")
+    for name in [name for name in tensors if name.endswith(".weight_scale")]:
+        tensors[name.replace("weight_scale", "input_scale")] = torch.tensor([0.1])
+        tensors[name.replace("weight_scale", "input_zero_point")] = torch.tensor([float(zero)])
+    save_file(tensors, artifact / "model.safetensors", {"format": "pt"})
+    onnx(autoglm, artifact, tmp_path / "out").refused(BAD_INPUT, "input_zero_point", "whole number")
+
+
+def test_genai_config_is_ours(autoglm, model, tmp_path):
+    folder = model("glm")
+    (folder / "genai_config.json").write_text('{"mine": 1}')
+    assert onnx(autoglm, folder, tmp_path / "out").code == 0
+    assert json.loads((tmp_path / "out" / "genai_config.json").read_text())["model"]["type"] == "decoder"
 
 
 # The layouts of GPTQ and AWQ.

@@ -1,6 +1,7 @@
 """onnxruntime and ONNX Runtime GenAI compute the artifact's numbers from what `autoglm export --format onnx` writes."""
 import json
 import os
+import shutil
 
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ import pytest
 import torch
 import transformers
 from conftest import FAMILIES, model_folder
+from safetensors.torch import load_file, save_file
 from test_export import export
 from test_transformers import load, token_ids
 
@@ -83,7 +85,8 @@ def test_every_family_computes_the_same(family, our_logits, tmp_path):
 
 @pytest.mark.parametrize("options,types", [
     (("int4-g32",), {"INT4"}), (("int4-g32-asym",), {"INT4"}), (("int4-channel",), {"INT4"}), (("int3-g64",), {"INT4"}),
-    (("int2-g32-asym",), {"INT2"}), (("int8",), {"INT8"}), (("int6-g64-asym",), {"INT8"}), (("w8a8",), {"INT8"}),
+    (("int2-g32-asym",), {"INT2"}), (("int4-tensor-asym",), {"INT4"}),
+    (("int4-channel-asym",), {"INT4"}), (("int2-channel-asym",), {"INT2"}), (("int8",), {"INT8"}), (("int6-g64-asym",), {"INT8"}), (("w8a8",), {"INT8"}),
     (("int4-g32-asym", "--override", "embed_tokens=int4-g32-asym", "--override", "lm_head=int8"), {"INT4", "INT8", "UINT8"}),
     (("int4-g32", "--override", "embed_tokens=int2-g64", "--override", "lm_head=int8-tensor"), {"INT4", "INT8", "UINT8"}),
 ])
@@ -91,7 +94,7 @@ def test_quantized_demo(options, types, compress, our_logits, tmp_path):
     artifact = compress("glm-phone-demo", "--method", "rtn", "-q", *options)
     report = export(artifact, tmp_path / "out", "--format", "onnx")
     graph = check_graph(tmp_path / "out")
-    assert types <= set(report["types"]) <= types | {"BFLOAT16", "INT8"}
+    assert types <= set(report["types"]) <= types | {"BFLOAT16", "INT8"}, report
     assert {node.op_type for node in graph.node} & {"DequantizeLinear", "MatMulInteger"}
     compare(artifact, tmp_path / "out", our_logits, 1e-3 if options[0].startswith("w8a8") else 1e-5)
     compare(artifact, tmp_path / "out", our_logits, 1e-3, rounds=True)
@@ -118,6 +121,29 @@ def test_matmul_nbits(options, compress, our_logits, tmp_path):
     graph = check_graph(tmp_path / "out")
     assert {"MatMulNBits"} == {node.op_type for node in graph.node if node.domain == "com.microsoft"}
     compare(artifact, tmp_path / "out", our_logits, 1e-3, rounds=True)
+
+
+def test_a_quantized_head_that_is_the_embedding(compress, our_logits, tmp_path):
+    """As other software writes it: our own compressor gives such a model a head of its own."""
+    artifact = tmp_path / "tied"
+    shutil.copytree(compress("glm4_tied", "-q", "int4-g16", "--method", "rtn", "--override", "embed_tokens|lm_head=int4-g16-asym"), artifact)
+    tensors = load_file(artifact / "model.safetensors")
+    save_file({name: tensor for name, tensor in tensors.items() if not name.startswith("lm_head")}, artifact / "model.safetensors",
+              {"format": "pt"})
+    config = json.loads((artifact / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (artifact / "config.json").write_text(json.dumps(config))
+    export(artifact, tmp_path / "out", "--format", "onnx")
+    check_graph(tmp_path / "out")
+    compare(artifact, tmp_path / "out", our_logits, 1e-5)
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "glm-phone-demo"])
+def test_matmul_nbits_of_every_family(family, compress, our_logits, tmp_path):
+    """Random weights, and inputs rounded to 8 bits: further off than a trained model, near enough to show a wrong order."""
+    artifact = compress(family, "-q", "int4-g16", "--method", "rtn")
+    export(artifact, tmp_path / "out", "--format", "onnx", "--matmul-nbits")
+    check_graph(tmp_path / "out")
+    compare(artifact, tmp_path / "out", our_logits, 1e-2, rounds=True)
 
 
 @pytest.mark.parametrize("scheme", ["int4-g16", "w8a8"])
