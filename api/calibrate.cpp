@@ -49,7 +49,7 @@ class SetBuilding {
 
   Result<CalibrationOutcome> run() {
     AUTOGLM_RETURN_IF_ERROR(check_options());
-    AUTOGLM_ASSIGN_OR_RETURN(model_, api::find_model(options_.model));
+    AUTOGLM_ASSIGN_OR_RETURN(model_, api::find_model(options_.model, cancel_));
     AUTOGLM_ASSIGN_OR_RETURN(const auto config, format::ModelConfig::load(model_));
     if (const int64_t most = config.max_position_embeddings; most > 0 && options_.length > most) {
       return invalid_argument(

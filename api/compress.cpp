@@ -222,7 +222,8 @@ class Compression {
           "--resume cannot go on with the search for a size that keeps a contract; --scores FILE "
           "keeps what was measured for it");
     }
-    AUTOGLM_ASSIGN_OR_RETURN(model_, api::find_model(options_.model));
+    AUTOGLM_ASSIGN_OR_RETURN(model_, api::find_model(options_.model, cancel_,
+                                                     options_.dry_run ? hub::Fetch::kConfig : hub::Fetch::kWeights));
     quant::register_quantizers(registry_);
     AUTOGLM_ASSIGN_OR_RETURN(const std::string calibration, api::find_calibration(settings_, model_));
     AUTOGLM_ASSIGN_OR_RETURN(const auto engine, api::decoder_options(settings_.device, settings_.compute));

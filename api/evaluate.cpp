@@ -83,11 +83,11 @@ class Measurement {
     }
     threads_ = api::use_threads(options_.threads);
     AUTOGLM_ASSIGN_OR_RETURN(const auto engine, api::decoder_options(options_.device, options_.compute));
-    AUTOGLM_ASSIGN_OR_RETURN(folder_, api::find_model(options_.model));
+    AUTOGLM_ASSIGN_OR_RETURN(folder_, api::find_model(options_.model, cancel_));
     AUTOGLM_ASSIGN_OR_RETURN(files_, format::StoredModel::open(folder_));
     AUTOGLM_ASSIGN_OR_RETURN(decoder_, model::Decoder::open(folder_, engine));
     if (!options_.source.empty()) {
-      AUTOGLM_ASSIGN_OR_RETURN(reference_, api::find_model(options_.source));
+      AUTOGLM_ASSIGN_OR_RETURN(reference_, api::find_model(options_.source, cancel_));
       AUTOGLM_ASSIGN_OR_RETURN(source_files_, format::StoredModel::open(reference_));
       AUTOGLM_ASSIGN_OR_RETURN(source_decoder_, model::Decoder::open(reference_, engine));
       if (source_decoder_->config().vocab_size != decoder_->config().vocab_size) {

@@ -230,7 +230,7 @@ Result<ExportOutcome> export_model(const ExportOptions& options, CancelToken& ca
   if (format == formats().end()) return invalid_argument(unknown_word("format", options.format, names));
   AUTOGLM_RETURN_IF_ERROR(check_options(options));
   if (options.output.empty()) return invalid_argument("no output is named; give -o OUT");
-  AUTOGLM_ASSIGN_OR_RETURN(const fs::path folder, api::find_model(options.model));
+  AUTOGLM_ASSIGN_OR_RETURN(const fs::path folder, api::find_model(options.model, cancel));
   AUTOGLM_ASSIGN_OR_RETURN(const auto model, format::StoredModel::open(folder));
   std::error_code error;
   std::vector<fs::path> read = {folder / "config.json", folder / "tokenizer.json"};

@@ -36,7 +36,7 @@ Result<GenerateOutcome> run(const GenerateOptions& options, const std::function<
                             CancelToken& cancel) {
   AUTOGLM_RETURN_IF_ERROR(check(options));
   api::use_threads(options.threads);
-  AUTOGLM_ASSIGN_OR_RETURN(const auto folder, api::find_model(options.model));
+  AUTOGLM_ASSIGN_OR_RETURN(const auto folder, api::find_model(options.model, cancel));
   AUTOGLM_ASSIGN_OR_RETURN(const auto engine, api::decoder_options(options.device, options.compute));
   AUTOGLM_ASSIGN_OR_RETURN(const auto decoder, model::Decoder::open(folder, engine));
   const tokenizer::SamplerOptions how{

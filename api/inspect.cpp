@@ -123,7 +123,7 @@ std::string layers_text(const format::StoredModel& model) {
 }
 
 Result<InspectOutcome> run(const std::string& name, bool all_tensors) {
-  AUTOGLM_ASSIGN_OR_RETURN(const auto folder, api::find_model(name));
+  AUTOGLM_ASSIGN_OR_RETURN(const auto folder, api::find_model(name, CancelToken::global(), hub::Fetch::kConfig));
   const bool has_weights = format::Checkpoint::is_in(folder);
   AUTOGLM_ASSIGN_OR_RETURN(
       const auto model, has_weights ? format::StoredModel::open(folder) : format::StoredModel::describe_config(folder));

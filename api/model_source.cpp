@@ -3,8 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <fstream>
 #include <regex>
 
 #include "core/format/display.h"
@@ -14,17 +12,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-fs::path cache_folder() {
-  const auto variable = [](const char* name) -> fs::path {
-    const char* value = std::getenv(name);
-    return value != nullptr ? value : "";
-  };
-  if (fs::path hub = variable("HF_HUB_CACHE"); !hub.empty()) return hub;
-  if (fs::path home = variable("HF_HOME"); !home.empty()) return home / "hub";
-  if (fs::path xdg = variable("XDG_CACHE_HOME"); !xdg.empty()) return xdg / "huggingface" / "hub";
-  return variable("HOME") / ".cache" / "huggingface" / "hub";
-}
-
 bool looks_like_id(const std::string& name) {
   static const std::regex pattern(R"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w./-]{1,100})?)");
   return name.size() < 300 && std::regex_match(name, pattern) && name.find("..") == std::string::npos;
@@ -32,7 +19,7 @@ bool looks_like_id(const std::string& name) {
 
 }  // namespace
 
-Result<fs::path> find_model(const std::string& model) {
+Result<fs::path> find_model(const std::string& model, const CancelToken& cancel, hub::Fetch what) {
   if (model.empty()) return invalid_argument("no model given; name a checkpoint folder");
   std::error_code error;
   const fs::path folder(model);
@@ -44,22 +31,11 @@ Result<fs::path> find_model(const std::string& model) {
   if (!looks_like_id(model)) return bad_input(format::display_path(model) + ": no such folder");
 
   const size_t at = model.find('@');
-  std::string name = model.substr(0, at);
-  const std::string revision = at == std::string::npos ? "main" : model.substr(at + 1);
-  const size_t slash = name.find('/');
-  const fs::path repository = cache_folder() / ("models--" + name.substr(0, slash) + "--" + name.substr(slash + 1));
-  if (!fs::is_directory(repository, error)) {
-    return bad_input(fmt::format("{}: no such folder, and the Hugging Face cache has no {}; download it first", model,
-                                 repository.string()));
-  }
-  std::string commit = revision;  // a revision that is no ref is itself a commit
-  if (std::ifstream ref(repository / "refs" / revision); ref) std::getline(ref, commit);
-  const fs::path snapshot = repository / "snapshots" / commit;
-  if (commit.empty() || !fs::is_directory(snapshot, error)) {
-    return bad_input(fmt::format("{}: the Hugging Face cache has the model but not revision '{}' ({})", model, revision,
-                                 snapshot.string()));
-  }
-  return snapshot;
+  hub::ModelId id{.name = model.substr(0, at)};
+  if (at != std::string::npos) id.revision = model.substr(at + 1);
+  auto found = hub::fetch_model(hub::HubOptions::from_environment(), id, what, cancel);
+  if (found.ok() || found.status().code() == StatusCode::kCancelled) return found;
+  return found.status().with_context(fmt::format("{} is no folder here, and from the hub", model));
 }
 
 bool lies_in(const fs::path& input, const fs::path& output) {

@@ -1,16 +1,18 @@
 #pragma once
-/// Where a model named on the command line lies: a folder, or a Hugging Face id in the local cache.
+/// Where a model named on the command line lies: a folder, or a Hugging Face id.
 #include <filesystem>
 #include <string>
 
+#include "compress/hub/hub.h"
+#include "core/base/cancel.h"
 #include "core/base/status.h"
 
 namespace autoglm::api {
 
-/// A folder is returned as it is. "org/name" or "org/name@revision" is looked up in the cache that HF_HUB_CACHE,
-/// HF_HOME or ~/.cache/huggingface name, as huggingface_hub lays it out (models--org--name/{refs,snapshots}).
-/// kBadInput: neither exists; says where it looked.
-Result<std::filesystem::path> find_model(const std::string& model);
+/// A folder is returned as it is. "org/name" or "org/name@revision" is found in huggingface_hub's cache or downloaded
+/// into it (hub.h). kBadInput: no such folder, or the model cannot be had.
+Result<std::filesystem::path> find_model(const std::string& model, const CancelToken& cancel,
+                                         hub::Fetch what = hub::Fetch::kWeights);
 
 /// Whether writing `output`, a folder or a file, would take the place of what `input` is read from.
 bool lies_in(const std::filesystem::path& input, const std::filesystem::path& output);

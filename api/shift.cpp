@@ -77,7 +77,7 @@ class ShiftReport {
   Result<CalibrationOutcome> run() {
     AUTOGLM_RETURN_IF_ERROR(check());
     api::use_threads(options_.threads);
-    AUTOGLM_ASSIGN_OR_RETURN(model_, api::find_model(options_.model));
+    AUTOGLM_ASSIGN_OR_RETURN(model_, api::find_model(options_.model, cancel_));
     AUTOGLM_ASSIGN_OR_RETURN(const auto engine, api::decoder_options("cpu", "fp32"));
     AUTOGLM_ASSIGN_OR_RETURN(const model::Decoder source, model::Decoder::open(model_, engine));
     AUTOGLM_RETURN_IF_ERROR(read_texts(source));

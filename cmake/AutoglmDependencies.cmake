@@ -10,6 +10,7 @@ pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET GLOBAL libutf8proc)
 
 if(AUTOGLM_EXPORT)
   find_package(Protobuf REQUIRED)
+  find_package(CURL REQUIRED)
 endif()
 if(AUTOGLM_TORCH)
   find_package(yaml-cpp REQUIRED)

@@ -17,7 +17,8 @@ Command add_build(CLI::App& parent) {
       "autoglm calibrate build models/glm-phone-demo models/glm-phone-demo/tasks/calibration.jsonl -o set.jsonl");
   auto options = std::make_shared<CalibrationOptions>();
   CLI::App& app = *command.app;
-  app.add_option("model,--model-path", options->model, "checkpoint folder, or a Hugging Face id in the local cache");
+  app.add_option("model,--model-path", options->model,
+                 "checkpoint folder, or a Hugging Face id (org/name, org/name@revision)");
   app.add_option("text", options->texts,
                  ".txt, .jsonl (text, messages or tasks), a folder of them, or self: text that "
                  "the model writes; several are mixed");
@@ -50,7 +51,8 @@ Command add_shift(CLI::App& parent) {
                   "--eval-dataset models/glm-phone-demo/tasks/eval.jsonl --samples 4 --length 64");
   auto options = std::make_shared<ShiftOptions>();
   CLI::App& app = *command.app;
-  app.add_option("model,--model-path", options->model, "checkpoint folder, or a Hugging Face id in the local cache");
+  app.add_option("model,--model-path", options->model,
+                 "checkpoint folder, or a Hugging Face id (org/name, org/name@revision)");
   app.add_option("text", options->calibration,
                  "texts to compare, each on its own: .txt, .jsonl, a folder of them, a calibration set, or self");
   app.add_option("--eval-dataset", options->evaluation, "text that stands for what the model will be used on");

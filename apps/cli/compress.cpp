@@ -6,7 +6,8 @@ namespace autoglm::cli {
 namespace {
 
 void add_options(CLI::App& app, CompressOptions& options) {
-  app.add_option("model,--model-path", options.model, "checkpoint folder, or a Hugging Face id in the local cache");
+  app.add_option("model,--model-path", options.model,
+                 "checkpoint folder, or a Hugging Face id (org/name, org/name@revision)");
   app.add_option("-o,--output", options.output, "folder to write (default: MODEL-QUANTIZATION here)");
   app.add_flag("--overwrite", options.overwrite, "replace an artifact that exists");
 

@@ -16,7 +16,8 @@ Command add_generate(CLI::App& root) {
                   "--prompt $'App: Wallet\\n- Carol Jones\\n- Save\\nTask: tap Save'");
   auto options = std::make_shared<GenerateOptions>();
   CLI::App& app = *command.app;
-  app.add_option("model,--model-path", options->model, "checkpoint folder, or a Hugging Face id in the local cache");
+  app.add_option("model,--model-path", options->model,
+                 "checkpoint folder, or a Hugging Face id (org/name, org/name@revision)");
   app.add_option("-p,--prompt", options->prompt, "what to say; read from standard input when absent");
   app.add_option("--system", options->system, "system message");
   app.add_flag("--raw", options->raw, "continue the prompt as it is, without the chat template");

@@ -9,7 +9,8 @@ Command add_inspect(CLI::App& root) {
                                 "autoglm inspect models/glm-phone-demo");
   auto model = std::make_shared<std::string>();
   auto all = std::make_shared<bool>(false);
-  command.app->add_option("model,--model-path", *model, "checkpoint folder, or a Hugging Face id in the local cache");
+  command.app->add_option("model,--model-path", *model,
+                          "checkpoint folder, or a Hugging Face id (org/name, org/name@revision)");
   command.app->add_flag("--tensors", *all, "list every tensor");
   command.run = [model, all, output = command.output] {
     const auto outcome = inspect(*model, *all);

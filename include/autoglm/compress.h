@@ -20,7 +20,7 @@
 namespace autoglm {
 
 struct CompressOptions {
-  std::string model;       ///< a checkpoint folder, or a Hugging Face id that the local cache holds
+  std::string model;       ///< a checkpoint folder, or a Hugging Face id, downloaded into its cache
   std::string output;      ///< the artifact's folder; "": MODEL's name and the quantization, in the working directory
   bool overwrite = false;  ///< replace an existing artifact
   bool resume = false;  ///< go on from the blocks that an interrupted run into `output` finished, and keep those that
