@@ -85,6 +85,16 @@ def model(tmp_path):
 
 
 @pytest.fixture
+def brief(tmp_path):
+    """The demo model with eight tasks to evaluate on: a verification of all two hundred would take its ten seconds."""
+    folder = tmp_path / "brief"
+    shutil.copytree(DEMO, folder)
+    tasks = folder / "tasks" / "eval.jsonl"
+    tasks.write_text("".join(tasks.read_text().splitlines(keepends=True)[:8]))
+    return folder
+
+
+@pytest.fixture
 def small_disk(tmp_path):
     mount = tmp_path / "disk"
     mount.mkdir()

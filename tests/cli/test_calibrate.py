@@ -202,14 +202,14 @@ def test_it_can_be_shown(autoglm, a_set):
 
 # Using.
 
-def test_a_set_is_used_as_it_is_and_its_hash_recorded(autoglm, build, tmp_path):
+def test_a_set_is_used_as_it_is_and_its_hash_recorded(autoglm, brief, build, tmp_path):
     text = tmp_path / "text.jsonl"
     shutil.copy(TASKS, text)
     assert build(text, "--samples", 10, "--length", 100).code == 0
     a_set = tmp_path / "set.jsonl"
     _, sequences = lines_of(a_set)
     assert len({len(s["tokens"]) for s in sequences}) > 2  # every part of the program takes sequences of several lengths
-    done = compress(autoglm, tmp_path, "--calibration-dataset", a_set, "--reconstruct", 1, "--refine", 1)
+    done = compress(autoglm, tmp_path, "--calibration-dataset", a_set, "--reconstruct", 1, "--refine", 1, model=brief)
     assert done.code == 0, done.err
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     used = report["calibration"]

@@ -39,13 +39,13 @@ def test_a_part_of_the_calibration_text_is_held_back(autoglm, bare, text, tmp_pa
     assert report["evaluation"]["text"]["sequences"] * report["evaluation"]["text"]["length"] >= 64
 
 
-def test_one_file_for_both_is_split(autoglm, text, tmp_path):
-    report = compress(autoglm, DEMO, tmp_path, "--calibration-dataset", text, "--eval-dataset", tmp_path / "." / text.name)
+def test_one_file_for_both_is_split(autoglm, brief, text, tmp_path):
+    report = compress(autoglm, brief, tmp_path, "--calibration-dataset", text, "--eval-dataset", tmp_path / "." / text.name)
     assert report["evaluation"]["text"]["source"].endswith("a part that calibration did not see")
 
 
-def test_the_models_own_tasks_come_before_calibration_text(autoglm, text, tmp_path):
-    report = compress(autoglm, DEMO, tmp_path, "--calibration-dataset", text)
+def test_the_models_own_tasks_come_before_calibration_text(autoglm, brief, text, tmp_path):
+    report = compress(autoglm, brief, tmp_path, "--calibration-dataset", text)
     assert report["evaluation"]["text"]["source"].endswith("tasks/eval.jsonl")
 
 
@@ -76,10 +76,10 @@ def test_tasks_may_be_calibrated_on_where_nothing_is_evaluated(autoglm, tmp_path
     compress(autoglm, DEMO, tmp_path, "--calibration-dataset", OWN, "--verify", "none")
 
 
-def test_the_models_own_calibration_text_is_split_when_it_is_evaluated_on(autoglm, tmp_path):
-    report = compress(autoglm, DEMO, tmp_path, "--eval-dataset", OWN / "calibration.jsonl")
-    source = report["evaluation"]["text"]["source"]
-    assert source == f"{OWN / 'calibration.jsonl'}, a part that calibration did not see"
+def test_the_models_own_calibration_text_is_split_when_it_is_evaluated_on(autoglm, brief, tmp_path):
+    own = brief / "tasks" / "calibration.jsonl"
+    report = compress(autoglm, brief, tmp_path, "--eval-dataset", own)
+    assert report["evaluation"]["text"]["source"] == f"{own}, a part that calibration did not see"
 
 
 def test_the_models_own_calibration_text_is_split_when_there_is_no_other(autoglm, bare, tmp_path):
@@ -99,15 +99,15 @@ def test_a_file_of_the_folder_that_is_calibrated_on_is_split(autoglm, bare, text
     assert report["calibration"]["source"] == str(folder)
 
 
-def test_other_text_is_used_whole(autoglm, text, tmp_path):
+def test_other_text_is_used_whole(autoglm, brief, text, tmp_path):
     lines = (OWN / "train.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "other.jsonl").write_text("".join(lines[:200]))
-    report = compress(autoglm, DEMO, tmp_path, "--calibration-dataset", text, "--eval-dataset", tmp_path / "other.jsonl")
+    report = compress(autoglm, brief, tmp_path, "--calibration-dataset", text, "--eval-dataset", tmp_path / "other.jsonl")
     assert report["evaluation"]["text"]["source"] == str(tmp_path / "other.jsonl")
 
 
-def test_a_copy_under_another_name_is_split_too(autoglm, text, tmp_path):
-    report = compress(autoglm, DEMO, tmp_path, "--calibration-dataset", text, "--eval-dataset", OWN / "calibration.jsonl")
+def test_a_copy_under_another_name_is_split_too(autoglm, brief, text, tmp_path):
+    report = compress(autoglm, brief, tmp_path, "--calibration-dataset", text, "--eval-dataset", OWN / "calibration.jsonl")
     assert "a part that calibration did not see" in report["evaluation"]["text"]["source"]
 
 
