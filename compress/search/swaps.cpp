@@ -20,7 +20,6 @@
 namespace autoglm::search {
 namespace {
 
-using format::Role;
 
 constexpr int64_t kLogitRows = 256;  // positions whose logits are held at once
 

@@ -22,11 +22,11 @@ const std::string& self_text(const Callable& method) { return method.self.as_str
 Value bounded(Budget& budget, std::string_view s) { return budget.text(std::string(s)); }
 
 /// A method without arguments that maps text to text.
-template <std::string (*Map)(std::string_view)>
+template <std::string (*map)(std::string_view)>
 Value map_text(Budget& budget, const Callable& method, const Arguments& arguments) {
   expect_none(method.name, arguments);
   budget.charge(self_text(method).size());
-  return budget.text(Map(self_text(method)));
+  return budget.text(map(self_text(method)));
 }
 
 Value is_all(Budget& budget, const Callable& method, const Arguments& arguments) {

@@ -11,10 +11,10 @@ namespace {
 
 using Test = bool (*)(Budget&, const Value&, const Arguments&);
 
-template <bool (*Holds)(const Value&)>
+template <bool (*holds)(const Value&)>
 bool unary(Budget&, const Value& v, const Arguments& arguments) {
   expect_none("the test", arguments);
-  return Holds(v);
+  return holds(v);
 }
 
 const Value& operand(const Arguments& arguments) { return *Parameters("the test", arguments, {"other"}, 1).get(0); }
@@ -60,9 +60,9 @@ bool is_cased(Budget& budget, const Value& v, const char* property) {
 }
 
 /// The comparison tests share one function; `==` and its spellings differ in the operator alone.
-template <char First, char Second>
+template <char first, char second>
 bool comparison(Budget& budget, const Value& v, const Arguments& arguments) {
-  const char op[] = {First, Second, '\0'};
+  const char op[] = {first, second, '\0'};
   return compare(budget, op, v, operand(arguments));
 }
 

@@ -27,12 +27,12 @@ std::string pcre2_message(int code) {
   return reinterpret_cast<const char*>(buffer);
 }
 
-template <typename T, void (*Free)(T*)>
+template <typename T, void (*release)(T*)>
 struct Deleter {
-  void operator()(T* p) const { Free(p); }
+  void operator()(T* p) const { release(p); }
 };
-template <typename T, void (*Free)(T*)>
-using Handle = std::unique_ptr<T, Deleter<T, Free>>;
+template <typename T, void (*release)(T*)>
+using Handle = std::unique_ptr<T, Deleter<T, release>>;
 
 }  // namespace
 
