@@ -20,7 +20,6 @@
 namespace autoglm::search {
 namespace {
 
-
 constexpr int64_t kLogitRows = 256;  // positions whose logits are held at once
 
 /// A model rounded to nearest, in a folder that vanishes with it.
