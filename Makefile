@@ -21,10 +21,12 @@ demo: setup ## compress the embedded model to INT8 and INT4 and print before and
 test: setup ## run every test: release, ASan+UBSan, and a build without LibTorch
 	@tools/test.sh
 
-test-clients: build ## load everything that is written with the software it is for, clients with pins of their own too
+test-clients: build ## load everything that is written with the software it is for, and write the table of docs/FORMATS.md
 	@tools/bootstrap.sh env:gptqmodel
-	@AUTOGLM_TASKS=200 .venv/bin/python -m pytest -q tests/clients --ignore=tests/clients/gptqmodel
-	@.venvs/gptqmodel/bin/python -m pytest -q tests/clients/gptqmodel
+	@rm -f build/cells.json
+	@AUTOGLM_TASKS=200 .venv/bin/python -m pytest -q tests/clients --ignore=tests/clients/gptqmodel --cells build/cells.json
+	@.venvs/gptqmodel/bin/python -m pytest -q tests/clients/gptqmodel --cells build/cells.json
+	@.venv/bin/python tests/clients/compatibility.py build/cells.json
 
 lint: ## formatting, clang-tidy, cyclomatic complexity, repeated code (FILES=… or ALL=1; else what changed)
 	@tools/bootstrap.sh build lint

@@ -154,6 +154,7 @@ Result<ExportOutcome> export_layout(const exports::WeightLayout& layout, const f
                                     const ExportOptions& options, CancelToken& cancel) {
   int64_t stored = 0;  // which the layouts do not change by much
   for (const auto& module : model.layout.modules()) stored += model.weight_bytes(module);
+  for (const std::string& name : model.layout.others(model.checkpoint)) stored += model.checkpoint.find(name)->nbytes;
   AUTOGLM_ASSIGN_OR_RETURN(auto writer, open_writer(options, stored, cancel));
   AUTOGLM_ASSIGN_OR_RETURN(const auto report, exports::write_layout(model, layout, writer, cancel));
   const int64_t bytes = writer.tensor_bytes();
@@ -233,7 +234,7 @@ Result<ExportOutcome> export_model(const ExportOptions& options, CancelToken& ca
   AUTOGLM_ASSIGN_OR_RETURN(const fs::path folder, api::find_model(options.model, cancel));
   AUTOGLM_ASSIGN_OR_RETURN(const auto model, format::StoredModel::open(folder));
   std::error_code error;
-  std::vector<fs::path> read = {folder / "config.json", folder / "tokenizer.json"};
+  std::vector<fs::path> read = {folder, folder / "config.json", folder / "tokenizer.json"};
   for (const fs::path& file : model.checkpoint.files()) read.push_back(file);
   for (const fs::path& file : read) {
     if (!fs::exists(file, error) || !api::lies_in(file, options.output)) continue;

@@ -13,7 +13,7 @@ namespace {
 namespace fs = std::filesystem;
 
 bool looks_like_id(const std::string& name) {
-  static const std::regex pattern(R"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w./-]{1,100})?)");
+  static const std::regex pattern(R"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w.-]+(/[\w.-]+)*)?)");
   return name.size() < 300 && std::regex_match(name, pattern) && name.find("..") == std::string::npos;
 }
 

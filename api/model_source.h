@@ -10,7 +10,8 @@
 namespace autoglm::api {
 
 /// A folder is returned as it is. "org/name" or "org/name@revision" is found in huggingface_hub's cache or downloaded
-/// into it (hub.h). kBadInput: no such folder, or the model cannot be had.
+/// into it (hub.h). kInvalidArgument: "". Errors of hub::fetch_model; kBadInput:
+/// no such folder, or the model cannot be had.
 Result<std::filesystem::path> find_model(const std::string& model, const CancelToken& cancel,
                                          hub::Fetch what = hub::Fetch::kWeights);
 

@@ -22,4 +22,6 @@ if [ -n "${SCRATCH:-}" ]; then
   echo "== round-to-nearest INT4 in real shapes"
   $python large.py "$SCRATCH" --shape glm-edge-1.5b
   $python large.py "$SCRATCH" --shape glm-4-9b --max-ram 4G --verify fast
+  echo "== exports of a real shape"
+  $python exports.py "$SCRATCH"
 fi

@@ -112,24 +112,60 @@ Status transfer(const Call& call, const format::FileDescriptor& fd, int64_t at, 
   return ok_status();
 }
 
-/// values[n] of at most 8 bits, the lowest bits first, with `offset` added; the rest of the last byte is 0.
-void pack(std::span<const std::byte> values, const OnnxTensor& tensor, std::vector<std::byte>& out) {
-  const auto per_byte = static_cast<size_t>(8 / tensor.bits);
-  const int mask = (1 << tensor.bits) - 1;
-  out.assign((values.size() + per_byte - 1) / per_byte, std::byte{0});
-  for (size_t i = 0; i < values.size(); ++i) {
-    const int value = (static_cast<int8_t>(values[i]) + tensor.offset) & mask;
-    out[i / per_byte] |= static_cast<std::byte>(value << (static_cast<int>(i % per_byte) * tensor.bits));
+/// values[n] of kBits, the lowest bits first, with the tensor's offset added; the rest of the last byte is 0.
+template <int kBits>
+void pack_bits(std::span<const std::byte> values, int offset, std::span<std::byte> out) {
+  constexpr size_t kPerByte = 8 / kBits;
+  constexpr int kMask = (1 << kBits) - 1;
+  for (size_t i = 0; i < out.size(); ++i) {
+    const auto some = values.subspan(i * kPerByte, std::min(kPerByte, values.size() - i * kPerByte));
+    int byte = 0;
+    for (size_t j = 0; j < some.size(); ++j) {
+      byte |= ((static_cast<int8_t>(some[j]) + offset) & kMask) << (static_cast<int>(j) * kBits);
+    }
+    out[i] = static_cast<std::byte>(byte);
+  }
+}
+
+template <int kBits>
+void unpack_bits(std::span<const std::byte> bytes, int offset, std::span<std::byte> out) {
+  constexpr size_t kPerByte = 8 / kBits;
+  constexpr int kMask = (1 << kBits) - 1, kHalf = 1 << (kBits - 1);
+  for (size_t i = 0; i < out.size(); ++i) {
+    int value = (static_cast<int>(bytes[i / kPerByte]) >> (static_cast<int>(i % kPerByte) * kBits)) & kMask;
+    value = offset != 0 ? value - offset : value - (value >= kHalf ? kMask + 1 : 0);
+    out[i] = static_cast<std::byte>(value);
+  }
+}
+
+void pack(std::span<const std::byte> values, const OnnxTensor& tensor, std::span<std::byte> out) {
+  switch (tensor.bits) {
+    case 2: return pack_bits<2>(values, tensor.offset, out);
+    case 4: return pack_bits<4>(values, tensor.offset, out);
+    default: return pack_bits<8>(values, tensor.offset, out);
   }
 }
 
 void unpack(std::span<const std::byte> bytes, const OnnxTensor& tensor, std::span<std::byte> out) {
-  const auto per_byte = static_cast<size_t>(8 / tensor.bits);
-  const int mask = (1 << tensor.bits) - 1, half = 1 << (tensor.bits - 1);
-  for (size_t i = 0; i < out.size(); ++i) {
-    int value = (static_cast<int>(bytes[i / per_byte]) >> (static_cast<int>(i % per_byte) * tensor.bits)) & mask;
-    value = tensor.offset != 0 ? value - tensor.offset : value - (value >= half ? mask + 1 : 0);
-    out[i] = static_cast<std::byte>(value);
+  switch (tensor.bits) {
+    case 2: return unpack_bits<2>(bytes, tensor.offset, out);
+    case 4: return unpack_bits<4>(bytes, tensor.offset, out);
+    default: return unpack_bits<8>(bytes, tensor.offset, out);
+  }
+}
+
+/// Copies `length` elements of kSize bytes that are `from_step` elements apart to where they are `to_step` apart.
+template <size_t kSize>
+void copy_elements(const std::byte* from, size_t from_step, std::byte* to, size_t to_step, size_t length) {
+  for (size_t i = 0; i < length; ++i) std::memcpy(to + i * to_step * kSize, from + i * from_step * kSize, kSize);
+}
+
+void copy_elements(size_t size, const std::byte* from, size_t from_step, std::byte* to, size_t to_step, size_t length) {
+  switch (size) {
+    case 1: return copy_elements<1>(from, from_step, to, to_step, length);
+    case 2: return copy_elements<2>(from, from_step, to, to_step, length);
+    case 4: return copy_elements<4>(from, from_step, to, to_step, length);
+    default: return copy_elements<8>(from, from_step, to, to_step, length);
   }
 }
 
@@ -207,10 +243,9 @@ Status OnnxFile::write_rows(size_t index, int64_t first, int64_t count, std::spa
                       [&](int64_t at, int64_t from, int64_t step, int64_t elements_in_run) -> Status {
                         const auto length = static_cast<size_t>(elements_in_run);
                         gathered.resize(length * size);
-                        for (size_t i = 0; i < length; ++i) {
-                          const size_t source = static_cast<size_t>(from) + i * static_cast<size_t>(step);
-                          std::memcpy(&gathered[i * size], &elements[source * size], size);
-                        }
+                        copy_elements(size, &elements[static_cast<size_t>(from) * size], static_cast<size_t>(step),
+                                      gathered.data(), 1, length);
+                        packed.resize((length * static_cast<size_t>(tensor.bits) + 7) / 8);
                         if (is_packed(tensor)) pack(gathered, tensor, packed);
                         const std::span<const std::byte> run = is_packed(tensor) ? packed : gathered;
                         return transfer(::pwrite, file_of(tensor), at, run, path_of(tensor), "cannot write");
@@ -229,10 +264,8 @@ Status OnnxFile::read_rows(size_t index, int64_t first, int64_t count, std::span
         const std::span<std::byte> bytes = is_packed(tensor) ? packed : run;
         AUTOGLM_RETURN_IF_ERROR(transfer(::pread, file_of(tensor), at, bytes, path_of(tensor), "cannot read"));
         if (is_packed(tensor)) unpack(packed, tensor, run);
-        for (size_t i = 0; i < length; ++i) {
-          const size_t target = static_cast<size_t>(from) + i * static_cast<size_t>(step);
-          std::memcpy(&elements[target * size], &run[i * size], size);
-        }
+        copy_elements(size, run.data(), 1, &elements[static_cast<size_t>(from) * size], static_cast<size_t>(step),
+                      length);
         return ok_status();
       });
 }

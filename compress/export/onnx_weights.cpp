@@ -505,11 +505,12 @@ Status OnnxWeights::compare_item(const OnnxFile& file, const QuantizedItem& item
   const format::WeightRows floats = format::WeightRows::of(*model_, *item.module, Member::kWeight);
   AUTOGLM_RETURN_IF_ERROR(floats.read(first, count, expected));
   floats.release();
-  for (int64_t row = 0; row < count; ++row) {
-    for (int64_t col = 0; col < cols; ++col) {
-      const auto at = static_cast<size_t>(row * cols + col);
-      const auto group = static_cast<size_t>((whole ? 0 : row * scales.cols) + col / item.block);
-      if (static_cast<float>(q[at] - zeros[group]) * scale[group] != expected[at]) {
+  const auto width = static_cast<size_t>(cols), groups = static_cast<size_t>(scales.cols);
+  for (size_t row = 0; row < static_cast<size_t>(count); ++row) {
+    for (size_t g = 0; g < groups; ++g) {
+      const size_t group = (whole ? 0 : row * groups) + g, block = static_cast<size_t>(item.block);
+      for (size_t at = row * width + g * block; at < row * width + std::min(width, (g + 1) * block); ++at) {
+        if (static_cast<float>(q[at] - zeros[group]) * scale[group] == expected[at]) continue;
         return internal_error(
             fmt::format("element {} is not read back as it was written", first * cols + static_cast<int64_t>(at)));
       }

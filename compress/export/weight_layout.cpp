@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <optional>
 
 #include "compress/export/copied_tensor.h"
@@ -89,6 +88,11 @@ class LayoutExport {
         return refuse(module, "has another scheme than the linears before it, where the layout has one for all");
       }
       args_ = args;
+    }
+    for (const std::string& name : model_.layout.others(model_.checkpoint)) {  // linears beside the decoder too
+      if (name.ends_with(".weight") && model_.checkpoint.find(name)->shape.size() == 2) {
+        plain_.push_back(name.substr(0, name.size() - std::string_view(".weight").size()));
+      }
     }
     if (args_) return ok_status();
     return invalid_argument(

@@ -43,7 +43,8 @@ struct LayoutReport {
 };
 
 /// Streams `model` into `writer`, finishes it and reads it back; the caller commits. A fused gate_up_proj is written as
-/// gate_proj and up_proj, as GPTQModel wants it and vLLM takes it. Memory: one matrix. All quantized matrices must be
+/// gate_proj and up_proj, as GPTQModel wants it and vLLM takes it. Memory: one matrix, in several
+/// forms at once: about 14 bytes a value. All quantized matrices must be
 /// linears of blocks and have one scheme, for weights alone. kInvalidArgument names what the layout
 /// has no place for. kBadInput: a tensor that cannot be decoded. kResourceExhausted, kCancelled.
 Result<LayoutReport> write_layout(const format::StoredModel& model, const WeightLayout& layout,

@@ -13,6 +13,8 @@
 #include <thread>
 #include <utility>
 
+#include "core/base/log.h"
+
 namespace autoglm::hub {
 namespace {
 
@@ -64,6 +66,8 @@ Answer perform(CURL* curl, const HttpRequest& request, int64_t first_byte, Take&
   curl_easy_setopt(curl, CURLOPT_URL, request.url.c_str());
   curl_easy_setopt(curl, CURLOPT_USERAGENT, "autoglm");
   curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
+  curl_easy_setopt(curl, CURLOPT_QUICK_EXIT, 1L);  // a look-up of the host's address is not waited for
+  if (request.most_seconds > 0) curl_easy_setopt(curl, CURLOPT_TIMEOUT, static_cast<long>(request.most_seconds));
   curl_easy_setopt(curl, CURLOPT_FAILONERROR, 1L);
   curl_easy_setopt(curl, CURLOPT_FOLLOWLOCATION, 1L);
   curl_easy_setopt(curl, CURLOPT_MAXREDIRS, kMostRedirects);
@@ -115,8 +119,8 @@ Status failure(const Answer& answer, const HttpRequest& request) {
     case 401:
     case 403:
       return bad_input(
-          fmt::format("{}: access denied ({}); a private or gated model needs HF_TOKEN, of an account that "
-                      "was granted access",
+          fmt::format("{}: access denied ({}): no such model, or a private or gated one, which needs HF_TOKEN, "
+                      "of an account that was granted access",
                       request.url, answer.status));
     case 404: return bad_input(fmt::format("{}: not found (404)", request.url));
     case 429: return bad_input(fmt::format("{}: too many requests (429); try again later", request.url));
@@ -139,16 +143,18 @@ bool wait(std::chrono::milliseconds time, const HttpRequest& request) {
 Status transfer(const HttpRequest& request, const std::function<int64_t()>& begin, Take take) {
   const Curl curl = open_curl();
   if (!curl) return resource_exhausted(request.url + ": no memory for a transfer");
-  int64_t before = -1;
+  int64_t most = begin();  // the furthest that any attempt came
   for (int retry = 0;; ++retry) {
     const int64_t first = begin();
-    if (before >= 0 && first > before) retry = 0;
-    before = first;
+    if (first > most) retry = 0;
+    most = std::max(most, first);
     const Answer answer = perform(curl.get(), request, first, take);
     if (answer.code == CURLE_OK) return ok_status();
-    if (!may_pass(answer) || retry == kRetries) return failure(answer, request);
+    const bool is_gone = answer.code == CURLE_COULDNT_CONNECT || answer.code == CURLE_COULDNT_RESOLVE_HOST;
+    if (!(may_pass(answer) || (is_gone && most > 0)) || retry == kRetries) return failure(answer, request);
+    if (answer.retry_after > kMostWait.count()) return failure(answer, request);
     const std::chrono::milliseconds pause(500 << retry), asked(1000 * answer.retry_after);
-    if (asked > kMostWait) return failure(answer, request);
+    if (asked > pause) warn(fmt::format("{}: asks to wait {} s", request.url, answer.retry_after));
     if (!wait(std::max(pause, asked), request)) return cancelled();
   }
 }
@@ -183,7 +189,13 @@ Status http_download(const HttpRequest& request, const format::FileDescriptor& f
   };
   const Status status = transfer(request, begin, [&](long code, const char* data, size_t count) {
     constexpr long kPart = 206;
-    if (std::exchange(begins, false) && code != kPart) have = 0;
+    if (std::exchange(begins, false) && code != kPart) {
+      have = 0;  // a server that sends no parts
+      if (::ftruncate(fd.get(), 0) != 0) {
+        stopped = format::system_failure(shown, "cannot write", errno);
+        return false;
+      }
+    }
     if (have + static_cast<int64_t>(count) > size) {
       stopped = bad_input(fmt::format("{}: sends more than the {} bytes that the hub names", request.url, size));
       return false;

@@ -15,7 +15,8 @@ namespace autoglm::hub {
 struct HttpRequest {
   std::string url;
   std::string token;                ///< Authorization: Bearer; "" sends none
-  std::function<bool()> cancelled;  ///< asked several times a second
+  std::function<bool()> cancelled;  ///< asked about once a second
+  int64_t most_seconds = 0;         ///< that one attempt may take; 0: no limit but for standing still
 };
 
 /// The status of a failed answer: kBadInput with what the code means (401, 403, 404, ...), or that the host cannot be

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cctype>
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
@@ -33,6 +34,8 @@ namespace fs = std::filesystem;
 
 constexpr size_t kTransfers = 4;
 constexpr int64_t kMostListing = 64 << 20, kMostSmallFile = 256 << 20;
+constexpr int64_t kMostFile = int64_t{1} << 44;  // so that sums of sizes do not overflow
+constexpr int64_t kListingSeconds = 60;
 constexpr const char* kIndex = "model.safetensors.index.json";
 
 std::string variable(const char* name) {
@@ -120,8 +123,12 @@ Result<Listing> parse_listing(const std::string& text, const std::string& url) {
       if (!is_hex(file.sha256, 64, 64)) return bad_input(fmt::format("{}: {} has no SHA-256", url, file.name));
       file.etag = file.sha256;
     }
-    if (!is_hex(file.etag, 40, 64) || file.size < 0) {
+    if (!is_hex(file.etag, 40, 64) || file.size < 0 || file.size > kMostFile) {
       return bad_input(fmt::format("{}: {} has no size or no hash", url, file.name));
+    }
+    const auto is_twin = [&](const RemoteFile& other) { return other.name == file.name; };
+    if (std::any_of(out.files.begin(), out.files.end(), is_twin)) {
+      return bad_input(fmt::format("{}: lists {} twice", url, file.name));
     }
     if (!is_weights(file) && file.size > kMostSmallFile) continue;
     out.files.push_back(std::move(file));
@@ -153,7 +160,9 @@ class Download {
   Result<fs::path> run(Fetch what) {
     const std::string url = fmt::format("{}/api/models/{}/revision/{}?blobs=true", options_.endpoint,
                                         escape_path(id_.name), escape_path(id_.revision));
-    AUTOGLM_ASSIGN_OR_RETURN(const std::string text, http_get(request(url), kMostListing));
+    HttpRequest listing = request(url);
+    listing.most_seconds = kListingSeconds;
+    AUTOGLM_ASSIGN_OR_RETURN(const std::string text, http_get(listing, kMostListing));
     AUTOGLM_ASSIGN_OR_RETURN(listing_, parse_listing(text, url));
     AUTOGLM_RETURN_IF_ERROR(make_folders());
     std::vector<RemoteFile> small, weights;
@@ -163,6 +172,7 @@ class Download {
       AUTOGLM_RETURN_IF_ERROR(choose(weights));
       AUTOGLM_RETURN_IF_ERROR(get(weights));
     }
+    if (id_.revision == listing_.commit) return snapshot();
     AUTOGLM_RETURN_IF_ERROR(make_folder(repository_ / "refs" / fs::path(id_.revision).parent_path()));
     AUTOGLM_RETURN_IF_ERROR(format::replace_file(repository_ / "refs" / id_.revision, listing_.commit));
     return snapshot();
@@ -171,6 +181,7 @@ class Download {
  private:
   fs::path snapshot() const { return repository_ / "snapshots" / listing_.commit; }
   fs::path blob(const RemoteFile& file) const { return repository_ / "blobs" / file.etag; }
+  fs::path part_of(const RemoteFile& file) const { return blob(file).string() + ".autoglm-part"; }
 
   HttpRequest request(const std::string& url) {
     return {.url = url, .token = options_.token, .cancelled = [this] { return stopped_ || cancel_.is_cancelled(); }};
@@ -185,7 +196,8 @@ class Download {
   Status make_folders() {
     AUTOGLM_RETURN_IF_ERROR(make_folder(repository_ / "blobs"));
     AUTOGLM_RETURN_IF_ERROR(make_folder(snapshot()));
-    lock_ = format::lock_folder(repository_, /*or_unlocked=*/true);
+    std::error_code error;
+    lock_ = format::lock_folder(fs::canonical(repository_, error), /*or_unlocked=*/true);
     if (lock_.valid()) return ok_status();
     return resource_exhausted(fmt::format("{}: another process is downloading this model; wait for it", id_.name));
   }
@@ -199,46 +211,67 @@ class Download {
     } else if (std::any_of(weights.begin(), weights.end(),
                            [](const auto& f) { return f.name == "model.safetensors"; })) {
       names = {"model.safetensors"};
-    } else {
-      for (const RemoteFile& file : weights) names.insert(file.name);
     }
     std::erase_if(weights, [&](const RemoteFile& file) { return !names.contains(file.name); });
     if (weights.size() == names.size() && !weights.empty()) return ok_status();
     if (!weights.empty()) return bad_input(fmt::format("{}: the hub lacks a shard that {} names", id_.name, kIndex));
-    return bad_input(fmt::format("{}: has no safetensors files{}", id_.name,
-                                 listing_.has_other_weights ? ", only PyTorch's, which are not read" : ""));
+    return bad_input(fmt::format("{}: has neither model.safetensors nor {}{}", id_.name, kIndex,
+                                 listing_.has_other_weights ? "; PyTorch's weights are not read" : ""));
   }
 
   Status get(const std::vector<RemoteFile>& files) {
+    std::vector<RemoteFile> contents;  // each once, whatever names it has
     int64_t total = 0, missing = 0;
-    std::error_code error;
     for (const RemoteFile& file : files) {
+      const auto is_same = [&](const RemoteFile& other) { return other.etag == file.etag; };
+      if (std::any_of(contents.begin(), contents.end(), is_same)) continue;
+      contents.push_back(file);
       total += file.size;
-      if (!fs::exists(blob(file), error)) missing += file.size;
+      missing += file.size - bytes_here(file);
     }
     AUTOGLM_RETURN_IF_ERROR(format::check_space(repository_, missing, repository_));
+    AUTOGLM_RETURN_IF_ERROR(get_all(contents, total));
+    for (const RemoteFile& file : files) AUTOGLM_RETURN_IF_ERROR(link(file));
+    return ok_status();
+  }
+
+  Status get_all(const std::vector<RemoteFile>& files, int64_t total) {
     received_ = std::vector<std::atomic<int64_t>>(files.size());
     next_ = 0;
     std::vector<std::thread> threads;
-    std::atomic<size_t> running = std::min(kTransfers, files.size());
+    std::atomic<size_t> running = 0;
     for (size_t i = 0; i < std::min(kTransfers, files.size()); ++i) {
-      threads.emplace_back([&] {
-        work(files);
+      ++running;
+      try {
+        threads.emplace_back([&] {
+          work(files);
+          --running;
+        });
+      } catch (const std::system_error&) {  // the system gives no more threads
         --running;
-      });
-    }
-    {
-      Progress progress("downloading", total);
-      while (running > 0) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(20));
-        int64_t done = 0;
-        for (const auto& each : received_) done += each;
-        progress.update(done, fmt::format("{} of {}", format_bytes(done), format_bytes(total)));
+        break;
       }
+    }
+    if (threads.empty() && !files.empty()) return resource_exhausted("cannot start a thread to download with");
+    Progress progress("downloading", total);
+    while (running > 0) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      int64_t done = 0;
+      for (const auto& each : received_) done += each;
+      // The whole is reached when all is checked too.
+      progress.update(std::min(done, total - 1), fmt::format("{} of {}", format_bytes(done), format_bytes(total)));
     }
     for (std::thread& thread : threads) thread.join();
     AUTOGLM_RETURN_IF_ERROR(cancel_.check());
     return failure_;
+  }
+
+  /// Of a file's contents, what an earlier download left.
+  int64_t bytes_here(const RemoteFile& file) const {
+    std::error_code error;
+    if (fs::exists(blob(file), error)) return file.size;
+    const auto part = fs::file_size(part_of(file), error);
+    return error ? 0 : std::min(static_cast<int64_t>(part), file.size);
   }
 
   void work(const std::vector<RemoteFile>& files) {
@@ -253,11 +286,11 @@ class Download {
     }
   }
 
-  /// Downloads, checks, and links into the snapshot.
+  /// Downloads and checks.
   Status get_file(const RemoteFile& file, std::atomic<int64_t>& received) {
     std::error_code error;
     for (int attempt = 0; !fs::exists(blob(file), error); ++attempt) {
-      const fs::path part = blob(file).string() + ".incomplete";
+      const fs::path part = part_of(file);
       AUTOGLM_RETURN_IF_ERROR(complete(file, part, received));
       if (!file.sha256.empty()) {
         AUTOGLM_ASSIGN_OR_RETURN(const std::string found, format::sha256_of_file(part, &cancel_));
@@ -272,7 +305,7 @@ class Download {
       if (error) return format::system_failure(blob(file), "cannot rename", error.value());
     }
     received = file.size;
-    return link(file);
+    return ok_status();
   }
 
   Status complete(const RemoteFile& file, const fs::path& part, std::atomic<int64_t>& received) {
@@ -280,7 +313,7 @@ class Download {
     struct stat info = {};
     if (!fd.valid() || ::fstat(fd.get(), &info) != 0) return format::system_failure(part, "cannot create", errno);
     int64_t have = info.st_size;
-    if (have > file.size) have = 0;
+    if (have > file.size || file.sha256.empty()) have = 0;  // what cannot be checked is not put together
     if (::ftruncate(fd.get(), have) != 0) return format::system_failure(part, "cannot write", errno);
     received = have;
     if (have < file.size) {
@@ -325,9 +358,13 @@ HubOptions HubOptions::from_environment() {
   if (const std::string endpoint = variable("HF_ENDPOINT"); !endpoint.empty()) out.endpoint = endpoint;
   while (out.endpoint.ends_with('/')) out.endpoint.pop_back();
   out.token = variable("HF_TOKEN");
-  if (std::ifstream file(home_folder() / "token"); out.token.empty() && file) std::getline(file, out.token);
-  const std::string offline = variable("HF_HUB_OFFLINE");
-  out.offline = offline == "1" || offline == "true" || offline == "TRUE" || offline == "ON" || offline == "YES";
+  fs::path token_file = variable("HF_TOKEN_PATH");
+  if (token_file.empty()) token_file = home_folder() / "token";
+  if (std::ifstream file(token_file); out.token.empty() && file) std::getline(file, out.token);
+  std::erase_if(out.token, [](char c) { return c == '\r' || c == '\n' || c == ' '; });
+  std::string offline = variable("HF_HUB_OFFLINE");
+  std::transform(offline.begin(), offline.end(), offline.begin(), [](unsigned char c) { return std::toupper(c); });
+  out.offline = offline == "1" || offline == "TRUE" || offline == "ON" || offline == "YES";
   return out;
 }
 
@@ -338,8 +375,10 @@ fs::path find_cached(const HubOptions& options, const ModelId& id, Fetch what) {
   fs::path snapshot = repository / "snapshots" / commit;
   std::error_code error;
   if (commit.empty() || !fs::exists(snapshot / "config.json", error)) return {};
-  if (what == Fetch::kWeights && !format::Checkpoint::open(snapshot).ok()) return {};
-  return snapshot;
+  if (what == Fetch::kConfig || options.offline) return snapshot;
+  const bool has_tokenizer =
+      fs::exists(snapshot / "tokenizer.json", error) || fs::exists(snapshot / "tokenizer.model", error);
+  return has_tokenizer && format::Checkpoint::open(snapshot).ok() ? snapshot : fs::path();
 }
 
 Result<fs::path> fetch_model(const HubOptions& options, const ModelId& id, Fetch what, const CancelToken& cancel) {
@@ -349,6 +388,9 @@ Result<fs::path> fetch_model(const HubOptions& options, const ModelId& id, Fetch
         fmt::format("{}: revision '{}' is not in the Hugging Face cache ({}), or not whole, and "
                     "HF_HUB_OFFLINE forbids asking the hub",
                     id.name, id.revision, repository_of(options, id).string()));
+  }
+  if (!options.endpoint.starts_with("https://") && !options.endpoint.starts_with("http://")) {
+    return invalid_argument(fmt::format("HF_ENDPOINT is {}; it must begin with https:// or http://", options.endpoint));
   }
   return Download(options, id, cancel).run(what);
 }

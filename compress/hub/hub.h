@@ -3,7 +3,7 @@
 ///
 ///   models--ORG--NAME/refs/REVISION            the commit that a revision stands for
 ///   models--ORG--NAME/snapshots/COMMIT/FILE    a link to ../../blobs/ETAG
-///   models--ORG--NAME/blobs/ETAG               the contents; ETAG.incomplete while they come
+///   models--ORG--NAME/blobs/ETAG               the contents; ETAG.autoglm-part while they come
 #include <filesystem>
 #include <string>
 
@@ -18,7 +18,8 @@ struct HubOptions {
   std::string token;     ///< "": none
   bool offline = false;  ///< never asks
 
-  /// HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME; HF_ENDPOINT; HF_TOKEN or the file `token` of HF_HOME; HF_HUB_OFFLINE.
+  /// HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME; HF_ENDPOINT; HF_TOKEN, or the file
+  /// HF_TOKEN_PATH or `token` of HF_HOME; HF_HUB_OFFLINE.
   static HubOptions from_environment();
 };
 
@@ -37,9 +38,10 @@ enum class Fetch {
 std::filesystem::path find_cached(const HubOptions& options, const ModelId& id, Fetch what);
 
 /// The same, downloaded when it is not there: in parallel, resumed where an earlier download broke off, sizes and (of
-/// files that the hub has them for) SHA-256 checked. The snapshot gets a file when it is whole. kBadInput: no such
-/// model or revision, access denied, the hub cannot be reached, no safetensors, a file that comes damaged twice.
-/// kResourceExhausted: disk. kCancelled: what has come is kept.
+/// files that the hub has them for) SHA-256 checked. The snapshot gets weights when all are whole. kBadInput:
+/// no such model or revision, access denied, the hub cannot be reached or may not be asked, no safetensors, a file that
+/// comes damaged twice. kInvalidArgument: an endpoint that is no URL. kResourceExhausted: disk, or another process is
+/// downloading the model. kCancelled: what has come is kept.
 Result<std::filesystem::path> fetch_model(const HubOptions& options, const ModelId& id, Fetch what,
                                           const CancelToken& cancel);
 

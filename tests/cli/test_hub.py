@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from conftest import AUTOGLM, BAD_INPUT, CANCELLED, DEMO, RESOURCES, TINY
+from conftest import AUTOGLM, BAD_INPUT, CANCELLED, DEMO, RESOURCES, USAGE
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ID = "org/demo"
@@ -22,7 +22,7 @@ class Hub:
     def __init__(self, folder):
         self.files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
         self.token, self.drop_after, self.ranges, self.status, self.damaged, self.slow = None, 0, True, {}, {}, 0
-        self.redirect, self.requests, self.failures = False, [], {}
+        self.redirect, self.requests, self.retry_after = False, [], "1"
 
     def listing(self):
         siblings = []
@@ -51,11 +51,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         hub, path = self.server.hub, self.path.split("?")[0]
         hub.requests.append((path, self.headers.get("Range"), self.headers.get("Authorization")))
-        name = path.rsplit("/", 1)[-1]
+        name = path.split(f"/resolve/{COMMIT}/")[-1].removeprefix("/elsewhere/")
         left = hub.status.get(name, hub.status.get("*"))
         if left and left[1] > 0:
             left[1] -= 1
-            return self.answer(left[0], **({"Retry_After": "1"} if left[0] == 429 else {}))
+            return self.answer(left[0], **({"Retry_After": hub.retry_after} if left[0] == 429 else {}))
         if path.startswith("/elsewhere/"):  # a token is for its host alone
             return self.answer(500) if self.headers.get("Authorization") else self.send_file(name)
         if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
@@ -115,7 +115,7 @@ def check_whole(hub, tmp_path):
     assert (repository(tmp_path) / "refs" / "main").read_text() == COMMIT
     for name in FILES:
         assert (snapshot / name).is_symlink() and (snapshot / name).read_bytes() == hub.files[name]
-    assert not list(repository(tmp_path).glob("blobs/*.incomplete"))
+    assert not list(repository(tmp_path).glob("blobs/*.autoglm-part"))
 
 
 def test_a_model_is_downloaded_once(autoglm, hub, tmp_path, monkeypatch):
@@ -129,7 +129,6 @@ def test_a_model_is_downloaded_once(autoglm, hub, tmp_path, monkeypatch):
     assert len(hub.requests) == asked
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert autoglm("inspect", ID, "--json").code == 0
-    (tmp_path / "plain").mkdir()
     assert autoglm("compress", DEMO, "-q", "int8", "--method", "rtn", "--verify", "none", "-o", tmp_path / "local").code == 0
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "local" / "model.safetensors").read_bytes()
 
@@ -152,7 +151,7 @@ def test_dropped_connections_are_resumed(autoglm, hub, tmp_path):
 
 
 def test_a_server_without_ranges_sends_it_all_again(autoglm, hub, tmp_path):
-    part = repository(tmp_path) / "blobs" / (hashlib.sha256(hub.files["model.safetensors"]).hexdigest() + ".incomplete")
+    part = repository(tmp_path) / "blobs" / (hashlib.sha256(hub.files["model.safetensors"]).hexdigest() + ".autoglm-part")
     part.parent.mkdir(parents=True)
     part.write_bytes(b"something else")
     hub.ranges = False
@@ -162,7 +161,7 @@ def test_a_server_without_ranges_sends_it_all_again(autoglm, hub, tmp_path):
 
 def test_what_came_before_is_used(autoglm, hub, tmp_path):
     data = hub.files["model.safetensors"]
-    part = repository(tmp_path) / "blobs" / (hashlib.sha256(data).hexdigest() + ".incomplete")
+    part = repository(tmp_path) / "blobs" / (hashlib.sha256(data).hexdigest() + ".autoglm-part")
     part.parent.mkdir(parents=True)
     part.write_bytes(data[:1000])
     assert compress(autoglm, tmp_path).code == 0
@@ -180,7 +179,7 @@ def test_damage_that_stays_is_an_error(autoglm, hub, tmp_path):
     hub.damaged["model.safetensors"] = 99
     compress(autoglm, tmp_path).refused(BAD_INPUT, "model.safetensors", "SHA-256")
     assert not (repository(tmp_path) / "refs" / "main").exists() and not (tmp_path / "out").exists()
-    assert not list(repository(tmp_path).glob("blobs/*.incomplete"))
+    assert not list(repository(tmp_path).glob("blobs/*.autoglm-part"))
 
 
 @pytest.mark.parametrize("status,words", [(401, ("HF_TOKEN",)), (403, ("HF_TOKEN",)), (404, ("not found",)), (418, ("418",))])
@@ -214,6 +213,39 @@ def test_other_weights_and_revisions(autoglm, hub, tmp_path):
     compress(autoglm, tmp_path).refused(BAD_INPUT)
 
 
+def test_one_contents_under_two_names(autoglm, hub, tmp_path):
+    hub.files["additional_chat_templates/tool_use.jinja"] = hub.files["chat_template.jinja"] = b"{{ messages }}" * 1000
+    assert compress(autoglm, tmp_path).code == 0
+    snapshot = repository(tmp_path) / "snapshots" / COMMIT
+    assert (snapshot / "additional_chat_templates" / "tool_use.jinja").read_bytes() == hub.files["chat_template.jinja"]
+    check_whole(hub, tmp_path)
+
+
+@pytest.mark.parametrize("revision", ["/tmp/x", "a//b", "../x", "a/", "@"])
+def test_revisions_that_are_none(autoglm, hub, tmp_path, revision):
+    autoglm("compress", f"{ID}@{revision}", "-q", "int8", "-o", tmp_path / "out").refused(BAD_INPUT, "no such folder")
+    assert hub.requests == []
+
+
+def test_an_endpoint_without_a_scheme(autoglm, hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "hub.example")
+    compress(autoglm, tmp_path).refused(USAGE, "HF_ENDPOINT", "https://")
+
+
+def test_a_shard_that_is_missing_leaves_no_partial_snapshot(autoglm, hub, tmp_path):
+    hub.files["model.safetensors.index.json"] = json.dumps({"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}).encode()
+    hub.files["a.safetensors"], hub.files["b.safetensors"] = b"a" * 20_000, b"b" * 20_000
+    hub.status["b.safetensors"] = [404, 9]
+    compress(autoglm, tmp_path).refused(BAD_INPUT, "b.safetensors", "404")
+    assert not list((repository(tmp_path) / "snapshots" / COMMIT).glob("*.safetensors"))
+    assert autoglm("inspect", ID).code == 0
+
+
+def test_a_wait_that_is_too_long_is_not_waited_for(autoglm, hub, tmp_path):
+    hub.status["*"], hub.retry_after = [429, 99], "9223372036854775807"
+    compress(autoglm, tmp_path).refused(BAD_INPUT, "429")
+
+
 @pytest.mark.parametrize("listing", [b"", b"[]", b"{}", b'{"sha": "../..", "siblings": []}', b'{"sha": "%s"}' % COMMIT.encode(),
                                      b'{"sha": "%s", "siblings": [{"rfilename": "config.json", "size": -1}]}' % COMMIT.encode(),
                                      b'{"sha": "%s", "siblings": [7, null, {"rfilename": 3}]}' % COMMIT.encode(), b"<html>"])
@@ -236,7 +268,7 @@ def test_a_full_disk(autoglm, hub, small_disk, tmp_path, monkeypatch):
 def test_ctrl_c_keeps_what_has_come(autoglm, hub, tmp_path):
     hub.slow = 0.02
     process = subprocess.Popen([AUTOGLM, "compress", ID, "-q", "int8", "-o", tmp_path / "out"], stderr=subprocess.PIPE, text=True)
-    part = repository(tmp_path) / "blobs" / (hashlib.sha256(hub.files["model.safetensors"]).hexdigest() + ".incomplete")
+    part = repository(tmp_path) / "blobs" / (hashlib.sha256(hub.files["model.safetensors"]).hexdigest() + ".autoglm-part")
     while not (part.exists() and part.stat().st_size > 1_000_000):
         time.sleep(0.01)
     asked = time.monotonic()

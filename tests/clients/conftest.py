@@ -1,4 +1,6 @@
-"""Fixtures for tests that load our artifacts with other software."""
+"""Fixtures for tests that load our artifacts with other software, and the record of what they showed (--cells)."""
+import importlib.metadata
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -50,3 +52,35 @@ def our_logits(tmp_path_factory):
     yield run
     program.stdin.close()
     assert program.wait() == 0
+
+
+# Format and client of the tests of a file that run for a family; of a format that is a parameter, None.
+CELLS = {"test_transformers": ("compressed-tensors", "transformers"), "test_export": ("hf", "transformers"),
+         "test_gguf": ("gguf", "xllamacpp"), "test_onnx": ("onnx", "onnxruntime"), "test_gptqmodel": (None, "gptqmodel")}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--cells", type=Path, help="a file: for each format and family, the client that loaded it and whether it agreed")
+
+
+def pytest_configure(config):
+    config.cells = {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    if "family" in parameters and item.path.stem in CELLS and (report.when == "call" or not report.passed):
+        kind, client = CELLS[item.path.stem]
+        cell = item.config.cells.setdefault(f"{kind or parameters['layout']} {parameters['family']}",
+                                            {"client": f"{client} {importlib.metadata.version(client)}", "agrees": True})
+        cell["agrees"] = cell["agrees"] and report.passed
+    return report
+
+
+def pytest_sessionfinish(session):
+    file = session.config.getoption("--cells")
+    if file:
+        known = json.loads(file.read_text()) if file.exists() else {}
+        file.write_text(json.dumps(known | session.config.cells, indent=1, sort_keys=True) + "\n")

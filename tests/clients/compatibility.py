@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+"""Writes the table of families and formats into docs/FORMATS.md from what the tests of clients recorded (make test-clients).
+
+usage: compatibility.py CELLS.json [--check]
+
+--check changes nothing, and exits with 1 where the table is another.
+"""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs/FORMATS.md"
+BEGIN, END = "<!-- compatibility: tests/clients/compatibility.py writes this table -->\n", "<!-- end of compatibility -->\n"
+FORMATS = ["compressed-tensors", "hf", "gguf", "onnx", "gptq", "awq"]
+
+
+def family_of(checkpoint):
+    """glm4_tied, glm4_moe_plain and the demo model are further checkpoints of a family."""
+    if checkpoint == "glm-phone-demo":
+        return "glm4"
+    return next(f for f in ("chatglm", "glm4_moe", "glm4v", "glm4", "glm", "llama", "qwen2", "qwen3") if checkpoint.startswith(f))
+
+
+def table(cells):
+    families, clients = {}, {}
+    for name, cell in cells.items():
+        kind, checkpoint = name.split(" ")
+        families.setdefault(family_of(checkpoint), {}).setdefault(kind, []).append(cell["agrees"])
+        clients.setdefault(kind, set()).add(cell["client"])
+    words = {True: "yes", False: "**no**"}
+    lines = ["| | " + " | ".join(f"{kind}: {', '.join(sorted(clients.get(kind, ['not run'])))}" for kind in FORMATS) + " |",
+             "|---" * (len(FORMATS) + 1) + "|"]
+    for family in sorted(families):
+        row = [words[all(families[family][kind])] if kind in families[family] else "" for kind in FORMATS]
+        lines.append(f"| {family} | " + " | ".join(row) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cells", type=Path)
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    text = DOCUMENT.read_text()
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    new = before + BEGIN + "\n" + table(json.loads(arguments.cells.read_text())) + "\n" + END + after
+    if arguments.check:
+        sys.exit(0 if new == text else f"{DOCUMENT}: the table is another; make test-clients writes it")
+    DOCUMENT.write_text(new)
+
+
+if __name__ == "__main__":
+    main()
