@@ -14,7 +14,7 @@ from pathlib import Path
 
 from measure import AUTOGLM, ROOT, megabytes, run
 
-FORMATS = {"hf": ["hf"], "gguf": ["gguf"], "gguf q4_k": ["gguf", "--type", "q4_k"], "onnx": ["onnx"],
+FORMATS = {"hf": ["hf"], "gguf": ["gguf"], "onnx": ["onnx"],
            "onnx matmul-nbits": ["onnx", "--matmul-nbits"], "gptq": ["gptq"], "awq": ["awq"]}
 
 

@@ -112,27 +112,27 @@ Status transfer(const Call& call, const format::FileDescriptor& fd, int64_t at, 
   return ok_status();
 }
 
-/// values[n] of kBits, the lowest bits first, with the tensor's offset added; the rest of the last byte is 0.
-template <int kBits>
+/// values[n] of bits, the lowest bits first, with the tensor's offset added; the rest of the last byte is 0.
+template <int bits>
 void pack_bits(std::span<const std::byte> values, int offset, std::span<std::byte> out) {
-  constexpr size_t kPerByte = 8 / kBits;
-  constexpr int kMask = (1 << kBits) - 1;
+  constexpr size_t kPerByte = 8 / bits;
+  constexpr int kMask = (1 << bits) - 1;
   for (size_t i = 0; i < out.size(); ++i) {
     const auto some = values.subspan(i * kPerByte, std::min(kPerByte, values.size() - i * kPerByte));
     int byte = 0;
     for (size_t j = 0; j < some.size(); ++j) {
-      byte |= ((static_cast<int8_t>(some[j]) + offset) & kMask) << (static_cast<int>(j) * kBits);
+      byte |= ((static_cast<int8_t>(some[j]) + offset) & kMask) << (static_cast<int>(j) * bits);
     }
     out[i] = static_cast<std::byte>(byte);
   }
 }
 
-template <int kBits>
+template <int bits>
 void unpack_bits(std::span<const std::byte> bytes, int offset, std::span<std::byte> out) {
-  constexpr size_t kPerByte = 8 / kBits;
-  constexpr int kMask = (1 << kBits) - 1, kHalf = 1 << (kBits - 1);
+  constexpr size_t kPerByte = 8 / bits;
+  constexpr int kMask = (1 << bits) - 1, kHalf = 1 << (bits - 1);
   for (size_t i = 0; i < out.size(); ++i) {
-    int value = (static_cast<int>(bytes[i / kPerByte]) >> (static_cast<int>(i % kPerByte) * kBits)) & kMask;
+    int value = (static_cast<int>(bytes[i / kPerByte]) >> (static_cast<int>(i % kPerByte) * bits)) & kMask;
     value = offset != 0 ? value - offset : value - (value >= kHalf ? kMask + 1 : 0);
     out[i] = static_cast<std::byte>(value);
   }
@@ -154,10 +154,10 @@ void unpack(std::span<const std::byte> bytes, const OnnxTensor& tensor, std::spa
   }
 }
 
-/// Copies `length` elements of kSize bytes that are `from_step` elements apart to where they are `to_step` apart.
-template <size_t kSize>
+/// Copies `length` elements of size bytes that are `from_step` elements apart to where they are `to_step` apart.
+template <size_t size>
 void copy_elements(const std::byte* from, size_t from_step, std::byte* to, size_t to_step, size_t length) {
-  for (size_t i = 0; i < length; ++i) std::memcpy(to + i * to_step * kSize, from + i * from_step * kSize, kSize);
+  for (size_t i = 0; i < length; ++i) std::memcpy(to + i * to_step * size, from + i * from_step * size, size);
 }
 
 void copy_elements(size_t size, const std::byte* from, size_t from_step, std::byte* to, size_t to_step, size_t length) {
