@@ -37,6 +37,13 @@ Result<std::optional<format::DType>> parse_dtype(const std::string& word) {
   return invalid_argument(unknown_word("value of --type", word, std::vector<std::string>{"bf16", "fp16", "fp32"}));
 }
 
+// Of what lies beside the decoder, which is copied.
+int64_t other_bytes(const format::StoredModel& model) {
+  int64_t bytes = 0;
+  for (const std::string& name : model.layout.others(model.checkpoint)) bytes += model.checkpoint.find(name)->nbytes;
+  return bytes;
+}
+
 // Of the tensors, were every float in `dtype`; a little more than is written.
 int64_t plain_bytes(const format::StoredModel& model, std::optional<format::DType> dtype) {
   int64_t bytes = 0;
@@ -45,8 +52,7 @@ int64_t plain_bytes(const format::StoredModel& model, std::optional<format::DTyp
     const int64_t width = format::size_of(dtype.value_or(model.config.dtype));
     bytes += converted ? format::element_count(module.shape).value_or(0) * width : model.weight_bytes(module);
   }
-  for (const std::string& name : model.layout.others(model.checkpoint)) bytes += model.checkpoint.find(name)->nbytes;
-  return bytes;
+  return bytes + other_bytes(model);
 }
 
 /// "12 F32, 30 Q4_0".
@@ -152,9 +158,8 @@ Result<ExportOutcome> export_onnx(const format::StoredModel& model, const Export
 
 Result<ExportOutcome> export_layout(const exports::WeightLayout& layout, const format::StoredModel& model,
                                     const ExportOptions& options, CancelToken& cancel) {
-  int64_t stored = 0;  // which the layouts do not change by much
+  int64_t stored = other_bytes(model);  // and the weights, which the layouts do not make much larger
   for (const auto& module : model.layout.modules()) stored += model.weight_bytes(module);
-  for (const std::string& name : model.layout.others(model.checkpoint)) stored += model.checkpoint.find(name)->nbytes;
   AUTOGLM_ASSIGN_OR_RETURN(auto writer, open_writer(options, stored, cancel));
   AUTOGLM_ASSIGN_OR_RETURN(const auto report, exports::write_layout(model, layout, writer, cancel));
   const int64_t bytes = writer.tensor_bytes();
@@ -167,8 +172,7 @@ Result<ExportOutcome> export_layout(const exports::WeightLayout& layout, const f
           .dump(2);
   outcome.summary = fmt::format(
       "{}: {}; {} matrices in {}'s layout\nchecked: {} tensors read back, by the layout's own rule; FP16 scales moved "
-      "no "
-      "weight by more than {:.1e} of its matrix's largest\n",
+      "no weight by more than {:.1e} of its matrix's largest\n",
       writer.target().string(), format_bytes(bytes), report.matrices, options.format, report.checked, report.rounding);
   return outcome;
 }

@@ -60,14 +60,13 @@ class AwqLayout : public WeightLayout {
   std::vector<StoredTensor> encode(const QuantizedWeight& weight, std::string_view module) const override {
     StoredTensor scales = scales_by_group(weight, module);
     const int64_t groups = scales.shape[0];
-    const bool whole = weight.zero_points.size() == 1;
+    const std::vector<int8_t> zeros = zeros_by_group(weight);
     std::vector<StoredTensor> out;
     out.push_back(pack(fmt::format("{}.qweight", module), weight.rows, weight.cols, [&](int64_t row, int64_t col) {
       return weight.values[static_cast<size_t>(row * weight.cols + col)];
     }));
-    out.push_back(pack(fmt::format("{}.qzeros", module), weight.rows, groups, [&](int64_t row, int64_t group) -> int {
-      if (weight.args.symmetric) return 0;
-      return weight.zero_points[whole ? 0 : static_cast<size_t>(row * groups + group)];
+    out.push_back(pack(fmt::format("{}.qzeros", module), weight.rows, groups, [&](int64_t row, int64_t group) {
+      return zeros[static_cast<size_t>(group * weight.rows + row)];
     }));
     out.push_back(std::move(scales));
     return out;

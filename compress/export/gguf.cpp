@@ -368,10 +368,7 @@ class GgufExport {
     const ModuleSpec& module = piece.module();
     encoded_.resize(static_cast<size_t>(piece.count * piece.width()));
     if (piece.item.exact) {
-      const format::QuantScheme* scheme = model_.scheme_of(module);
-      AUTOGLM_ASSIGN_OR_RETURN(const auto weight, format::decode_rows(model_.checkpoint, module.name, *scheme,
-                                                                      model_.quantization->format_of(*scheme),
-                                                                      module.shape, piece.first, piece.count));
+      AUTOGLM_ASSIGN_OR_RETURN(const auto weight, format::decode_rows(model_, module, piece.first, piece.count));
       encode(weight, piece.tensor.type, encoded_);
       model_.release_weight(module);
     } else {

@@ -99,27 +99,13 @@ Result<GgufFile> GgufFile::begin(format::StagedFile file, std::span<const GgufMe
 }
 
 Status GgufFile::write(const GgufTensor& tensor, int64_t first_row, std::span<const std::byte> bytes) {
-  int64_t at = tensor.offset + first_row * row_bytes(tensor.type, tensor.cols());
-  while (!bytes.empty()) {
-    const ssize_t written = ::pwrite(file_.fd().get(), bytes.data(), bytes.size(), at);
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) return format::system_failure(target(), "cannot write", written < 0 ? errno : ENOSPC);
-    bytes = bytes.subspan(static_cast<size_t>(written));
-    at += written;
-  }
-  return ok_status();
+  return format::write_at(file_.fd(), tensor.offset + first_row * row_bytes(tensor.type, tensor.cols()), bytes,
+                          target());
 }
 
 Status GgufFile::read(const GgufTensor& tensor, int64_t first_row, std::span<std::byte> bytes) const {
-  int64_t at = tensor.offset + first_row * row_bytes(tensor.type, tensor.cols());
-  while (!bytes.empty()) {
-    const ssize_t got = ::pread(file_.fd().get(), bytes.data(), bytes.size(), at);
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) return format::system_failure(target(), "cannot read", got < 0 ? errno : EIO);
-    bytes = bytes.subspan(static_cast<size_t>(got));
-    at += got;
-  }
-  return ok_status();
+  return format::read_at(file_.fd(), tensor.offset + first_row * row_bytes(tensor.type, tensor.cols()), bytes,
+                         target());
 }
 
 }  // namespace autoglm::exports

@@ -70,17 +70,8 @@ class GptqLayout : public WeightLayout {
     const int bits = weight.args.num_bits;
     StoredTensor scales = scales_by_group(weight, module);
     const int64_t groups = scales.shape[0];
-    // Zero points by group. Symmetric ones are 0, which is 2^(bits-1) unsigned, and `gptq` takes 1 off.
-    std::vector<int8_t> zeros(static_cast<size_t>(groups * weight.rows), int8_t{-1});
-    if (!weight.args.symmetric) {
-      const bool whole = weight.zero_points.size() == 1;
-      for (int64_t g = 0; g < groups; ++g) {
-        for (int64_t r = 0; r < weight.rows; ++r) {
-          const int64_t from = whole ? 0 : r * groups + g;
-          zeros[static_cast<size_t>(g * weight.rows + r)] = weight.zero_points[static_cast<size_t>(from)];
-        }
-      }
-    }
+    std::vector<int8_t> zeros = zeros_by_group(weight);
+    if (weight.args.symmetric) std::fill(zeros.begin(), zeros.end(), int8_t{-1});  // `gptq` takes 1 off
     std::vector<uint32_t> packed_zeros;
     std::vector<uint32_t> row(static_cast<size_t>(format::packed_words(weight.rows, bits)));
     for (int64_t g = 0; g < groups; ++g) {

@@ -24,15 +24,11 @@ using Bytes = std::span<const std::byte>;
 
 constexpr int64_t kPieceValues = 1 << 20;
 
-std::string name_of(const ModuleSpec& module, Member member) {
-  return member == Member::kBias ? module.bias_name() : module.weight_name();
-}
-
 /// The values of one tensor, as they are to be written, a few rows at a time.
 class Pieces {
  public:
   Pieces(const format::StoredModel& model, const ModuleSpec& module, Member member, DType dtype)
-      : rows_(WeightRows::of(model, module, member)), name_(name_of(module, member)), dtype_(dtype) {}
+      : rows_(WeightRows::of(model, module, member)), name_(format::tensor_name(module, member)), dtype_(dtype) {}
 
   /// Empty at the end; valid until the next call.
   Result<Bytes> next() {
@@ -122,7 +118,7 @@ class HfExport {
   }
 
   Status write_member(const ModuleSpec& module, Member member) {
-    const std::string name = name_of(module, member);
+    const std::string name = format::tensor_name(module, member);
     const auto dtype = type_of(module, member);
     if (!dtype) return writer_.add(name, model_.checkpoint, name, {.finite = true});
     Pieces pieces(model_, module, member, *dtype);
@@ -163,7 +159,7 @@ class HfExport {
   }
 
   Status compare(const format::StoredModel& written, const ModuleSpec& module, Member member) {
-    const std::string name = name_of(module, member);
+    const std::string name = format::tensor_name(module, member);
     const auto dtype = type_of(module, member);
     if (!dtype) return compare_copy(written, name);
     AUTOGLM_ASSIGN_OR_RETURN(Bytes bytes, written.checkpoint.bytes(name));

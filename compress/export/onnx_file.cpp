@@ -99,19 +99,6 @@ int64_t place_external(std::vector<OnnxTensor>& tensors) {
   return end;
 }
 
-template <typename Call, typename Byte>
-Status transfer(const Call& call, const format::FileDescriptor& fd, int64_t at, std::span<Byte> bytes,
-                const std::filesystem::path& path, std::string_view what) {
-  while (!bytes.empty()) {
-    const ssize_t done = call(fd.get(), bytes.data(), bytes.size(), at);
-    if (done < 0 && errno == EINTR) continue;
-    if (done <= 0) return format::system_failure(path, what, done < 0 ? errno : EIO);
-    bytes = bytes.subspan(static_cast<size_t>(done));
-    at += done;
-  }
-  return ok_status();
-}
-
 /// values[n] of bits, the lowest bits first, with the tensor's offset added; the rest of the last byte is 0.
 template <int bits>
 void pack_bits(std::span<const std::byte> values, int offset, std::span<std::byte> out) {
@@ -218,7 +205,7 @@ Status OnnxFile::write(format::FolderWriter& folder, onnx::ModelProto& model, st
     if (::ftruncate(fd.get(), skeleton.bytes) != 0) return format::system_failure(shown, "cannot write", errno);
     int64_t at = 0;
     for (const auto& [piece, open] : skeleton.pieces) {
-      AUTOGLM_RETURN_IF_ERROR(transfer(::pwrite, fd, at, std::as_bytes(std::span(piece)), shown, "cannot write"));
+      AUTOGLM_RETURN_IF_ERROR(format::write_at(fd, at, std::as_bytes(std::span(piece)), shown));
       at += static_cast<int64_t>(piece.size()) + open;
     }
     return fill(file);
@@ -248,7 +235,7 @@ Status OnnxFile::write_rows(size_t index, int64_t first, int64_t count, std::spa
                         packed.resize((length * static_cast<size_t>(tensor.bits) + 7) / 8);
                         if (is_packed(tensor)) pack(gathered, tensor, packed);
                         const std::span<const std::byte> run = is_packed(tensor) ? packed : gathered;
-                        return transfer(::pwrite, file_of(tensor), at, run, path_of(tensor), "cannot write");
+                        return format::write_at(file_of(tensor), at, run, path_of(tensor));
                       });
 }
 
@@ -256,18 +243,18 @@ Status OnnxFile::read_rows(size_t index, int64_t first, int64_t count, std::span
   const OnnxTensor& tensor = tensors_[index];
   const size_t size = element_bytes(tensor);
   std::vector<std::byte> run, packed;
-  return for_each_run(
-      tensor, first, count, [&](int64_t at, int64_t from, int64_t step, int64_t elements_in_run) -> Status {
-        const auto length = static_cast<size_t>(elements_in_run);
-        run.resize(length * size);
-        packed.resize((length * static_cast<size_t>(tensor.bits) + 7) / 8);
-        const std::span<std::byte> bytes = is_packed(tensor) ? packed : run;
-        AUTOGLM_RETURN_IF_ERROR(transfer(::pread, file_of(tensor), at, bytes, path_of(tensor), "cannot read"));
-        if (is_packed(tensor)) unpack(packed, tensor, run);
-        copy_elements(size, run.data(), 1, &elements[static_cast<size_t>(from) * size], static_cast<size_t>(step),
-                      length);
-        return ok_status();
-      });
+  return for_each_run(tensor, first, count,
+                      [&](int64_t at, int64_t from, int64_t step, int64_t elements_in_run) -> Status {
+                        const auto length = static_cast<size_t>(elements_in_run);
+                        run.resize(length * size);
+                        packed.resize((length * static_cast<size_t>(tensor.bits) + 7) / 8);
+                        const std::span<std::byte> bytes = is_packed(tensor) ? packed : run;
+                        AUTOGLM_RETURN_IF_ERROR(format::read_at(file_of(tensor), at, bytes, path_of(tensor)));
+                        if (is_packed(tensor)) unpack(packed, tensor, run);
+                        copy_elements(size, run.data(), 1, &elements[static_cast<size_t>(from) * size],
+                                      static_cast<size_t>(step), length);
+                        return ok_status();
+                      });
 }
 
 }  // namespace autoglm::exports

@@ -107,16 +107,13 @@ std::string OnnxGraph::scalar(int64_t value) {
 
 std::string OnnxGraph::scalar(float value) { return floats({value}, {}); }
 
-std::string OnnxGraph::byte(int value) {
-  onnx::TensorProto tensor;
-  tensor.set_data_type(onnx::TensorProto::UINT8);
-  tensor.add_int32_data(value);
-  return add_constant(tensor);
-}
+std::string OnnxGraph::byte(int value) { return add_byte(onnx::TensorProto::UINT8, value); }
 
-std::string OnnxGraph::signed_byte(int value) {
+std::string OnnxGraph::signed_byte(int value) { return add_byte(onnx::TensorProto::INT8, value); }
+
+std::string OnnxGraph::add_byte(int32_t type, int value) {
   onnx::TensorProto tensor;
-  tensor.set_data_type(onnx::TensorProto::INT8);
+  tensor.set_data_type(type);
   tensor.add_int32_data(value);
   return add_constant(tensor);
 }

@@ -56,6 +56,7 @@ class OnnxGraph {
 
  private:
   onnx::NodeProto& add_node(std::string_view op, const Values& inputs, const OnnxAttributes& attributes);
+  std::string add_byte(int32_t type, int value);
   std::string add_constant(const onnx::TensorProto& tensor);
 
   onnx::GraphProto proto_;

@@ -42,10 +42,6 @@ int32_t integer_type(int bits) {
   return bits == 2 ? TensorProto::INT2 : bits == 4 ? TensorProto::INT4 : TensorProto::INT8;
 }
 
-std::string member_name(const ModuleSpec& module, Member member) {
-  return member == Member::kBias ? module.bias_name() : module.weight_name();
-}
-
 /// Under which the matrix of a linear is stored: a head that is the embedding stands beside it.
 std::string stored_name(const ModuleSpec& module) {
   return module.role == format::Role::kEmbedding ? "lm_head" : module.name;
@@ -84,11 +80,9 @@ Result<OnnxWeights> OnnxWeights::plan(const format::StoredModel& model, bool use
   };
   AUTOGLM_RETURN_IF_ERROR(model.check_activations(runs, "dynamic token and static tensor"));
   for (const ModuleSpec& module : model.layout.modules()) {
-    const format::QuantScheme* scheme = model.scheme_of(module);
-    if (scheme == nullptr) continue;
-    AUTOGLM_RETURN_IF_ERROR(format::decode_rows(model.checkpoint, module.name, *scheme,
-                                                model.quantization->format_of(*scheme), module.shape, 0, 0)
-                                .status());  // all that belongs to it is there, and fits
+    if (model.scheme_of(module) == nullptr) continue;
+    // All that belongs to it is there, and fits.
+    AUTOGLM_RETURN_IF_ERROR(format::decode_rows(model, module, 0, 0).status());
     AUTOGLM_ASSIGN_OR_RETURN(const auto input, model.input_quant(module));
     if (input) out.inputs_.emplace(&module, *input);
   }
@@ -101,13 +95,19 @@ size_t OnnxWeights::add_tensor(OnnxTensor tensor) {
   return tensors_.size() - 1;
 }
 
+void OnnxWeights::add_quantized(QuantizedItem item, OnnxTensor values, OnnxTensor scales) {
+  item.values = add_tensor(std::move(values));
+  item.scales = add_tensor(std::move(scales));
+  quantized_.push_back(item);
+}
+
 std::string OnnxWeights::as_float(OnnxGraph& graph, const std::string& name, int32_t type) {
   return type == TensorProto::FLOAT ? name : graph.add("Cast", {name}, {{"to", int64_t{TensorProto::FLOAT}}});
 }
 
 /// A float tensor of the model as it is, or lying on its side; the index of the one that is there already.
 size_t OnnxWeights::add_float(const ModuleSpec& module, Member member, bool transposed) {
-  const std::string name = member_name(module, member);
+  const std::string name = format::tensor_name(module, member);
   const auto known = std::find_if(tensors_.begin(), tensors_.end(), [&](const auto& one) { return one.name == name; });
   if (known != tensors_.end()) return static_cast<size_t>(known - tensors_.begin());
   const DType dtype = model_->checkpoint.find(name)->dtype;
@@ -188,7 +188,6 @@ std::string OnnxWeights::quantized_embedding(OnnxGraph& graph, const QuantArgs& 
   }
   q = graph.add("Cast", {q}, {{"to", int64_t{TensorProto::FLOAT}}});
   if (bits < 8) q = graph.add("Sub", {q, graph.scalar(static_cast<float>(values.offset))});
-  item.values = add_tensor(std::move(values));
 
   OnnxTensor scales = scale_tensor(module, module.name, args);
   scales.shape = {scales.rows, groups};
@@ -208,8 +207,7 @@ std::string OnnxWeights::quantized_embedding(OnnxGraph& graph, const QuantArgs& 
     item.zeros = add_tensor(std::move(zeros));
   }
   q = graph.add("Mul", {q, rows_of(scales.name, scales.type)});
-  item.scales = add_tensor(std::move(scales));
-  quantized_.push_back(item);
+  add_quantized(item, std::move(values), std::move(scales));
   return groups == 1 ? q : graph.add("Reshape", {q, graph.ints({0, 0, cols})});
 }
 
@@ -225,20 +223,11 @@ std::string OnnxWeights::linear(OnnxGraph& graph, const ModuleSpec& module, cons
     y = graph.add("MatMul", {x, weight});
   } else if (input != inputs_.end()) {
     const QuantArgs& args = *scheme->weights;
-    if (!input->second.args.dynamic && has_eight_bits(input->second)) {
-      y = graph.add("MatMul", {static_pair(graph, x, input->second), dequantized(graph, module, args)});
-    } else if (QuantizedInput& quantized_x = quantized(graph, x, input->second);
-               has_eight_bits(input->second) && input->second.args.symmetric && args.symmetric && args.num_bits > 4 &&
-               args.strategy != Strategy::kGroup) {
-      y = integer_matmul(graph, module, args, quantized_x);
-    } else {
-      if (quantized_x.floats.empty()) {
-        std::string q = quantized_x.integers;
-        if (!quantized_x.zero.empty()) q = graph.add("Sub", {q, quantized_x.zero});
-        quantized_x.floats = graph.add("Mul", {q, quantized_x.scale});
-      }
-      y = graph.add("MatMul", {quantized_x.floats, dequantized(graph, module, args)});
-    }
+    QuantizedInput& quantized_x = quantized(graph, x, input->second);
+    const bool integers = !quantized_x.is_pair && has_eight_bits(input->second) && input->second.args.symmetric &&
+                          args.symmetric && args.num_bits > 4 && args.strategy != Strategy::kGroup;
+    y = integers ? integer_matmul(graph, module, args, quantized_x)
+                 : graph.add("MatMul", {floats_of(graph, quantized_x), dequantized(graph, module, args)});
   } else if (use_nbits_ && nbits_block(*scheme->weights, module.shape[1]) > 0) {
     y = matmul_nbits(graph, module, *scheme->weights, x);
   } else {
@@ -275,9 +264,7 @@ std::string OnnxWeights::dequantized(OnnxGraph& graph, const ModuleSpec& module,
   OnnxAttributes attributes;
   if (!whole) attributes.emplace_back("axis", int64_t{grouped ? 0 : 1});
   if (grouped) attributes.emplace_back("block_size", args.group_size);
-  item.values = add_tensor(std::move(values));
-  item.scales = add_tensor(std::move(scales));
-  quantized_.push_back(item);
+  add_quantized(item, std::move(values), std::move(scales));
   return graph.add("DequantizeLinear", inputs, attributes);
 }
 
@@ -310,9 +297,7 @@ std::string OnnxWeights::matmul_nbits(OnnxGraph& graph, const ModuleSpec& module
     inputs.push_back(zeros.name);
     item.zeros = add_tensor(std::move(zeros));
   }
-  item.values = add_tensor(std::move(values));
-  item.scales = add_tensor(std::move(scales));
-  quantized_.push_back(item);
+  add_quantized(item, std::move(values), std::move(scales));
   return graph.add_contrib(
       "MatMulNBits", inputs,
       {{"K", cols}, {"N", rows}, {"bits", int64_t{bits}}, {"block_size", block}, {"accuracy_level", int64_t{4}}});
@@ -336,34 +321,23 @@ std::string OnnxWeights::integer_matmul(OnnxGraph& graph, const ModuleSpec& modu
   std::string y = graph.add("MatMulInteger", {integers, values.name});
   y = graph.add("Cast", {y}, {{"to", int64_t{TensorProto::FLOAT}}});
   y = graph.add("Mul", {graph.add("Mul", {y, input.scale}), as_float(graph, scales.name, scales.type)});
-  item.values = add_tensor(std::move(values));
-  item.scales = add_tensor(std::move(scales));
-  quantized_.push_back(item);
+  add_quantized(item, std::move(values), std::move(scales));
   return y;
 }
 
-/// A QuantizeLinear/DequantizeLinear pair, one for all linears that read `x` alike.
-std::string OnnxWeights::static_pair(OnnxGraph& graph, const std::string& x, const InputQuant& quant) {
-  const auto known = std::find_if(quantized_inputs_.begin(), quantized_inputs_.end(),
-                                  [&](const auto& one) { return one.x == x && one.quant == quant; });
-  if (known != quantized_inputs_.end()) return known->floats;
-  const OnnxGraph::Values how = {graph.scalar(quant.scale), graph.signed_byte(static_cast<int>(quant.zero_point))};
-  const std::string integers = graph.add("QuantizeLinear", {x, how[0], how[1]});
-  quantized_inputs_.push_back({.x = x,
-                               .quant = quant,
-                               .integers = integers,
-                               .scale = how[0],
-                               .zero = how[1],
-                               .floats = graph.add("DequantizeLinear", {integers, how[0], how[1]})});
-  return quantized_inputs_.back().floats;
-}
-
-/// As compressed-tensors computes it (quantization/utils/helpers.py, calculate_qparams).
+/// One for all linears that read `x` alike. Static scales of 8 bits: for a QuantizeLinear/DequantizeLinear pair; others
+/// as compressed-tensors computes it (quantization/utils/helpers.py, calculate_qparams).
 OnnxWeights::QuantizedInput& OnnxWeights::quantized(OnnxGraph& graph, const std::string& x, const InputQuant& quant) {
   const auto known = std::find_if(quantized_inputs_.begin(), quantized_inputs_.end(),
                                   [&](const auto& one) { return one.x == x && one.quant == quant; });
   if (known != quantized_inputs_.end()) return *known;
-  QuantizedInput out{.x = x, .quant = quant};
+  QuantizedInput out{.x = x, .quant = quant, .is_pair = !quant.args.dynamic && has_eight_bits(quant)};
+  if (out.is_pair) {
+    out.scale = graph.scalar(quant.scale);
+    out.zero = graph.signed_byte(static_cast<int>(quant.zero_point));
+    out.integers = graph.add("QuantizeLinear", {x, out.scale, out.zero});
+    return quantized_inputs_.emplace_back(std::move(out));
+  }
   const auto q_min = static_cast<float>(quant.args.q_min()), q_max = static_cast<float>(quant.args.q_max());
   const std::string least = graph.scalar(q_min), most = graph.scalar(q_max), zero = graph.scalar(0.0F);
   if (!quant.args.dynamic) {
@@ -388,8 +362,16 @@ OnnxWeights::QuantizedInput& OnnxWeights::quantized(OnnxGraph& graph, const std:
   std::string q = graph.add("Div", {x, out.scale});
   if (!out.zero.empty()) q = graph.add("Add", {q, out.zero});
   out.integers = graph.add("Round", {graph.add("Clip", {q, least, most})});
-  quantized_inputs_.push_back(std::move(out));
-  return quantized_inputs_.back();
+  return quantized_inputs_.emplace_back(std::move(out));
+}
+
+/// What the integers stand for.
+std::string OnnxWeights::floats_of(OnnxGraph& graph, QuantizedInput& input) {
+  if (!input.floats.empty()) return input.floats;
+  if (input.is_pair) return input.floats = graph.add("DequantizeLinear", {input.integers, input.scale, input.zero});
+  std::string q = input.integers;
+  if (!input.zero.empty()) q = graph.add("Sub", {q, input.zero});
+  return input.floats = graph.add("Mul", {q, input.scale});
 }
 
 /// Calls `work(module, first, count)` for pieces of all tensors: once for each float one, once for what belongs to a
@@ -420,7 +402,7 @@ Status OnnxWeights::write(OnnxFile& file, CancelToken& cancel) const {
     const OnnxWeights& self;
     OnnxFile& file;
     Status operator()(const FloatItem& item, int64_t first, int64_t count) const {
-      const std::string name = member_name(*item.module, item.member);
+      const std::string name = format::tensor_name(*item.module, item.member);
       const OnnxTensor& tensor = self.tensors_[item.tensor];
       AUTOGLM_ASSIGN_OR_RETURN(const auto bytes, self.model_->checkpoint.bytes(name));
       const int64_t row = tensor.cols * tensor.bits / 8;
@@ -442,10 +424,7 @@ Status OnnxWeights::write(OnnxFile& file, CancelToken& cancel) const {
 
 Status OnnxWeights::write_item(OnnxFile& file, const QuantizedItem& item, int64_t first, int64_t count) const {
   const ModuleSpec& module = *item.module;
-  const format::QuantScheme* scheme = model_->scheme_of(module);
-  AUTOGLM_ASSIGN_OR_RETURN(const auto weight,
-                           format::decode_rows(model_->checkpoint, module.name, *scheme,
-                                               model_->quantization->format_of(*scheme), module.shape, first, count));
+  AUTOGLM_ASSIGN_OR_RETURN(const auto weight, format::decode_rows(*model_, module, first, count));
   model_->release_weight(module);
   AUTOGLM_RETURN_IF_ERROR(file.write_rows(item.values, first, count, std::as_bytes(std::span(weight.values))));
   const OnnxTensor& tensor = tensors_[item.scales];
@@ -471,7 +450,7 @@ Status OnnxWeights::read_back(const OnnxFile& file, CancelToken& cancel) const {
     const OnnxWeights& self;
     const OnnxFile& file;
     Status operator()(const FloatItem& item, int64_t first, int64_t count) const {
-      const std::string name = member_name(*item.module, item.member);
+      const std::string name = format::tensor_name(*item.module, item.member);
       const OnnxTensor& tensor = self.tensors_[item.tensor];
       AUTOGLM_ASSIGN_OR_RETURN(const auto bytes, self.model_->checkpoint.bytes(name));
       const int64_t row = tensor.cols * tensor.bits / 8;

@@ -59,13 +59,15 @@ class OnnxWeights {
   struct QuantizedInput {  // of one value by one way of quantizing
     std::string x;
     format::InputQuant quant;
-    std::string integers;  ///< as floats
+    bool is_pair = false;  ///< integers are INT8, as QuantizeLinear gives them; else they are floats
+    std::string integers;
     std::string scale, zero;
     std::string floats;  ///< what they stand for; "" until asked for
   };
 
   OnnxWeights(const format::StoredModel& model, bool use_nbits) : model_(&model), use_nbits_(use_nbits) {}
   size_t add_tensor(OnnxTensor tensor);
+  void add_quantized(QuantizedItem item, OnnxTensor values, OnnxTensor scales);
   std::string as_float(OnnxGraph& graph, const std::string& name, int32_t type);
   size_t add_float(const format::ModuleSpec& module, format::Member member, bool transposed);
   int container(const format::QuantArgs& args, int64_t run);
@@ -76,7 +78,7 @@ class OnnxWeights {
   std::string integer_matmul(OnnxGraph& graph, const format::ModuleSpec& module, const format::QuantArgs& args,
                              const QuantizedInput& input);
   QuantizedInput& quantized(OnnxGraph& graph, const std::string& x, const format::InputQuant& quant);
-  std::string static_pair(OnnxGraph& graph, const std::string& x, const format::InputQuant& quant);
+  static std::string floats_of(OnnxGraph& graph, QuantizedInput& input);
   OnnxTensor scale_tensor(const format::ModuleSpec& module, const std::string& name,
                           const format::QuantArgs& args) const;
   format::DType scale_dtype(const format::ModuleSpec& module) const;

@@ -10,6 +10,7 @@
 #include "core/base/progress.h"
 #include "core/format/display.h"
 #include "core/format/small_files.h"
+#include "core/format/weight_rows.h"
 
 namespace autoglm::exports {
 namespace {
@@ -115,9 +116,7 @@ class LayoutExport {
   }
 
   Result<format::QuantizedWeight> weight_of(const ModuleSpec& module, const Part& part) const {
-    const format::QuantScheme* scheme = model_.scheme_of(module);
-    auto weight = format::decode_rows(model_.checkpoint, module.name, *scheme, model_.quantization->format_of(*scheme),
-                                      module.shape, part.first, part.rows);
+    auto weight = format::decode_rows(model_, module, part.first, part.rows);
     model_.release_weight(module);
     return weight;
   }
@@ -208,17 +207,33 @@ class LayoutExport {
 
 }  // namespace
 
-format::StoredTensor scales_by_group(const format::QuantizedWeight& weight, std::string_view module) {
+namespace {
+
+/// Values [out, groups], or one for the whole matrix, as [groups, out].
+template <typename T>
+std::vector<T> by_group(const std::vector<T>& values, const format::QuantizedWeight& weight) {
   const int64_t groups = weight.args.groups(weight.cols);
   const bool whole = weight.args.strategy == format::Strategy::kTensor;
-  std::vector<float> lying;
-  lying.reserve(static_cast<size_t>(groups * weight.rows));
+  std::vector<T> out;
+  out.reserve(static_cast<size_t>(groups * weight.rows));
   for (int64_t g = 0; g < groups; ++g) {
-    for (int64_t r = 0; r < weight.rows; ++r)
-      lying.push_back(weight.scales[static_cast<size_t>(whole ? 0 : r * groups + g)]);
+    for (int64_t r = 0; r < weight.rows; ++r) out.push_back(values[static_cast<size_t>(whole ? 0 : r * groups + g)]);
   }
-  format::StoredTensor out{
-      .name = fmt::format("{}.scales", module), .dtype = DType::kF16, .shape = {groups, weight.rows}};
+  return out;
+}
+
+}  // namespace
+
+std::vector<int8_t> zeros_by_group(const format::QuantizedWeight& weight) {
+  if (!weight.args.symmetric) return by_group(weight.zero_points, weight);
+  return std::vector<int8_t>(static_cast<size_t>(weight.args.groups(weight.cols) * weight.rows));
+}
+
+format::StoredTensor scales_by_group(const format::QuantizedWeight& weight, std::string_view module) {
+  const std::vector<float> lying = by_group(weight.scales, weight);
+  format::StoredTensor out{.name = fmt::format("{}.scales", module),
+                           .dtype = DType::kF16,
+                           .shape = {weight.args.groups(weight.cols), weight.rows}};
   out.bytes.resize(lying.size() * 2);
   format::from_float(DType::kF16, lying, out.bytes);
   return out;

@@ -53,6 +53,9 @@ Result<LayoutReport> write_layout(const format::StoredModel& model, const Weight
 /// FP16 scales [groups, out] of a weight, of one group where the whole row has one.
 format::StoredTensor scales_by_group(const format::QuantizedWeight& weight, std::string_view module);
 
+/// Its zero points [groups, out]; 0 where it is symmetric.
+std::vector<int8_t> zeros_by_group(const format::QuantizedWeight& weight);
+
 /// (q - zero) * scale for rows [out, in] of unsigned q, with zeros and scales [groups, out].
 std::vector<float> floats_by_group(const std::vector<int>& q, const std::vector<int>& zeros,
                                    const format::StoredTensor& scales, const format::Shape& shape);

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string_view>
 #include <thread>
 #include <utility>
@@ -200,19 +201,9 @@ Status http_download(const HttpRequest& request, const format::FileDescriptor& f
       stopped = bad_input(fmt::format("{}: sends more than the {} bytes that the hub names", request.url, size));
       return false;
     }
-    int64_t at = have;
-    while (count > 0) {
-      const ssize_t written = ::pwrite(fd.get(), data, count, at);
-      if (written < 0 && errno == EINTR) continue;
-      if (written <= 0) {
-        stopped = format::system_failure(shown, "cannot write", written < 0 ? errno : ENOSPC);
-        return false;
-      }
-      data += written;
-      count -= static_cast<size_t>(written);
-      at += written;
-    }
-    have = at;
+    stopped = format::write_at(fd, have, std::as_bytes(std::span(data, count)), shown);
+    if (!stopped.ok()) return false;
+    have += static_cast<int64_t>(count);
     received = have;
     return true;
   });

@@ -25,6 +25,7 @@
 #include "core/format/display.h"
 #include "core/format/file.h"
 #include "core/format/json.h"
+#include "core/format/small_files.h"
 #include "core/format/staging_folder.h"
 
 namespace autoglm::hub {
@@ -77,8 +78,7 @@ bool is_wanted(const std::string& name) {
   if (const std::string folder = "additional_chat_templates/"; name.starts_with(folder))
     base = name.substr(folder.size());
   if (base.empty() || base[0] == '.' || base.find_first_not_of(kLetters) != std::string::npos) return false;
-  return base == "LICENSE" || ends_with_any(base, {".json", ".jinja", ".txt", ".model", ".tiktoken", ".safetensors"}) ||
-         (base.starts_with("tokenization_") && base.ends_with(".py"));
+  return base.ends_with(".safetensors") || (format::is_small_file(base) && !base.ends_with(".md"));
 }
 
 bool is_weights(const RemoteFile& file) { return file.name.ends_with(".safetensors"); }
@@ -202,7 +202,7 @@ class Download {
     return resource_exhausted(fmt::format("{}: another process is downloading this model; wait for it", id_.name));
   }
 
-  /// Of the weight files, those that the index names; without one, the usual one, or all.
+  /// Of the weight files, those that the index names; without one, the usual one.
   Status choose(std::vector<RemoteFile>& weights) const {
     std::error_code error;
     std::set<std::string> names;

@@ -12,6 +12,7 @@
 #include "compress/model/layers.h"
 #include "compress/tensor/bridge.h"
 #include "core/format/quantized_weight.h"
+#include "core/format/weight_rows.h"
 
 namespace autoglm::model {
 namespace {
@@ -48,12 +49,11 @@ Result<Decoder> Decoder::open(const std::filesystem::path& folder, const Decoder
 }
 
 Status Decoder::load_rows(const ModuleSpec& module, int64_t first, const at::Tensor& out) const {
-  const format::QuantScheme* scheme = stored_->scheme_of(module);
-  if (scheme == nullptr) return tensor::load_rows_into(checkpoint(), module.weight_name(), first, out);
-  AUTOGLM_ASSIGN_OR_RETURN(
-      const format::QuantizedWeight rows,
-      format::decode_rows(checkpoint(), module.name, *scheme, stored_->quantization->format_of(*scheme), module.shape,
-                          first, out.size(0)));
+  if (stored_->scheme_of(module) == nullptr) {
+    return tensor::load_rows_into(checkpoint(), module.weight_name(), first, out);
+  }
+  AUTOGLM_ASSIGN_OR_RETURN(const format::QuantizedWeight rows,
+                           format::decode_rows(*stored_, module, first, out.size(0)));
   stored_->release_weight(module);
   tensor::dequantize_into(rows, out);
   return ok_status();

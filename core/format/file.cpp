@@ -110,6 +110,29 @@ Status write_all(const FileDescriptor& fd, std::span<const std::byte> bytes, con
   return ok_status();
 }
 
+Status write_at(const FileDescriptor& fd, int64_t at, std::span<const std::byte> bytes,
+                const std::filesystem::path& path) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::pwrite(fd.get(), bytes.data(), bytes.size(), at);
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) return system_failure(path, "cannot write", written < 0 ? errno : ENOSPC);
+    bytes = bytes.subspan(static_cast<size_t>(written));
+    at += written;
+  }
+  return ok_status();
+}
+
+Status read_at(const FileDescriptor& fd, int64_t at, std::span<std::byte> bytes, const std::filesystem::path& path) {
+  while (!bytes.empty()) {
+    const ssize_t got = ::pread(fd.get(), bytes.data(), bytes.size(), at);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return system_failure(path, "cannot read", got < 0 ? errno : EIO);
+    bytes = bytes.subspan(static_cast<size_t>(got));
+    at += got;
+  }
+  return ok_status();
+}
+
 Status replace_file(const std::filesystem::path& path, std::string_view contents) {
   const std::filesystem::path staged =
       path.parent_path() / fmt::format(".{}.autoglm-tmp-{}", path.filename().string(), ::getpid());

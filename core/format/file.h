@@ -76,6 +76,11 @@ Status system_failure(const std::filesystem::path& path, std::string_view what, 
 /// Writes all of `bytes` to `fd`; `path` is for the message.
 Status write_all(const FileDescriptor& fd, std::span<const std::byte> bytes, const std::filesystem::path& path);
 
+/// The same from byte `at` of the file on, and all of `bytes` read from there; an end before that is a failure.
+Status write_at(const FileDescriptor& fd, int64_t at, std::span<const std::byte> bytes,
+                const std::filesystem::path& path);
+Status read_at(const FileDescriptor& fd, int64_t at, std::span<std::byte> bytes, const std::filesystem::path& path);
+
 /// Puts a small file in place whole, durably: the old one stands, or the new one. What stood there is replaced.
 /// kResourceExhausted: disk or permission lacks; nothing new is left then.
 Status replace_file(const std::filesystem::path& path, std::string_view contents);

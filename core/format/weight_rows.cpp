@@ -62,6 +62,16 @@ std::vector<RowSegment> find_segments(const StoredModel& model, const ModuleSpec
 
 }  // namespace
 
+std::string tensor_name(const ModuleSpec& module, Member member) {
+  return member == Member::kBias ? module.bias_name() : module.weight_name();
+}
+
+Result<QuantizedWeight> decode_rows(const StoredModel& model, const ModuleSpec& module, int64_t first, int64_t count) {
+  const QuantScheme& scheme = *model.scheme_of(module);
+  return decode_rows(model.checkpoint, module.name, scheme, model.quantization->format_of(scheme), module.shape, first,
+                     count);
+}
+
 WeightRows::WeightRows(const StoredModel& model, Member member, std::vector<RowSegment> segments)
     : model_(&model), member_(member), segments_(std::move(segments)) {
   for (const RowSegment& segment : segments_) rows_ += segment.rows;
@@ -101,15 +111,13 @@ void WeightRows::release() const {
 Status WeightRows::read_segment(const RowSegment& segment, int64_t first, int64_t count, std::span<float> out) const {
   const ModuleSpec& module = *segment.module;
   if (member_ == Member::kWeight) {
-    if (const QuantScheme* scheme = model_->scheme_of(module)) {
-      AUTOGLM_ASSIGN_OR_RETURN(const auto weight,
-                               decode_rows(model_->checkpoint, module.name, *scheme,
-                                           model_->quantization->format_of(*scheme), module.shape, first, count));
+    if (model_->scheme_of(module) != nullptr) {
+      AUTOGLM_ASSIGN_OR_RETURN(const auto weight, decode_rows(*model_, module, first, count));
       dequantize(weight, out);
       return ok_status();
     }
   }
-  const std::string name = member_ == Member::kWeight ? module.weight_name() : module.bias_name();
+  const std::string name = tensor_name(module, member_);
   AUTOGLM_ASSIGN_OR_RETURN(const auto bytes, model_->checkpoint.bytes(name));
   const DType dtype = model_->checkpoint.find(name)->dtype;
   const int64_t row_bytes = cols_ * size_of(dtype);

@@ -14,6 +14,11 @@ namespace autoglm::format {
 
 /// The weight or the bias of a module.
 enum class Member { kWeight, kBias };
+std::string tensor_name(const ModuleSpec& module, Member member);  ///< of a float one
+
+/// Rows [first, first + count) of a quantized weight of `model` as they are stored (decode_rows of quantized_weight.h).
+/// `module` has a scheme.
+Result<QuantizedWeight> decode_rows(const StoredModel& model, const ModuleSpec& module, int64_t first, int64_t count);
 
 /// Rows [first, first + rows) of one stored tensor.
 struct RowSegment {

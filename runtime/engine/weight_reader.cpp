@@ -10,6 +10,7 @@
 
 #include "core/format/display.h"
 #include "core/format/quantized_weight.h"
+#include "core/format/weight_rows.h"
 
 namespace autoglm::engine {
 namespace {
@@ -72,9 +73,7 @@ Status WeightReader::embedding_row(int64_t id, std::span<float> out) const {
   const ModuleSpec& module = stored_->embedding();
   const QuantScheme* scheme = stored_->scheme_of(module);
   if (scheme != nullptr) {
-    AUTOGLM_ASSIGN_OR_RETURN(const format::QuantizedWeight row,
-                             format::decode_rows(stored_->checkpoint, module.name, *scheme,
-                                                 stored_->quantization->format_of(*scheme), module.shape, id, 1));
+    AUTOGLM_ASSIGN_OR_RETURN(const format::QuantizedWeight row, format::decode_rows(*stored_, module, id, 1));
     format::dequantize(row, out);
     return ok_status();
   }
@@ -113,10 +112,8 @@ Result<Linear> WeightReader::load(const std::vector<const ModuleSpec*>& modules,
       if (cancel != nullptr) AUTOGLM_RETURN_IF_ERROR(cancel->check());
       const int64_t count = std::min(step, rows - begin);
       if (scheme != nullptr) {
-        AUTOGLM_ASSIGN_OR_RETURN(
-            const format::QuantizedWeight part,
-            format::decode_rows(stored_->checkpoint, module->name, *scheme, stored_->quantization->format_of(*scheme),
-                                module->shape, begin, count));
+        AUTOGLM_ASSIGN_OR_RETURN(const format::QuantizedWeight part,
+                                 format::decode_rows(*stored_, *module, begin, count));
         return linear.weight.set_rows(offset + begin, part);
       }
       AUTOGLM_ASSIGN_OR_RETURN(const auto bytes, stored_->checkpoint.bytes(module->weight_name()));

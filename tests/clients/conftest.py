@@ -54,6 +54,15 @@ def our_logits(tmp_path_factory):
     assert program.wait() == 0
 
 
+def task_prompts(tokenizer, count):
+    """Of the demo model's first `count` tasks, as its chat template puts them."""
+    tasks = [json.loads(line) for line in (model_folder("glm-phone-demo") / "tasks" / "eval.jsonl").read_text().splitlines()][:count]
+    assert len(tasks) == count
+    for task in tasks:
+        messages = [{"role": role, "content": task[role]} for role in ("system", "user") if role in task]
+        yield tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+
 # Format and client of the tests of a file that run for a family; of a format that is a parameter, None.
 CELLS = {"test_transformers": ("compressed-tensors", "transformers"), "test_export": ("hf", "transformers"),
          "test_gguf": ("gguf", "xllamacpp"), "test_onnx": ("onnx", "onnxruntime"), "test_gptqmodel": (None, "gptqmodel")}

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 import xllamacpp
-from conftest import ROOT, model_folder
+from conftest import ROOT, model_folder, task_prompts
 from safetensors.torch import load_file, save_file
 from test_export import export
 from test_transformers import their_logits, token_ids
@@ -154,14 +154,10 @@ def demo_gguf(tmp_path_factory):
 
 def test_the_same_greedy_text_on_task_prompts(demo_gguf):
     """Tokenized by llama.cpp, with the file's chat template, to the end that the file names."""
-    tasks = [json.loads(line) for line in (DEMO / "tasks" / "eval.jsonl").read_text().splitlines()][:TASKS]
     tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO)
     model = transformers.AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32).eval()
     server = llama_cpp(demo_gguf)
-    assert len(tasks) == TASKS
-    for task in tasks:
-        messages = [{"role": role, "content": task[role]} for role in ("system", "user") if role in task]
-        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    for prompt in task_prompts(tokenizer, TASKS):
         ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
         with torch.no_grad():
             out = model.generate(ids, do_sample=False, max_new_tokens=48)[0, ids.shape[1]:]

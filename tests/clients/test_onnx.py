@@ -10,7 +10,7 @@ import onnxruntime_genai
 import pytest
 import torch
 import transformers
-from conftest import FAMILIES, model_folder
+from conftest import FAMILIES, model_folder, task_prompts
 from safetensors.torch import load_file, save_file
 from test_export import export
 from test_transformers import load, token_ids
@@ -179,15 +179,11 @@ def test_genai_writes_the_same_greedy_text(options, compress, tmp_path):
     """The folder as it is: its tokenizer, its end tokens; against transformers on the same artifact."""
     artifact = compress("glm-phone-demo", "-q", "int4-g32-asym") if options else DEMO
     export(artifact, tmp_path / "out", "--format", "onnx", *options)
-    tasks = [json.loads(line) for line in (DEMO / "tasks" / "eval.jsonl").read_text().splitlines()][:TASKS]
     tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO)
     model = load(artifact, dequantize=bool(options))
     theirs = onnxruntime_genai.Model(str(tmp_path / "out"))
     their_tokenizer = onnxruntime_genai.Tokenizer(theirs)
-    assert len(tasks) == TASKS
-    for task in tasks:
-        messages = [{"role": role, "content": task[role]} for role in ("system", "user") if role in task]
-        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    for prompt in task_prompts(tokenizer, TASKS):
         ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
         with torch.no_grad():
             out = model.generate(ids, do_sample=False, max_new_tokens=48)[0, ids.shape[1]:]

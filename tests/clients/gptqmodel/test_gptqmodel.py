@@ -1,19 +1,15 @@
 """GPTQModel loads what `autoglm export --format gptq` and `awq` write, and computes the artifact's numbers (make test-clients)."""
-import json
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from conftest import AUTOGLM, TINY, model_folder, task_prompts
 from gptqmodel import BACKEND, GPTQModel
 
-ROOT = Path(__file__).resolve().parents[3]
-AUTOGLM = os.environ.get("AUTOGLM", str(ROOT / "build/release/autoglm"))
-DEMO = ROOT / "models/glm-phone-demo"
-TINY = ROOT / "tests/data/tiny"
+DEMO = model_folder("glm-phone-demo")
 TASKS = int(os.environ.get("AUTOGLM_TASKS", 200))
 BACKENDS = {"gptq": BACKEND.GPTQ_TORCH, "awq": BACKEND.AWQ_TORCH}
 
@@ -62,11 +58,7 @@ def test_families(family, layout, tmp_path):
 def test_the_same_greedy_text_on_task_prompts(tmp_path):
     theirs, ours = made(DEMO, "int4-g64", "gptq", tmp_path)
     tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO)
-    tasks = [json.loads(line) for line in (DEMO / "tasks" / "eval.jsonl").read_text().splitlines()][:TASKS]
-    assert len(tasks) == TASKS
-    for task in tasks:
-        messages = [{"role": role, "content": task[role]} for role in ("system", "user") if role in task]
-        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    for prompt in task_prompts(tokenizer, TASKS):
         ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
         texts = []
         for model in (ours, theirs):
