@@ -22,10 +22,11 @@ test: setup ## run every test: release, ASan+UBSan, and a build without LibTorch
 	@tools/test.sh
 
 test-clients: build ## load everything that is written with the software it is for, and write the table of docs/FORMATS.md
-	@tools/bootstrap.sh env:gptqmodel
+	@tools/bootstrap.sh env:gptqmodel env:vllm
 	@rm -f build/cells.json
-	@AUTOGLM_TASKS=200 .venv/bin/python -m pytest -q tests/clients --ignore=tests/clients/gptqmodel --cells build/cells.json
+	@AUTOGLM_TASKS=200 .venv/bin/python -m pytest -q tests/clients/test_*.py --cells build/cells.json
 	@.venvs/gptqmodel/bin/python -m pytest -q tests/clients/gptqmodel --cells build/cells.json
+	@.venvs/vllm/bin/python -m pytest -q tests/clients/vllm
 	@.venv/bin/python tests/clients/compatibility.py build/cells.json
 
 lint: ## formatting, clang-tidy, cyclomatic complexity, repeated code (FILES=… or ALL=1; else what changed)

@@ -15,6 +15,8 @@
 #include "compress/export/gptq.h"
 #include "compress/export/hf.h"
 #include "compress/export/onnx.h"
+#include "compress/export/tensorrt.h"
+#include "compress/export/torchscript/torchscript.h"
 #include "compress/export/weight_layout.h"
 #include "core/base/memory.h"
 #include "core/base/suggest.h"
@@ -116,43 +118,86 @@ Result<ExportOutcome> export_gguf(const format::StoredModel& model, const Export
                                         {"architecture", report.architecture},
                                         {"bytes", report.bytes},
                                         {"types", report.types},
+                                        {"weighted", report.weighted},
                                         {"left_out", report.left_out},
                                         {"checked", report.checked},
                                         {"difference", report.difference}}
                      .dump(2);
-  outcome.summary = fmt::format(
-      "{}: {}, architecture {}: {}{}\nchecked: {} tensors read back, none off by more than {:.1e} of its largest\n",
-      file.target().string(), format_bytes(report.bytes), report.architecture, listed(report.types),
-      left_out_words(report.left_out), report.checked, report.difference);
+  outcome.summary = fmt::format("{}: {}, architecture {}: {}{}\n", file.target().string(), format_bytes(report.bytes),
+                                report.architecture, listed(report.types), left_out_words(report.left_out));
+  if (report.weighted > 0) {
+    outcome.summary += fmt::format("{} tensors are rounded by what calibration saw of their inputs\n", report.weighted);
+  }
+  outcome.summary += fmt::format("checked: {} tensors read back, none off by more than {:.1e} of its largest\n",
+                                 report.checked, report.difference);
+  return outcome;
+}
+
+ExportOutcome onnx_outcome(const exports::OnnxReport& report, const fs::path& folder, const std::string& format) {
+  ExportOutcome outcome;
+  outcome.json =
+      nlohmann::ordered_json{
+          {"format", format},         {"output", folder.string()}, {"opset", report.opset},
+          {"nodes", report.nodes},    {"bytes", report.bytes},     {"external_data", report.is_external},
+          {"types", report.types},    {"widened", report.widened}, {"left_out", report.left_out},
+          {"checked", report.checked}}
+          .dump(2);
+  outcome.summary =
+      fmt::format("{}: {}, opset {}, {} nodes; tensors: {}{}\n", folder.string(), format_bytes(report.bytes),
+                  report.opset, report.nodes, listed(report.types), left_out_words(report.left_out));
+  if (report.widened > 0) {
+    outcome.summary += fmt::format("{} matrices are held in more bits than their integers have\n", report.widened);
+  }
+  outcome.summary += fmt::format("checked: {} tensors read back, all as the artifact says\n", report.checked);
   return outcome;
 }
 
 Result<ExportOutcome> export_onnx(const format::StoredModel& model, const ExportOptions& options, CancelToken& cancel) {
   AUTOGLM_ASSIGN_OR_RETURN(
       auto folder, format::FolderWriter::create(options.output, {.overwrite = options.overwrite, .cancel = &cancel}));
+  const exports::OnnxOptions how{
+      .preset = options.preset, .operators = options.operators, .type = options.type, .opset = options.opset};
+  AUTOGLM_ASSIGN_OR_RETURN(const auto report, exports::write_onnx(model, how, folder, cancel));
+  AUTOGLM_RETURN_IF_ERROR(folder.commit());
+  return onnx_outcome(report, folder.target(), "onnx");
+}
+
+Result<ExportOutcome> export_tensorrt(const format::StoredModel& model, const ExportOptions& options,
+                                      CancelToken& cancel) {
   AUTOGLM_ASSIGN_OR_RETURN(
-      const auto report,
-      exports::write_onnx(model, {.matmul_nbits = options.operators == "matmul-nbits"}, folder, cancel));
+      auto folder, format::FolderWriter::create(options.output, {.overwrite = options.overwrite, .cancel = &cancel}));
+  const exports::TensorRtOptions how{.type = options.type,
+                                     .max_batch = options.max_batch > 0 ? options.max_batch : 1,
+                                     .max_length = options.max_length,
+                                     .engine = options.engine};
+  AUTOGLM_ASSIGN_OR_RETURN(const auto report, exports::write_tensorrt(model, how, folder, cancel));
+  AUTOGLM_RETURN_IF_ERROR(folder.commit());
+  ExportOutcome outcome = onnx_outcome(report.onnx, folder.target(), "tensorrt");
+  auto json = nlohmann::ordered_json::parse(outcome.json);
+  json["ranges"] = report.ranges;
+  json["engine"] = options.engine;
+  outcome.json = json.dump(2);
+  if (report.ranges > 0) outcome.summary += fmt::format("calibration.cache: {} ranges\n", report.ranges);
+  return outcome;
+}
+
+Result<ExportOutcome> export_torchscript(const format::StoredModel& model, const ExportOptions& options,
+                                         CancelToken& cancel) {
+  AUTOGLM_ASSIGN_OR_RETURN(
+      auto folder, format::FolderWriter::create(options.output, {.overwrite = options.overwrite, .cancel = &cancel}));
+  AUTOGLM_ASSIGN_OR_RETURN(const auto report, exports::write_torchscript(model, folder, cancel));
   AUTOGLM_RETURN_IF_ERROR(folder.commit());
   ExportOutcome outcome;
-  outcome.json = nlohmann::ordered_json{{"format", "onnx"},
-                                        {"output", folder.target().string()},
-                                        {"opset", report.opset},
-                                        {"nodes", report.nodes},
-                                        {"bytes", report.bytes},
-                                        {"external_data", report.is_external},
-                                        {"types", report.types},
-                                        {"widened", report.widened},
-                                        {"left_out", report.left_out},
-                                        {"checked", report.checked}}
-                     .dump(2);
-  outcome.summary =
-      fmt::format("{}: {}, opset {}, {} nodes; tensors: {}{}\n", folder.target().string(), format_bytes(report.bytes),
-                  report.opset, report.nodes, listed(report.types), left_out_words(report.left_out));
-  if (report.widened > 0) {
-    outcome.summary += fmt::format("{} matrices are held in more bits than their integers have\n", report.widened);
-  }
-  outcome.summary += fmt::format("checked: {} tensors read back, all as the artifact says\n", report.checked);
+  outcome.json =
+      nlohmann::ordered_json{
+          {"format", "torchscript"},       {"output", folder.target().string()},          {"bytes", report.bytes},
+          {"quantized", report.quantized}, {"integer_products", report.integer_products}, {"left_out", report.left_out},
+          {"checked", report.checked}}
+          .dump(2);
+  outcome.summary = fmt::format("{}: {}; {} matrices of integers, {} of them multiplied as integers{}\n",
+                                folder.target().string(), format_bytes(report.bytes), report.quantized,
+                                report.integer_products, left_out_words(report.left_out));
+  outcome.summary += fmt::format("checked: {} tensors read back, the artifact's bytes\n", report.checked);
   return outcome;
 }
 
@@ -193,8 +238,13 @@ struct Format {
 };
 
 const std::vector<Format>& formats() {
-  static const std::vector<Format> all = {
-      {"hf", export_hf}, {"gguf", export_gguf}, {"onnx", export_onnx}, {"gptq", export_gptq}, {"awq", export_awq}};
+  static const std::vector<Format> all = {{"hf", export_hf},
+                                          {"gguf", export_gguf},
+                                          {"onnx", export_onnx},
+                                          {"gptq", export_gptq},
+                                          {"awq", export_awq},
+                                          {"torchscript", export_torchscript},
+                                          {"tensorrt", export_tensorrt}};
   return all;
 }
 
@@ -206,10 +256,15 @@ struct OptionUse {
 };
 
 Status check_options(const ExportOptions& options) {
-  const OptionUse uses[] = {{!options.type.empty(), "--type", {"hf", "gguf"}},
+  const OptionUse uses[] = {{!options.type.empty(), "--type", {"hf", "gguf", "onnx", "tensorrt"}},
                             {options.max_shard > 0, "--max-shard", {"hf", "gptq", "awq"}},
                             {!options.pre.empty(), "--pre", {"gguf"}},
-                            {!options.operators.empty(), "--" + options.operators, {"onnx"}}};
+                            {!options.operators.empty(), "--" + options.operators, {"onnx"}},
+                            {!options.preset.empty(), "--preset", {"onnx"}},
+                            {options.opset != 0, "--opset", {"onnx"}},
+                            {options.max_batch != 0, "--max-batch", {"tensorrt"}},
+                            {options.max_length != 0, "--max-length", {"tensorrt"}},
+                            {options.engine, "--engine", {"tensorrt"}}};
   for (const OptionUse& use : uses) {
     if (!use.given || std::find(use.formats.begin(), use.formats.end(), options.format) != use.formats.end()) continue;
     return invalid_argument(

@@ -15,7 +15,8 @@ from pathlib import Path
 from measure import AUTOGLM, ROOT, megabytes, run
 
 FORMATS = {"hf": ["hf"], "gguf": ["gguf"], "onnx": ["onnx"],
-           "onnx matmul-nbits": ["onnx", "--matmul-nbits"], "gptq": ["gptq"], "awq": ["awq"]}
+           "gguf q4_k": ["gguf", "--type", "q4_k"], "onnx matmul-nbits": ["onnx", "--matmul-nbits"], "tensorrt": ["tensorrt"],
+           "torchscript": ["torchscript"], "gptq": ["gptq"], "awq": ["awq"]}
 
 
 def size(path):

@@ -87,10 +87,13 @@ function(autoglm_compile_quickly target)
   target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
 endfunction()
 
+# at::parallel_for is compiled into its callers, and without OpenMP into a plain loop; the runtime is LibTorch's own.
 function(autoglm_use_torch target scope)
   target_link_libraries(${target} ${scope} autoglm::torch)
   if(NOT scope STREQUAL "INTERFACE")
+    target_compile_options(${target} PRIVATE ${OpenMP_CXX_FLAGS})
     autoglm_precompile(${target} autoglm_torch_pch "<ATen/ATen.h>" autoglm::torch)
+    target_compile_options(autoglm_torch_pch PRIVATE ${OpenMP_CXX_FLAGS})
     autoglm_compile_together(${target} 4)
   endif()
 endfunction()

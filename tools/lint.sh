@@ -49,7 +49,12 @@ if [ ${#files[@]} -gt 0 ]; then
   # A build folder of clang's own: its precompiled headers are those that clang-tidy can read.
   [ -f build/tidy/build.ninja ] || cmake --preset tidy >/dev/null
   cmake --build build/tidy --target autoglm_pch >build/pch.txt || { cat build/pch.txt; failed=1; }
-  printf '%s\0' "${files[@]}" | xargs -0 -P2 -n1 clang-tidy -p build/tidy --quiet 2>&1 |
+  compiled=()
+  for file in "${files[@]}"; do
+    if grep -qF "/$file\"" build/tidy/compile_commands.json; then compiled+=("$file")
+    else echo "not compiled on this machine: $file"; fi
+  done
+  printf '%s\0' "${compiled[@]}" | xargs -r -0 -P2 -n1 clang-tidy -p build/tidy --quiet 2>&1 |
     grep -vE '^[0-9]+ warnings? (generated|treated as errors?)|^Suppressed |^Use -header-filter' |
     awk '!seen[$0]++'  # a header's finding once, not once per file
   [ "${PIPESTATUS[1]}" = 0 ]

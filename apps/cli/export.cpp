@@ -15,10 +15,14 @@ Command add_export(CLI::App& root) {
       "-f,--format", options->format,
       "hf: a plain Hugging Face folder, for software that knows nothing of quantization; gguf: a file for "
       "llama.cpp; onnx: a folder for onnxruntime and ONNX Runtime GenAI; gptq, awq: folders in the layouts of those "
-      "quantizers, for tools that know no other");
-  app.add_option("--type", options->type,
-                 "of the weights; hf: bf16, fp16, fp32 [the model's own]; gguf: fp32, fp16, bf16, q8_0, q2_k to q6_k, "
-                 "q4_0 to q5_1 [auto: what holds the artifact's integers as they are]");
+      "quantizers, for tools that know no other; torchscript: a program for torch.jit.load, a format that PyTorch "
+      "itself "
+      "calls deprecated; tensorrt: a folder for NVIDIA TensorRT");
+  app.add_option(
+      "--type", options->type,
+      "of the weights; hf: bf16, fp16, fp32 [the model's own]; gguf: fp32, fp16, bf16, q8_0, q2_k to q6_k, "
+      "q4_0 to q5_1 [auto: what holds the artifact's integers as they are]; onnx: fp32, fp16 [fp32]; tensorrt: "
+      "fp32, fp16 [fp16]");
   app.add_option("--pre", options->pre, "gguf: llama.cpp's pre-tokenizer [found by the tokenizer's rules]");
   auto* pairs = app.add_flag_callback(
       "--qdq", [options] { options->operators = "qdq"; },
@@ -27,6 +31,14 @@ Command add_export(CLI::App& root) {
          "--matmul-nbits", [options] { options->operators = "matmul-nbits"; },
          "onnx: onnxruntime's MatMulNBits in place of the two")
       ->excludes(pairs);
+  app.add_option("--preset", options->preset,
+                 "onnx: what the kernels of a target want: avx512_vnni, avx2, arm64 (with MatMulNBits, unless --qdq "
+                 "is given), tensorrt");
+  app.add_option("--opset", options->opset, "onnx: 13 to 25 [21, or 25 where INT2 needs it]");
+  app.add_option("--max-batch", options->max_batch, "tensorrt: sequences at once [1]");
+  app.add_option("--max-length", options->max_length,
+                 "tensorrt: tokens of a sequence, cache included [4096, or what the model was trained for]");
+  app.add_flag("--engine", options->engine, "tensorrt: build the engine for this machine's GPU too");
   app.add_flag("--overwrite", options->overwrite, "replace an output that exists");
   add_bytes(app, "--max-shard", options->max_shard, "hf, gptq, awq: size of one weight file [5G]");
   command.run = [options, output = command.output] {

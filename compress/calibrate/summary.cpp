@@ -4,21 +4,26 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <mutex>
+#include <numeric>
+#include <optional>
 #include <span>
+#include <tuple>
+#include <utility>
+#include <vector>
 
 namespace autoglm::calibrate {
 namespace {
 
-constexpr int64_t kValuesPerTask = 1 << 18;
+constexpr int64_t kValuesPerTask = 1 << 15, kPieceTokens = 64;
 
 /// Counts are integers: the order in which threads add theirs does not matter.
 void count_values(const at::Tensor& x, Histogram& into) {
-  const at::Tensor values = x.to(at::kCPU).contiguous();
-  const float* data = values.const_data_ptr<float>();
+  const float* data = x.const_data_ptr<float>();
   std::mutex mutex;
-  at::parallel_for(0, values.numel(), kValuesPerTask, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, x.numel(), kValuesPerTask, [&](int64_t begin, int64_t end) {
     Histogram own;
     own.add({data + begin, static_cast<size_t>(end - begin)});
     const std::lock_guard lock(mutex);
@@ -26,28 +31,110 @@ void count_values(const at::Tensor& x, Histogram& into) {
   });
 }
 
+/// What is known of the channels of a few tokens; added up in float32 around their first token, which neither their
+/// number nor an offset of the values costs precision.
+struct ChannelSums {
+  double tokens;
+  std::vector<float> low, high;
+  std::vector<double> mean, squares;  // the latter around the mean
+
+  ChannelSums(const float* x, int64_t rows, size_t channels)
+      : tokens(static_cast<double>(rows)), low(x, x + channels), high(low), mean(channels), squares(channels) {
+    const std::vector<float> first = low;
+    std::vector<float> sum(channels), square(channels);
+    for (int64_t token = 1; token < rows; ++token) {
+      const float* row = x + token * static_cast<int64_t>(channels);
+      for (size_t i = 0; i < channels; ++i) {
+        const float value = row[i], off = value - first[i];
+        low[i] = std::min(low[i], value);
+        high[i] = std::max(high[i], value);
+        sum[i] += off;
+        square[i] += off * off;
+      }
+    }
+    for (size_t i = 0; i < channels; ++i) {
+      const double off = sum[i] / tokens;
+      mean[i] = first[i] + off;
+      squares[i] = std::max(0.0, square[i] - off * off * tokens);
+    }
+  }
+
+  void merge(const ChannelSums& other) {
+    const double all = tokens + other.tokens;
+    for (size_t i = 0; i < mean.size(); ++i) {
+      const double difference = other.mean[i] - mean[i];
+      low[i] = std::min(low[i], other.low[i]);
+      high[i] = std::max(high[i], other.high[i]);
+      mean[i] += difference * (other.tokens / all);
+      squares[i] += other.squares[i] + difference * difference * (tokens * other.tokens / all);
+    }
+    tokens = all;
+  }
+};
+
+/// The ends of a token's values; NaN where one of them is NaN or infinite.
+std::pair<float, float> ends_of(const float* x, int64_t channels) {
+  constexpr int64_t kLanes = 8;
+  std::array<float, kLanes> low, high, zero{};
+  low.fill(x[0]);
+  high.fill(x[0]);
+  int64_t i = 0;
+  for (; i + kLanes <= channels; i += kLanes) {
+    for (int64_t l = 0; l < kLanes; ++l) {
+      const float value = x[i + l];
+      const auto lane = static_cast<size_t>(l);
+      low[lane] = std::min(low[lane], value);
+      high[lane] = std::max(high[lane], value);
+      zero[lane] += value - value;
+    }
+  }
+  for (; i < channels; ++i) {
+    low[0] = std::min(low[0], x[i]);
+    high[0] = std::max(high[0], x[i]);
+    zero[0] += x[i] - x[i];
+  }
+  const float bad = std::accumulate(zero.begin(), zero.end(), 0.0F);
+  return {*std::min_element(low.begin(), low.end()) + bad, *std::max_element(high.begin(), high.end()) + bad};
+}
+
 }  // namespace
 
-bool InputSummary::add(const at::Tensor& x) {
-  if (x.size(0) == 0) return true;
-  const auto [low, high] = at::aminmax(x, 1);
-  const auto [channel_low, channel_high] = at::aminmax(x, 0);
-  const auto [variance, mean] = at::var_mean(x, 0, /*unbiased=*/false);
+bool InputSummary::add(const at::Tensor& input) {
+  const int64_t tokens = input.size(0), channels = input.size(1);
+  if (tokens == 0) return true;
+  const at::Tensor x = input.to(at::kCPU).contiguous();
+  const float* data = x.const_data_ptr<float>();
+  const int64_t pieces = (tokens + kPieceTokens - 1) / kPieceTokens;
+  std::vector<std::optional<ChannelSums>> sums(static_cast<size_t>(pieces));
+  const at::Tensor low = at::empty({tokens}, at::kFloat), high = at::empty({tokens}, at::kFloat);
+  float *lows = low.data_ptr<float>(), *highs = high.data_ptr<float>();
+  at::parallel_for(0, pieces, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t piece = begin; piece < end; ++piece) {
+      const int64_t first = piece * kPieceTokens, last = std::min(first + kPieceTokens, tokens);
+      for (int64_t token = first; token < last; ++token) {
+        std::tie(lows[token], highs[token]) = ends_of(data + token * channels, channels);
+      }
+      sums[static_cast<size_t>(piece)].emplace(data + first * channels, last - first, static_cast<size_t>(channels));
+    }
+  });
   const at::Tensor token_absmax = at::maximum(high, low.neg());
   InputSummary batch;
   batch.observed_.min = low.min().item<double>();
   batch.observed_.max = high.max().item<double>();
-  if (!std::isfinite(batch.observed_.min) || !std::isfinite(batch.observed_.max)) return false;  // NaN comes through
-  batch.tokens_ = x.size(0);
+  if (!std::isfinite(batch.observed_.min) || !std::isfinite(batch.observed_.max)) return false;
+  batch.tokens_ = tokens;
   batch.token_absmax_min_ = token_absmax.min().item<double>();
   batch.token_absmax_sum_ = token_absmax.sum(at::kDouble).item<double>();
-  batch.channel_min_ = channel_low;
-  batch.channel_max_ = channel_high;
-  batch.channel_mean_ = mean.to(at::kDouble);
-  batch.channel_squares_ = variance.to(at::kDouble) * static_cast<double>(x.size(0));
   count_values(x, batch.observed_.histogram);
+  ChannelSums& all = *sums[0];
+  for (size_t piece = 1; piece < sums.size(); ++piece)
+    all.merge(*sums[piece]);  // in order: the same whatever the threads
+  batch.channel_min_ = at::tensor(all.low);
+  batch.channel_max_ = at::tensor(all.high);
+  batch.channel_mean_ = at::tensor(all.mean);
+  batch.channel_squares_ = at::tensor(all.squares);
   absorb(batch);
-  average(low.to(at::kCPU).contiguous(), high.to(at::kCPU).contiguous());
+  average(low, high);
   return true;
 }
 

@@ -10,6 +10,7 @@
 #include "compress/export/fp16.h"
 #include "compress/export/ggml_fit.h"
 #include "compress/export/ggml_kquant.h"
+#include "core/base/parallel.h"
 
 namespace autoglm::exports {
 namespace {
@@ -196,7 +197,7 @@ void encode(std::span<const float> values, int64_t cols, std::span<const float> 
             std::span<std::byte> out) {
   if (!is_quantized(type)) return format::from_float(dtype_of(type), values, out);
   const auto size = static_cast<size_t>(block_values(type)), bytes = static_cast<size_t>(block_bytes(type));
-  for (size_t block = 0; block * size < values.size(); ++block) {
+  const auto encode_one = [&](size_t block) {
     const auto from = values.subspan(block * size, size);
     const auto importance = weights.empty() ? weights : weights.subspan(block * size % static_cast<size_t>(cols), size);
     const auto to = out.subspan(block * bytes, bytes);
@@ -207,7 +208,10 @@ void encode(std::span<const float> values, int64_t cols, std::span<const float> 
     } else {
       encode_block(layout_of(type), from.data(), importance, to.data());
     }
-  }
+  };
+  parallel_for(std::ssize(values) / static_cast<int64_t>(size), [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) encode_one(static_cast<size_t>(block));
+  });
 }
 
 void decode(GgmlType type, std::span<const std::byte> bytes, std::span<float> out) {

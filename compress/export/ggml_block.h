@@ -53,7 +53,7 @@ Result<GgmlType> exact_type(const format::QuantArgs& args, int64_t cols);
 void encode(const format::QuantizedWeight& weight, GgmlType type, std::span<std::byte> out);
 
 /// Rows of floats. Scales of integers are searched for the least squared error times `weights`, one for each column of
-/// `cols` (empty: all alike); Q8_0 takes the largest magnitude / 127.
+/// `cols` (empty: all alike); Q8_0 takes the largest magnitude / 127. Blocks are spread over threads.
 void encode(std::span<const float> values, int64_t cols, std::span<const float> weights, GgmlType type,
             std::span<std::byte> out);
 

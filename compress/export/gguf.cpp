@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <optional>
 #include <utility>
 
 #include "compress/export/gguf_tokenizer.h"
+#include "compress/export/input_statistics.h"
 #include "core/base/progress.h"
 #include "core/base/suggest.h"
 #include "core/format/display.h"
@@ -154,6 +156,7 @@ class GgufExport {
 
   Result<std::pair<GgufFile, GgufReport>> run(const std::filesystem::path& output, bool overwrite) {
     AUTOGLM_RETURN_IF_ERROR(plan());
+    AUTOGLM_ASSIGN_OR_RETURN(statistics_, InputStatistics::open(model_));
     AUTOGLM_ASSIGN_OR_RETURN(const auto metadata, describe());
     AUTOGLM_ASSIGN_OR_RETURN(auto staged, format::StagedFile::create(output, overwrite));
     AUTOGLM_ASSIGN_OR_RETURN(auto file, GgufFile::begin(std::move(staged), metadata, std::move(tensors_)));
@@ -373,11 +376,26 @@ class GgufExport {
       model_.release_weight(module);
     } else {
       AUTOGLM_RETURN_IF_ERROR(read_floats(piece));
-      encode(floats_, piece.tensor.cols(), {}, piece.tensor.type, encoded_);
+      if (piece.first == 0) weigh(piece);
+      encode(floats_, piece.tensor.cols(), importance_, piece.tensor.type, encoded_);
     }
     if (piece.item.is_head)
       reorder(encoded_, piece.tensor.shape.size() == 1 ? row_bytes(piece.tensor.type, 1) : piece.width());
     return ok_status();
+  }
+
+  /// Finds how much each column of a module matters, where its scales are searched. A tenth of the mean is the least,
+  /// so that no column is given up for what calibration happened not to see.
+  void weigh(const Piece& piece) {
+    constexpr float kLeast = 0.1F;
+    importance_.clear();
+    if (!is_quantized(piece.tensor.type) || piece.tensor.type == GgmlType::kQ8_0) return;
+    const auto power = statistics_->power(piece.module());
+    if (!power) return;
+    importance_ = *power;
+    const float mean = std::accumulate(power->begin(), power->end(), 0.0F) / static_cast<float>(power->size());
+    for (float& weight : importance_) weight = std::max(weight, kLeast * mean);
+    if (piece.part == 0) ++report_.weighted;
   }
 
   /// Of a tensor's largest value, what rounding to a type may make; more is a scale that FP16 does not hold.
@@ -432,7 +450,8 @@ class GgufExport {
   Architecture architecture_{};
   std::vector<Item> items_;
   std::vector<GgufTensor> tensors_;
-  std::vector<float> floats_, decoded_;
+  std::optional<InputStatistics> statistics_;
+  std::vector<float> floats_, decoded_, importance_;
   std::vector<std::byte> encoded_;
   GgufReport report_;
 };

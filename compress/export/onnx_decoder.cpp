@@ -21,7 +21,7 @@ constexpr int32_t kInt64 = onnx::TensorProto::INT64, kFloat = onnx::TensorProto:
 class Decoder {
  public:
   Decoder(const format::StoredModel& model, OnnxWeights& weights, OnnxGraph& graph)
-      : model_(model), config_(model.config), weights_(weights), graph_(graph) {}
+      : model_(model), config_(model.config), weights_(weights), graph_(graph), compute_(weights.compute()) {}
 
   void add() {
     add_inputs();
@@ -33,11 +33,11 @@ class Decoder {
     for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) hidden = block(layer, hidden);
     graph_.set_scope("/head");
     hidden = norm(hidden, find(Role::kFinalNorm));
-    graph_.add_named("Identity", {weights_.linear(graph_, model_.head(), hidden)}, "logits");
+    graph_.add_named("Cast", {weights_.linear(graph_, model_.head(), hidden)}, "logits", {{"to", int64_t{kFloat}}});
     graph_.add_output("logits", kFloat, {"batch", "sequence", config_.vocab_size});
     for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
       for (const char* part : {"key", "value"}) {
-        graph_.add_output(fmt::format("present.{}.{}", layer, part), kFloat,
+        graph_.add_output(fmt::format("present.{}.{}", layer, part), compute_,
                           {"batch", config_.num_key_value_heads, "total", config_.head_dim});
       }
     }
@@ -50,7 +50,7 @@ class Decoder {
     graph_.add_input("position_ids", kInt64, {"batch", "sequence"});
     for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
       for (const char* part : {"key", "value"}) {
-        graph_.add_input(fmt::format("past_key_values.{}.{}", layer, part), kFloat,
+        graph_.add_input(fmt::format("past_key_values.{}.{}", layer, part), compute_,
                          {"batch", config_.num_key_value_heads, "past", config_.head_dim});
       }
     }
@@ -72,8 +72,15 @@ class Decoder {
     const std::string padding = graph_.add(
         "Unsqueeze", {graph_.add("Cast", {"attention_mask"}, {{"to", int64_t{kBool}}}), graph_.ints({1, 2, 3})});
     const std::string allowed = graph_.add("And", {causal, padding});
-    mask_ = graph_.add("Where", {allowed, graph_.scalar(0.0F), graph_.scalar(std::numeric_limits<float>::lowest())});
+    constexpr float kLeastHalf = -65504;
+    const float least = compute_ == kFloat ? std::numeric_limits<float>::lowest() : kLeastHalf;
+    mask_ = graph_.add("Where", {allowed, number(0), number(least)});
   }
+
+  /// A constant of the type that is computed in, and values of float32 in it.
+  std::string number(float value) { return graph_.scalar(value, compute_); }
+  std::string to_compute(const std::string& x) { return graph_.cast(x, kFloat, compute_); }
+  std::string to_float(const std::string& x) { return graph_.cast(x, compute_, kFloat); }
 
   std::string size_of(const std::string& value, int64_t axis) {
     return graph_.add("Gather", {graph_.add("Shape", {value}), graph_.scalar(axis)});
@@ -94,6 +101,8 @@ class Decoder {
       cos_ = graph_.add("Mul", {cos_, graph_.scalar(scaling)});
       sin_ = graph_.add("Mul", {sin_, graph_.scalar(scaling)});
     }
+    cos_ = to_compute(cos_);
+    sin_ = to_compute(sin_);
   }
 
   std::string block(int64_t layer, const std::string& input) {
@@ -109,13 +118,14 @@ class Decoder {
     return graph_.add("Add", {hidden, mixed});
   }
 
-  /// RMSNorm over the last dimension, in the form that onnxruntime knows.
-  std::string norm(const std::string& x, const ModuleSpec& module) {
+  /// RMSNorm over the last dimension, in the form that onnxruntime knows and in float32.
+  std::string norm(const std::string& input, const ModuleSpec& module) {
+    const std::string x = to_float(input);
     const std::string square = graph_.add("Pow", {x, graph_.scalar(2.0F)});
-    const std::string mean = graph_.add("ReduceMean", {square, graph_.ints({-1})}, {{"keepdims", int64_t{1}}});
+    const std::string mean = graph_.reduce("ReduceMean", square);
     const std::string stable = graph_.add("Add", {mean, graph_.scalar(static_cast<float>(config_.rms_norm_eps))});
     const std::string normed = graph_.add("Div", {x, graph_.add("Sqrt", {stable})});
-    return graph_.add("Mul", {normed, weights_.vector(graph_, module)});
+    return to_compute(graph_.add("Mul", {normed, weights_.vector(graph_, module)}));
   }
 
   std::string reshaped(const std::string& x, const std::vector<int64_t>& shape) {
@@ -147,7 +157,7 @@ class Decoder {
     // The queries of a group share its keys: [batch, kv heads, group, sequence, total].
     const std::string lying = graph_.add("Unsqueeze", {transposed(keys, {0, 1, 3, 2}), graph_.ints({2})});
     std::string scores = graph_.add("MatMul", {q, lying});
-    scores = graph_.add("Mul", {scores, graph_.scalar(1 / std::sqrt(static_cast<float>(n)))});
+    scores = graph_.add("Mul", {scores, number(1 / std::sqrt(static_cast<float>(n)))});
     scores = graph_.add("Softmax", {graph_.add("Add", {scores, mask_})}, {{"axis", int64_t{-1}}});
     const std::string out = graph_.add("MatMul", {scores, graph_.add("Unsqueeze", {values, graph_.ints({2})})});
     return weights_.linear(graph_, find(Role::kO, layer),
@@ -206,8 +216,8 @@ class Decoder {
   /// Every expert computes the tokens that chose it, and no others.
   std::string experts(int64_t layer, const std::string& normed) {
     const std::string x = reshaped(normed, {-1, config_.hidden_size});  // [tokens, hidden]
-    const std::string routing = route(layer, x);                        // [tokens, experts]
-    std::string out = zeros_like(x);
+    const std::string routing = to_compute(route(layer, x));            // [tokens, experts]
+    std::string out = to_compute(zeros_like(x));
     for (int64_t expert = 0; expert < config_.n_routed_experts; ++expert) {
       const std::string weight = graph_.add("Gather", {routing, graph_.scalar(expert)}, {{"axis", int64_t{1}}});
       const std::string tokens = graph_.add("Squeeze", {graph_.add("NonZero", {weight}), graph_.ints({0})});
@@ -219,7 +229,8 @@ class Decoder {
       const std::string share = graph_.add("Unsqueeze", {graph_.add("Gather", {weight, tokens}), graph_.ints({1})});
       y = graph_.add("Mul", {y, share});
       const std::string rows = graph_.add("Unsqueeze", {tokens, graph_.ints({1})});
-      out = graph_.add("ScatterND", {out, rows, y}, {{"reduction", std::string("add")}});
+      // A token chooses an expert once: no sum is needed where it is put back, which TensorRT does not have.
+      out = graph_.add("ScatterND", {out, rows, graph_.add("Add", {graph_.add("Gather", {out, tokens}), y})});
     }
     if (config_.n_shared_experts > 0) {
       const auto run = [&](Role role, const std::string& in) { return weights_.linear(graph_, find(role, layer), in); };
@@ -233,12 +244,13 @@ class Decoder {
   /// plus correction within the best groups, shares without the correction).
   std::string route(int64_t layer, const std::string& x) {
     const int64_t total = config_.n_routed_experts, groups = config_.n_group;
-    const std::string scores = graph_.add("Sigmoid", {weights_.linear(graph_, find(Role::kRouter, layer), x)});
+    const std::string scores =
+        graph_.add("Sigmoid", {to_float(weights_.linear(graph_, find(Role::kRouter, layer), x))});
     std::string choice = graph_.add("Add", {scores, weights_.vector(graph_, find(Role::kRouterCorrection, layer))});
     if (groups > 1) {
       const std::string by_group = reshaped(choice, {0, groups, total / groups});
       const std::string two = top(by_group, std::min<int64_t>(2, total / groups)).first;
-      const std::string best = graph_.add("ReduceSum", {two, graph_.ints({-1})}, {{"keepdims", int64_t{0}}});
+      const std::string best = graph_.reduce("ReduceSum", two, false);
       const std::string kept = ones_at(best, top(best, config_.topk_group).second);  // [tokens, groups]
       const std::string is_kept =
           graph_.add("Greater", {graph_.add("Unsqueeze", {kept, graph_.ints({2})}), graph_.scalar(0.0F)});
@@ -248,7 +260,7 @@ class Decoder {
     const std::string chosen = ones_at(scores, top(choice, config_.num_experts_per_tok).second);
     std::string shares = graph_.add("Mul", {scores, chosen});
     if (config_.norm_topk_prob) {
-      const std::string sum = graph_.add("ReduceSum", {shares, graph_.ints({-1})}, {{"keepdims", int64_t{1}}});
+      const std::string sum = graph_.reduce("ReduceSum", shares);
       shares = graph_.add("Div", {shares, graph_.add("Add", {sum, graph_.scalar(1e-20F)})});
     }
     return graph_.add("Mul", {shares, graph_.scalar(static_cast<float>(config_.routed_scaling_factor))});
@@ -273,13 +285,14 @@ class Decoder {
   const format::ModelConfig& config_;
   OnnxWeights& weights_;
   OnnxGraph& graph_;
+  int32_t compute_;
   std::string mask_, cos_, sin_;
 };
 
 }  // namespace
 
 Status check_onnx_decoder(const format::ModelConfig& config) {
-  if (config.rope_type == "dynamic" || config.rope_type == "longrope") {
+  if (!format::has_fixed_frequencies(config)) {
     return invalid_argument(fmt::format(
         "onnx: rope_type {} has frequencies that change with the length of a sequence, which a graph cannot say",
         config.rope_type));

@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <span>
+
+#include "core/format/dtype.h"
 
 namespace autoglm::exports {
 namespace {
@@ -68,6 +71,22 @@ OnnxGraph::Values OnnxGraph::add_many(std::string_view op, const Values& inputs,
   return {node.output().begin(), node.output().end()};
 }
 
+std::string OnnxGraph::cast(const std::string& x, int32_t from, int32_t to) {
+  return from == to ? x : add("Cast", {x}, {{"to", int64_t{to}}});
+}
+
+std::string OnnxGraph::reduce(std::string_view op, const std::string& x, bool keep) {
+  constexpr int64_t kAxesAreInput = 18;  // since 13 for ReduceSum
+  OnnxAttributes attributes = {{"keepdims", int64_t{keep}}};
+  if (op == "ReduceSum" || opset_ >= kAxesAreInput) return add(op, {x, ints({-1})}, attributes);
+  attributes.emplace_back("axes", std::vector<int64_t>{-1});
+  return add(op, {x}, attributes);
+}
+
+void OnnxGraph::need(int64_t opset, std::string_view what) {
+  if (opset > needed_.opset) needed_ = {opset, std::string(what)};
+}
+
 OnnxGraph::Values OnnxGraph::split(const std::string& input, const std::vector<int64_t>& sizes) {
   if (sizes.size() == 1) return {input};
   return add_many("Split", {input, ints(sizes)}, std::ssize(sizes), {{"axis", int64_t{-1}}});
@@ -106,6 +125,16 @@ std::string OnnxGraph::scalar(int64_t value) {
 }
 
 std::string OnnxGraph::scalar(float value) { return floats({value}, {}); }
+
+std::string OnnxGraph::scalar(float value, int32_t type) {
+  if (type == onnx::TensorProto::FLOAT) return scalar(value);
+  uint16_t bits = 0;
+  format::from_float(format::DType::kF16, {&value, 1}, std::as_writable_bytes(std::span(&bits, 1)));
+  onnx::TensorProto tensor;
+  tensor.set_data_type(type);
+  tensor.add_int32_data(bits);
+  return add_constant(tensor);
+}
 
 std::string OnnxGraph::byte(int value) { return add_byte(onnx::TensorProto::UINT8, value); }
 

@@ -21,6 +21,9 @@ class OnnxGraph {
  public:
   using Values = std::vector<std::string>;
 
+  /// `opset`: at least 13. Nodes take the form they have in it.
+  explicit OnnxGraph(int64_t opset) : opset_(opset) {}
+
   /// Adds a node of ONNX's own operators and returns the name of its output.
   std::string add(std::string_view op, const Values& inputs, const OnnxAttributes& attributes = {});
 
@@ -29,6 +32,12 @@ class OnnxGraph {
 
   /// A node with `count` outputs.
   Values add_many(std::string_view op, const Values& inputs, int64_t count, const OnnxAttributes& attributes = {});
+
+  /// `x` of one type (onnx::TensorProto::DataType) as another.
+  std::string cast(const std::string& x, int32_t from, int32_t to);
+
+  /// ReduceSum, ReduceMean, ReduceMax or ReduceMin of the last dimension, which stays as one of size 1 or goes.
+  std::string reduce(std::string_view op, const std::string& x, bool keep = true);
 
   /// Parts of these sizes along the last dimension.
   Values split(const std::string& input, const std::vector<int64_t>& sizes);
@@ -41,8 +50,9 @@ class OnnxGraph {
   std::string ints(const std::vector<int64_t>& values);
   std::string scalar(int64_t value);
   std::string scalar(float value);
-  std::string byte(int value);         ///< UINT8
-  std::string signed_byte(int value);  ///< INT8
+  std::string scalar(float value, int32_t type);  ///< rounded to FLOAT or FLOAT16
+  std::string byte(int value);                    ///< UINT8
+  std::string signed_byte(int value);             ///< INT8
   std::string floats(const std::vector<float>& values, const std::vector<int64_t>& shape);
 
   void add_input(const std::string& name, int32_t type, const OnnxDims& dims);
@@ -50,6 +60,14 @@ class OnnxGraph {
 
   /// Nodes from here on are named below it: "/layers.0".
   void set_scope(std::string scope) { scope_ = std::move(scope); }
+
+  /// Notes that something in the graph came with an opset.
+  void need(int64_t opset, std::string_view what);
+  struct Need {
+    int64_t opset = 13;  // scales per axis of DequantizeLinear
+    std::string what = "the decoder";
+  };
+  const Need& needed() const { return needed_; }  ///< the latest of them
 
   bool has_contrib() const { return has_contrib_; }
   onnx::GraphProto& proto() { return proto_; }
@@ -60,6 +78,8 @@ class OnnxGraph {
   std::string add_constant(const onnx::TensorProto& tensor);
 
   onnx::GraphProto proto_;
+  int64_t opset_;
+  Need needed_;
   std::string scope_;
   bool has_contrib_ = false;
   std::vector<std::pair<std::string, std::string>> constants_;  // serialized value, name

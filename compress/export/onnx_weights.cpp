@@ -38,6 +38,15 @@ int32_t onnx_type(DType dtype) {
   }
 }
 
+DType float_type(int32_t type) {
+  switch (type) {
+    case TensorProto::FLOAT16: return DType::kF16;
+    case TensorProto::BFLOAT16: return DType::kBF16;
+    case TensorProto::DOUBLE: return DType::kF64;
+    default: return DType::kF32;
+  }
+}
+
 int32_t integer_type(int bits) {
   return bits == 2 ? TensorProto::INT2 : bits == 4 ? TensorProto::INT4 : TensorProto::INT8;
 }
@@ -61,20 +70,56 @@ int64_t nbits_block(const QuantArgs& args, int64_t cols) {
   return block;
 }
 
-/// Rows of scales or zero points as the file has them, `width` in each: as they are, or one of a whole row repeated.
+/// Rows of `groups` scales or zero points as the file has them, `width` in each: as they are, or repeated for blocks
+/// that are smaller than a group.
 template <typename T>
 std::vector<T> repeated(std::span<const T> rows, int64_t groups, int64_t width) {
   std::vector<T> out;
   for (size_t i = 0; i < rows.size(); i += static_cast<size_t>(groups)) {
-    for (int64_t j = 0; j < width; ++j) out.push_back(rows[i + static_cast<size_t>(groups == 1 ? 0 : j)]);
+    for (int64_t j = 0; j < width; ++j) out.push_back(rows[i + static_cast<size_t>(j * groups / width)]);
   }
   return out;
 }
 
+/// The block of a weight in TensorRT, which knows INT4 in blocks alone; 0: it has none.
+int64_t tensorrt_block(const QuantArgs& args, int64_t cols) {
+  const int64_t group = args.strategy == Strategy::kGroup ? args.group_size : cols;
+  for (const int64_t block : {int64_t{128}, int64_t{64}}) {
+    if (group % block == 0) return block;
+  }
+  return 0;
+}
+
+/// What TensorRT's rules of explicit quantization say to a weight and its input.
+Status check_tensorrt(const ModuleSpec& module, const QuantArgs& args, const std::optional<InputQuant>& input) {
+  const auto refused = [&](std::string_view what, std::string_view instead) {
+    return invalid_argument(
+        fmt::format("tensorrt: {} {}; compress with {}", format::display(module.name), what, instead));
+  };
+  if (!args.symmetric)
+    return refused("has zero points, and TensorRT's quantization is symmetric", "a symmetric scheme");
+  if (args.num_bits > 4 && args.strategy == Strategy::kGroup) {
+    return refused(fmt::format("has groups of {} bits, and TensorRT has blocks for INT4 alone", args.num_bits),
+                   "int8 or int4-g128");
+  }
+  if (args.num_bits <= 4 && tensorrt_block(args, module.shape[1]) == 0) {
+    return refused(fmt::format("has groups that are no multiple of 64, TensorRT's blocks of INT4"), "int4-g128");
+  }
+  if (!input) return ok_status();
+  if (input->args.dynamic) return refused("finds a scale for each token, and TensorRT's are constant", "w8a8-static");
+  if (!input->args.symmetric || input->zero_point != 0) {
+    return refused("has a zero point for its input, and TensorRT's quantization is symmetric", "w8a8-static");
+  }
+  if (args.num_bits <= 4 || input->args.num_bits != 8) {
+    return refused("has integers of less than 8 bits on both sides", "w8a8-static");
+  }
+  return ok_status();
+}
+
 }  // namespace
 
-Result<OnnxWeights> OnnxWeights::plan(const format::StoredModel& model, bool use_nbits) {
-  OnnxWeights out(model, use_nbits);
+Result<OnnxWeights> OnnxWeights::plan(const format::StoredModel& model, const OnnxTarget& target) {
+  OnnxWeights out(model, target);
   const auto runs = [](const QuantArgs& args) {
     return args.strategy == (args.dynamic ? Strategy::kToken : Strategy::kTensor);
   };
@@ -84,13 +129,13 @@ Result<OnnxWeights> OnnxWeights::plan(const format::StoredModel& model, bool use
     // All that belongs to it is there, and fits.
     AUTOGLM_RETURN_IF_ERROR(format::decode_rows(model, module, 0, 0).status());
     AUTOGLM_ASSIGN_OR_RETURN(const auto input, model.input_quant(module));
+    if (target.tensorrt) AUTOGLM_RETURN_IF_ERROR(check_tensorrt(module, *model.scheme_of(module)->weights, input));
     if (input) out.inputs_.emplace(&module, *input);
   }
   return out;
 }
 
 size_t OnnxWeights::add_tensor(OnnxTensor tensor) {
-  has_two_bits_ = has_two_bits_ || tensor.type == TensorProto::INT2;
   tensors_.push_back(std::move(tensor));
   return tensors_.size() - 1;
 }
@@ -99,10 +144,6 @@ void OnnxWeights::add_quantized(QuantizedItem item, OnnxTensor values, OnnxTenso
   item.values = add_tensor(std::move(values));
   item.scales = add_tensor(std::move(scales));
   quantized_.push_back(item);
-}
-
-std::string OnnxWeights::as_float(OnnxGraph& graph, const std::string& name, int32_t type) {
-  return type == TensorProto::FLOAT ? name : graph.add("Cast", {name}, {{"to", int64_t{TensorProto::FLOAT}}});
 }
 
 /// A float tensor of the model as it is, or lying on its side; the index of the one that is there already.
@@ -127,7 +168,7 @@ size_t OnnxWeights::add_float(const ModuleSpec& module, Member member, bool tran
 
 std::string OnnxWeights::vector(OnnxGraph& graph, const ModuleSpec& module, Member member) {
   const OnnxTensor& tensor = tensors_[add_float(module, member, false)];
-  return as_float(graph, tensor.name, tensor.type);
+  return graph.cast(tensor.name, tensor.type, TensorProto::FLOAT);
 }
 
 DType OnnxWeights::scale_dtype(const ModuleSpec& module) const {
@@ -136,7 +177,7 @@ DType OnnxWeights::scale_dtype(const ModuleSpec& module) const {
 
 /// The bits of the file's integers: the next width that ONNX has, 8 where `run` of fewer would not fill bytes.
 int OnnxWeights::container(const QuantArgs& args, int64_t run) {
-  int bits = args.num_bits > 4 ? 8 : args.num_bits > 2 ? 4 : 2;
+  int bits = args.num_bits > 4 ? 8 : args.num_bits > 2 || target_.tensorrt ? 4 : 2;
   if (run * bits % 8 != 0) bits = 8;
   if (bits != args.num_bits) ++widened_;
   return bits;
@@ -144,8 +185,11 @@ int OnnxWeights::container(const QuantArgs& args, int64_t run) {
 
 OnnxTensor OnnxWeights::scale_tensor(const ModuleSpec& module, const std::string& name, const QuantArgs& args) const {
   const bool whole = args.strategy == Strategy::kTensor;
-  const DType dtype = scale_dtype(module);
   const int64_t groups = args.groups(module.shape[1]);
+  // Constants, which a Cast would hide from TensorRT.
+  const DType dtype = !target_.tensorrt                 ? scale_dtype(module)
+                      : compute() == TensorProto::FLOAT ? DType::kF32
+                                                        : DType::kF16;
   return {.name = name + ".weight_scale",
           .type = onnx_type(dtype),
           .rows = whole ? 1 : module.shape[0],
@@ -156,9 +200,12 @@ OnnxTensor OnnxWeights::scale_tensor(const ModuleSpec& module, const std::string
 
 std::string OnnxWeights::embed(OnnxGraph& graph, const std::string& ids) {
   const ModuleSpec& module = model_->embedding();
-  if (const auto* scheme = model_->scheme_of(module)) return quantized_embedding(graph, *scheme->weights, ids);
+  if (const auto* scheme = model_->scheme_of(module)) {
+    if (!target_.tensorrt) return quantized_embedding(graph, *scheme->weights, ids);
+    return graph.add("Gather", {dequantized(graph, module, module.name, *scheme->weights, Side::kRows), ids});
+  }
   const OnnxTensor& tensor = tensors_[add_float(module, Member::kWeight, false)];
-  return as_float(graph, graph.add("Gather", {tensor.name, ids}), tensor.type);
+  return graph.cast(graph.add("Gather", {tensor.name, ids}), tensor.type, compute());
 }
 
 std::string OnnxWeights::quantized_embedding(OnnxGraph& graph, const QuantArgs& args, const std::string& ids) {
@@ -177,6 +224,7 @@ std::string OnnxWeights::quantized_embedding(OnnxGraph& graph, const QuantArgs& 
   std::string q = graph.add("Gather", {values.name, ids});
   if (bits < 8) {
     OnnxGraph::Values parts;
+    graph.need(18, "integers of the embedding in packed bytes (BitwiseAnd)");
     const std::string mask = graph.byte((1 << bits) - 1);
     for (int shift = 0; shift < 8; shift += bits) {
       std::string part = q;
@@ -194,7 +242,7 @@ std::string OnnxWeights::quantized_embedding(OnnxGraph& graph, const QuantArgs& 
   const bool whole = args.strategy == Strategy::kTensor;
   const auto rows_of = [&](const std::string& name, int32_t type) {
     const std::string found = whole ? name : graph.add("Gather", {name, ids});
-    const std::string floats = as_float(graph, found, type);
+    const std::string floats = graph.cast(found, type, TensorProto::FLOAT);
     return groups == 1 ? floats : graph.add("Unsqueeze", {floats, graph.ints({-1})});
   };
   if (groups > 1) q = graph.add("Reshape", {q, graph.ints({0, 0, groups, cols / groups})});
@@ -208,17 +256,19 @@ std::string OnnxWeights::quantized_embedding(OnnxGraph& graph, const QuantArgs& 
   }
   q = graph.add("Mul", {q, rows_of(scales.name, scales.type)});
   add_quantized(item, std::move(values), std::move(scales));
-  return groups == 1 ? q : graph.add("Reshape", {q, graph.ints({0, 0, cols})});
+  if (groups > 1) q = graph.add("Reshape", {q, graph.ints({0, 0, cols})});
+  return graph.cast(q, TensorProto::FLOAT, compute());
 }
 
 std::string OnnxWeights::linear(OnnxGraph& graph, const ModuleSpec& module, const std::string& x) {
   const auto* scheme = model_->scheme_of(module);
   const auto input = inputs_.find(&module);
+  values_read_.emplace(module.name, x);
   std::string y;
   if (scheme == nullptr) {
     const bool tied = module.role == format::Role::kEmbedding;
     const OnnxTensor& tensor = tensors_[add_float(module, Member::kWeight, !tied)];
-    std::string weight = as_float(graph, tensor.name, tensor.type);
+    std::string weight = graph.cast(tensor.name, tensor.type, compute());
     if (tied) weight = graph.add("Transpose", {weight}, {{"perm", std::vector<int64_t>{1, 0}}});
     y = graph.add("MatMul", {x, weight});
   } else if (input != inputs_.end()) {
@@ -227,43 +277,65 @@ std::string OnnxWeights::linear(OnnxGraph& graph, const ModuleSpec& module, cons
     const bool integers = !quantized_x.is_pair && has_eight_bits(input->second) && input->second.args.symmetric &&
                           args.symmetric && args.num_bits > 4 && args.strategy != Strategy::kGroup;
     y = integers ? integer_matmul(graph, module, args, quantized_x)
-                 : graph.add("MatMul", {floats_of(graph, quantized_x), dequantized(graph, module, args)});
-  } else if (use_nbits_ && nbits_block(*scheme->weights, module.shape[1]) > 0) {
+                 : graph.add("MatMul", {floats_of(graph, quantized_x),
+                                        dequantized(graph, module, stored_name(module), args, Side::kColumns,
+                                                    target_.unsigned_weights && quantized_x.is_pair)});
+  } else if (target_.matmul_nbits && nbits_block(*scheme->weights, module.shape[1]) > 0) {
     y = matmul_nbits(graph, module, *scheme->weights, x);
   } else {
-    y = graph.add("MatMul", {x, dequantized(graph, module, *scheme->weights)});
+    y = graph.add("MatMul", {x, dequantized(graph, module, stored_name(module), *scheme->weights, Side::kColumns)});
   }
-  return module.has_bias ? graph.add("Add", {y, vector(graph, module, Member::kBias)}) : y;
+  if (!module.has_bias) return y;
+  const OnnxTensor& bias = tensors_[add_float(module, Member::kBias, false)];
+  return graph.add("Add", {y, graph.cast(bias.name, bias.type, compute())});
 }
 
-/// DequantizeLinear of the weight [in, out].
-std::string OnnxWeights::dequantized(OnnxGraph& graph, const ModuleSpec& module, const QuantArgs& args) {
-  const int64_t rows = module.shape[0], cols = module.shape[1], groups = args.groups(cols);
-  const int bits = container(args, rows);
-  const bool grouped = args.strategy == Strategy::kGroup, whole = args.strategy == Strategy::kTensor;
-  QuantizedItem item{.module = &module, .block = cols / groups};
-  OnnxTensor values{.name = stored_name(module) + ".weight_quantized",
-                    .type = integer_type(bits),
-                    .shape = {cols, rows},
+/// DequantizeLinear of the weight, [out, in] (Side::kRows) or [in, out], under the name `name`.
+std::string OnnxWeights::dequantized(OnnxGraph& graph, const ModuleSpec& module, const std::string& name,
+                                     const QuantArgs& args, Side side, bool is_unsigned) {
+  const int64_t rows = module.shape[0], cols = module.shape[1];
+  const bool lying = side == Side::kColumns;
+  const int bits = container(args, lying ? rows : cols);
+  is_unsigned = is_unsigned && bits == 8;
+  const bool in_blocks = args.strategy == Strategy::kGroup || (target_.tensorrt && bits < 8);
+  const bool whole = args.strategy == Strategy::kTensor && !in_blocks;
+  const int64_t block = !in_blocks ? cols : target_.tensorrt ? tensorrt_block(args, cols) : args.group_size;
+  QuantizedItem item{.module = &module, .block = block};
+  OnnxTensor values{.name = name + ".weight_quantized",
+                    .type = is_unsigned ? int32_t{TensorProto::UINT8} : integer_type(bits),
+                    .shape = lying ? format::Shape{cols, rows} : module.shape,
                     .rows = rows,
                     .cols = cols,
+                    .stride = cols,
                     .bits = bits,
-                    .transposed = true};
-  OnnxTensor scales = scale_tensor(module, stored_name(module), args);
-  scales.shape = grouped ? format::Shape{groups, rows} : whole ? format::Shape{} : format::Shape{rows};
-  scales.transposed = grouped;
-  OnnxGraph::Values inputs = {values.name, as_float(graph, scales.name, scales.type)};
-  if (!args.symmetric) {
+                    .transposed = lying,
+                    .offset = is_unsigned ? 128 : 0};
+  OnnxTensor scales = scale_tensor(module, name, args);
+  if (in_blocks) {
+    scales.rows = rows;
+    scales.cols = scales.stride = cols / block;
+    scales.transposed = lying;
+  }
+  scales.shape = whole        ? format::Shape{}
+                 : !in_blocks ? format::Shape{rows}
+                 : lying      ? format::Shape{scales.cols, rows}
+                              : format::Shape{rows, scales.cols};
+  if (in_blocks || bits < 8) graph.need(21, "blocks of scales and INT4");
+  if (bits == 2) graph.need(25, "INT2");
+  if (compute() != TensorProto::FLOAT) graph.need(19, "scales of 16 bits");
+  OnnxGraph::Values inputs = {values.name, graph.cast(scales.name, scales.type, compute())};
+  if (!args.symmetric || is_unsigned) {
     OnnxTensor zeros = scales;
-    zeros.name = stored_name(module) + ".weight_zero_point";
+    zeros.name = name + ".weight_zero_point";
     zeros.type = values.type;
     zeros.bits = bits;
+    zeros.offset = values.offset;
     inputs.push_back(zeros.name);
     item.zeros = add_tensor(std::move(zeros));
   }
   OnnxAttributes attributes;
-  if (!whole) attributes.emplace_back("axis", int64_t{grouped ? 0 : 1});
-  if (grouped) attributes.emplace_back("block_size", args.group_size);
+  if (!whole) attributes.emplace_back("axis", int64_t{lying != in_blocks});
+  if (in_blocks) attributes.emplace_back("block_size", block);
   add_quantized(item, std::move(values), std::move(scales));
   return graph.add("DequantizeLinear", inputs, attributes);
 }
@@ -286,7 +358,7 @@ std::string OnnxWeights::matmul_nbits(OnnxGraph& graph, const ModuleSpec& module
   scales.rows = rows;
   scales.cols = scales.stride = blocks;
   scales.shape = {rows, blocks};
-  OnnxGraph::Values inputs = {x, values.name, as_float(graph, scales.name, scales.type)};
+  OnnxGraph::Values inputs = {x, values.name, graph.cast(scales.name, scales.type, compute())};
   if (!args.symmetric) {
     const int64_t bytes = (blocks * bits + 7) / 8;
     OnnxTensor zeros = values;
@@ -310,19 +382,26 @@ std::string OnnxWeights::integer_matmul(OnnxGraph& graph, const ModuleSpec& modu
   if (args.num_bits != 8) ++widened_;
   QuantizedItem item{.module = &module, .block = cols};
   OnnxTensor values{.name = stored_name(module) + ".weight_quantized",
-                    .type = TensorProto::INT8,
+                    .type = target_.unsigned_weights ? TensorProto::UINT8 : TensorProto::INT8,
                     .shape = {cols, rows},
                     .rows = rows,
                     .cols = cols,
-                    .transposed = true};
+                    .transposed = true,
+                    .offset = target_.unsigned_weights ? 128 : 0};
   OnnxTensor scales = scale_tensor(module, stored_name(module), args);
   scales.shape = {scales.rows};
-  const std::string integers = graph.add("Cast", {input.integers}, {{"to", int64_t{TensorProto::INT8}}});
-  std::string y = graph.add("MatMulInteger", {integers, values.name});
-  y = graph.add("Cast", {y}, {{"to", int64_t{TensorProto::FLOAT}}});
-  y = graph.add("Mul", {graph.add("Mul", {y, input.scale}), as_float(graph, scales.name, scales.type)});
+  std::string integers = input.integers;
+  if (target_.unsigned_inputs) integers = graph.add("Add", {integers, graph.scalar(128.0F)});
+  const int64_t type = target_.unsigned_inputs ? TensorProto::UINT8 : TensorProto::INT8;
+  OnnxGraph::Values inputs = {graph.add("Cast", {integers}, {{"to", type}}), values.name};
+  if (target_.unsigned_inputs || target_.unsigned_weights) {
+    inputs.push_back(target_.unsigned_inputs ? graph.byte(128) : graph.signed_byte(0));
+    inputs.push_back(target_.unsigned_weights ? graph.byte(128) : graph.signed_byte(0));
+  }
+  std::string y = graph.add("Cast", {graph.add("MatMulInteger", inputs)}, {{"to", int64_t{TensorProto::FLOAT}}});
+  y = graph.add("Mul", {graph.add("Mul", {y, input.scale}), graph.cast(scales.name, scales.type, TensorProto::FLOAT)});
   add_quantized(item, std::move(values), std::move(scales));
-  return y;
+  return graph.cast(y, TensorProto::FLOAT, compute());
 }
 
 /// One for all linears that read `x` alike. Static scales of 8 bits: for a QuantizeLinear/DequantizeLinear pair; others
@@ -333,11 +412,14 @@ OnnxWeights::QuantizedInput& OnnxWeights::quantized(OnnxGraph& graph, const std:
   if (known != quantized_inputs_.end()) return *known;
   QuantizedInput out{.x = x, .quant = quant, .is_pair = !quant.args.dynamic && has_eight_bits(quant)};
   if (out.is_pair) {
-    out.scale = graph.scalar(quant.scale);
-    out.zero = graph.signed_byte(static_cast<int>(quant.zero_point));
+    out.scale = graph.scalar(quant.scale, compute());
+    const int zero = static_cast<int>(quant.zero_point);
+    out.zero = target_.unsigned_inputs ? graph.byte(zero + 128) : graph.signed_byte(zero);
     out.integers = graph.add("QuantizeLinear", {x, out.scale, out.zero});
+    if (compute() != TensorProto::FLOAT) graph.need(19, "scales of 16 bits");
     return quantized_inputs_.emplace_back(std::move(out));
   }
+  const std::string floats = graph.cast(x, compute(), TensorProto::FLOAT);
   const auto q_min = static_cast<float>(quant.args.q_min()), q_max = static_cast<float>(quant.args.q_max());
   const std::string least = graph.scalar(q_min), most = graph.scalar(q_max), zero = graph.scalar(0.0F);
   if (!quant.args.dynamic) {
@@ -345,8 +427,7 @@ OnnxWeights::QuantizedInput& OnnxWeights::quantized(OnnxGraph& graph, const std:
     if (quant.zero_point != 0) out.zero = graph.scalar(quant.zero_point);
   } else {
     const auto end = [&](std::string_view reduce, std::string_view with) {  // zero must be representable
-      const std::string extreme = graph.add(reduce, {x, graph.ints({-1})}, {{"keepdims", int64_t{1}}});
-      return graph.add(with, {extreme, zero});
+      return graph.add(with, {graph.reduce(reduce, floats), zero});
     };
     const std::string low = end("ReduceMin", "Min"), high = end("ReduceMax", "Max");
     const float range = q_max - q_min;
@@ -359,19 +440,19 @@ OnnxWeights::QuantizedInput& OnnxWeights::quantized(OnnxGraph& graph, const std:
       out.zero = graph.add("Round", {graph.add("Clip", {raw, least, most})});
     }
   }
-  std::string q = graph.add("Div", {x, out.scale});
+  std::string q = graph.add("Div", {floats, out.scale});
   if (!out.zero.empty()) q = graph.add("Add", {q, out.zero});
   out.integers = graph.add("Round", {graph.add("Clip", {q, least, most})});
   return quantized_inputs_.emplace_back(std::move(out));
 }
 
-/// What the integers stand for.
+/// What the integers stand for, in the type that is computed in.
 std::string OnnxWeights::floats_of(OnnxGraph& graph, QuantizedInput& input) {
   if (!input.floats.empty()) return input.floats;
   if (input.is_pair) return input.floats = graph.add("DequantizeLinear", {input.integers, input.scale, input.zero});
   std::string q = input.integers;
   if (!input.zero.empty()) q = graph.add("Sub", {q, input.zero});
-  return input.floats = graph.add("Mul", {q, input.scale});
+  return input.floats = graph.cast(graph.add("Mul", {q, input.scale}), TensorProto::FLOAT, compute());
 }
 
 /// Calls `work(module, first, count)` for pieces of all tensors: once for each float one, once for what belongs to a
@@ -436,10 +517,17 @@ Status OnnxWeights::write_item(OnnxFile& file, const QuantizedItem& item, int64_
   const int64_t rows = whole && tensor.rows == 1 ? 1 : count;
   if (whole && rows > 1) scales.assign(static_cast<size_t>(rows), weight.scales[0]);
   if (whole && rows > 1 && !zeros.empty()) zeros.assign(static_cast<size_t>(rows), weight.zero_points[0]);
+  if (item.zeros && zeros.empty()) zeros.assign(scales.size(), 0);
   scales = repeated<float>(scales, groups, tensor.cols);
   zeros = repeated<int8_t>(zeros, groups, tensor.cols);
   std::vector<std::byte> bytes(scales.size() * static_cast<size_t>(tensor.bits) / 8);
-  format::from_float(weight.scale_dtype, scales, bytes);
+  const DType stored = float_type(tensor.type);
+  for (const float scale : scales) {
+    const float rounded = format::rounded_to(stored, scale);
+    if (std::isfinite(rounded) && rounded != 0) continue;
+    return invalid_argument(fmt::format("the scale {} does not fit in {}; give --type fp32", scale, to_string(stored)));
+  }
+  format::from_float(stored, scales, bytes);
   AUTOGLM_RETURN_IF_ERROR(file.write_rows(item.scales, first, rows, bytes));
   if (item.zeros) AUTOGLM_RETURN_IF_ERROR(file.write_rows(*item.zeros, first, rows, std::as_bytes(std::span(zeros))));
   return ok_status();
@@ -480,7 +568,10 @@ Status OnnxWeights::compare_item(const OnnxFile& file, const QuantizedItem& item
   if (item.zeros)
     AUTOGLM_RETURN_IF_ERROR(file.read_rows(*item.zeros, from, rows, std::as_writable_bytes(std::span(zeros))));
   std::vector<float> scale(zeros.size()), expected(q.size());
-  format::to_float(scale_dtype(*item.module), bytes, scale);
+  format::to_float(float_type(scales.type), bytes, scale);
+  // Exactly, but for scales that the target wants in 16 bits.
+  const bool is_rounded = scales.type == TensorProto::FLOAT16 && scale_dtype(*item.module) != DType::kF16;
+  const float tolerance = is_rounded ? 0x1p-10F : 0;
   const format::WeightRows floats = format::WeightRows::of(*model_, *item.module, Member::kWeight);
   AUTOGLM_RETURN_IF_ERROR(floats.read(first, count, expected));
   floats.release();
@@ -489,7 +580,8 @@ Status OnnxWeights::compare_item(const OnnxFile& file, const QuantizedItem& item
     for (size_t g = 0; g < groups; ++g) {
       const size_t group = (whole ? 0 : row * groups) + g, block = static_cast<size_t>(item.block);
       for (size_t at = row * width + g * block; at < row * width + std::min(width, (g + 1) * block); ++at) {
-        if (static_cast<float>(q[at] - zeros[group]) * scale[group] == expected[at]) continue;
+        const float found = static_cast<float>(q[at] - zeros[group]) * scale[group];
+        if (std::abs(found - expected[at]) <= tolerance * std::abs(expected[at])) continue;
         return internal_error(
             fmt::format("element {} is not read back as it was written", first * cols + static_cast<int64_t>(at)));
       }

@@ -23,22 +23,35 @@
 
 namespace autoglm::exports {
 
+/// What a graph is for.
+struct OnnxTarget {
+  int32_t compute = 1;            ///< onnx::TensorProto::FLOAT or FLOAT16: products and what lies between them
+  bool matmul_nbits = false;      ///< onnxruntime's MatMulNBits where weights alone are quantized
+  bool unsigned_inputs = false;   ///< quantized activations are UINT8, the same values above another zero point
+  bool unsigned_weights = false;  ///< and so are the weights that they are multiplied with
+  bool tensorrt = false;          ///< by TensorRT's rules of explicit quantization (tensorrt.h)
+};
+
 class OnnxWeights {
  public:
   /// kBadInput: activations quantized in a way that is not written (named), or a tensor of a quantized weight that is
-  /// missing or does not fit. `model` must outlive the result.
-  static Result<OnnxWeights> plan(const format::StoredModel& model, bool use_nbits);
+  /// missing or does not fit. kInvalidArgument: what TensorRT's rules do not have (named). `model` must outlive the
+  /// result.
+  static Result<OnnxWeights> plan(const format::StoredModel& model, const OnnxTarget& target);
 
-  /// The nodes that give the embedding of `ids` [batch, sequence], of `x` [.., in] times a matrix, with its bias, and a
-  /// vector (a norm's weight): names of values in float32.
+  int32_t compute() const { return target_.compute; }
+
+  /// The nodes that give the embedding of `ids` [batch, sequence], and `x` [.., in] times a matrix, with its bias:
+  /// names of values of the type that is computed in; and a vector (a norm's weight) in float32.
   std::string embed(OnnxGraph& graph, const std::string& ids);
   std::string linear(OnnxGraph& graph, const format::ModuleSpec& module, const std::string& x);
   std::string vector(OnnxGraph& graph, const format::ModuleSpec& module,
                      format::Member member = format::Member::kWeight);
 
   const std::vector<OnnxTensor>& tensors() const { return tensors_; }
-  bool has_two_bits() const { return has_two_bits_; }  ///< of type INT2, which asks for opset 25
-  int64_t widened() const { return widened_; }         ///< matrices whose integers are held in more bits than they have
+  /// For each linear, the value that it reads.
+  const std::map<std::string, std::string>& inputs() const { return values_read_; }
+  int64_t widened() const { return widened_; }  ///< matrices whose integers are held in more bits than they have
 
   /// Streams all tensors into the file, and compares what is read back with the model, value by value.
   Status write(OnnxFile& file, CancelToken& cancel) const;
@@ -65,20 +78,21 @@ class OnnxWeights {
     std::string floats;  ///< what they stand for; "" until asked for
   };
 
-  OnnxWeights(const format::StoredModel& model, bool use_nbits) : model_(&model), use_nbits_(use_nbits) {}
+  OnnxWeights(const format::StoredModel& model, const OnnxTarget& target) : model_(&model), target_(target) {}
   size_t add_tensor(OnnxTensor tensor);
   void add_quantized(QuantizedItem item, OnnxTensor values, OnnxTensor scales);
-  std::string as_float(OnnxGraph& graph, const std::string& name, int32_t type);
   size_t add_float(const format::ModuleSpec& module, format::Member member, bool transposed);
   int container(const format::QuantArgs& args, int64_t run);
   std::string quantized_embedding(OnnxGraph& graph, const format::QuantArgs& args, const std::string& ids);
-  std::string dequantized(OnnxGraph& graph, const format::ModuleSpec& module, const format::QuantArgs& args);
+  enum class Side { kRows, kColumns };  // which the file's first dimension is
+  std::string dequantized(OnnxGraph& graph, const format::ModuleSpec& module, const std::string& name,
+                          const format::QuantArgs& args, Side side, bool is_unsigned = false);
   std::string matmul_nbits(OnnxGraph& graph, const format::ModuleSpec& module, const format::QuantArgs& args,
                            const std::string& x);
   std::string integer_matmul(OnnxGraph& graph, const format::ModuleSpec& module, const format::QuantArgs& args,
                              const QuantizedInput& input);
   QuantizedInput& quantized(OnnxGraph& graph, const std::string& x, const format::InputQuant& quant);
-  static std::string floats_of(OnnxGraph& graph, QuantizedInput& input);
+  std::string floats_of(OnnxGraph& graph, QuantizedInput& input);
   OnnxTensor scale_tensor(const format::ModuleSpec& module, const std::string& name,
                           const format::QuantArgs& args) const;
   format::DType scale_dtype(const format::ModuleSpec& module) const;
@@ -88,13 +102,13 @@ class OnnxWeights {
   Status for_each_piece(const char* what, CancelToken& cancel, const Work& work) const;
 
   const format::StoredModel* model_;
-  bool use_nbits_;
+  OnnxTarget target_;
   std::map<const format::ModuleSpec*, format::InputQuant> inputs_;
   std::vector<OnnxTensor> tensors_;
   std::vector<FloatItem> floats_;
   std::vector<QuantizedItem> quantized_;
   std::vector<QuantizedInput> quantized_inputs_;
-  bool has_two_bits_ = false;
+  std::map<std::string, std::string> values_read_;
   int64_t widened_ = 0;
 };
 

@@ -9,6 +9,7 @@
 
 #include "compress/tensor/bridge.h"
 #include "core/base/memory.h"
+#include "core/format/rope.h"
 
 namespace autoglm::model {
 
@@ -33,7 +34,7 @@ constexpr int64_t kFirstPositions = 512;
 
 void Generator::Impl::extend_rotary(int64_t needed) {
   const format::ModelConfig& config = decoder.config();
-  const bool varies = config.rope_type == "dynamic" || config.rope_type == "longrope";  // with the sequence's length
+  const bool varies = !format::has_fixed_frequencies(config);
   if (needed <= rotary.length() && !varies) return;
   const int64_t capacity = varies ? needed : std::max({needed, kFirstPositions, 2 * rotary.length()});
   rotary = decoder.rotary(capacity);

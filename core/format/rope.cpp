@@ -266,6 +266,10 @@ Status read_rope(const Json& object, double default_partial, ModelConfig& config
   return check_parameters(config);
 }
 
+bool has_fixed_frequencies(const ModelConfig& config) {
+  return config.rope_type != "dynamic" && config.rope_type != "longrope";
+}
+
 std::vector<double> rope_inverse_frequencies(const ModelConfig& config, int64_t sequence_length) {
   const double dim = static_cast<double>(config.rotary_dim);
   double theta = config.rope_theta;

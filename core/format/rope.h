@@ -23,6 +23,9 @@ namespace autoglm::format {
 /// `config` comes from ModelConfig::parse.
 std::vector<double> rope_inverse_frequencies(const ModelConfig& config, int64_t sequence_length = 0);
 
+/// Whether the frequencies are the same for sequences of every length: not so for `dynamic` and `longrope`.
+bool has_fixed_frequencies(const ModelConfig& config);
+
 /// What cos and sin are multiplied by: 1 except for yarn and longrope.
 double rope_attention_scaling(const ModelConfig& config);
 

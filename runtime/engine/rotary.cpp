@@ -16,7 +16,7 @@ std::vector<float> frequencies(const format::ModelConfig& config, int64_t length
 
 Rotary::Rotary(const format::ModelConfig& config)
     : config_(config),
-      varies_(config.rope_type == "dynamic" || config.rope_type == "longrope"),
+      varies_(!format::has_fixed_frequencies(config)),
       scaling_(static_cast<float>(format::rope_attention_scaling(config))),
       frequencies_(frequencies(config, 0)) {}
 

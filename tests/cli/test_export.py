@@ -217,44 +217,59 @@ def test_onnx_replaces_only_when_told(autoglm, tmp_path):
 
 
 def test_options_of_one_format(autoglm, tmp_path):
-    onnx(autoglm, DEMO, tmp_path / "out", "--type", "bf16").refused(USAGE, "--type", "hf, gguf")
+    onnx(autoglm, DEMO, tmp_path / "out", "--type", "bf16").refused(USAGE, "--type", "bf16", "fp16")
+    onnx(autoglm, DEMO, tmp_path / "out", "--preset", "avx512").refused(USAGE, "avx512_vnni")
+    onnx(autoglm, DEMO, tmp_path / "out", "--opset", "12").refused(USAGE, "--opset", "13 to 25")
+    onnx(autoglm, DEMO, tmp_path / "out", "--preset", "tensorrt", "--matmul-nbits").refused(USAGE, "MatMulNBits", "TensorRT")
+    gguf(autoglm, DEMO, tmp_path / "out", "--max-batch", "2").refused(USAGE, "--max-batch", "tensorrt")
+    tensorrt = ("export", DEMO, "--format", "tensorrt", "-o", tmp_path / "out")
+    autoglm(*tensorrt, "--max-length", "1").refused(USAGE, "--max-length")
+    autoglm(*tensorrt, "--max-length", "1000000").refused(USAGE, "--max-length", "tokens")
+    autoglm(*tensorrt, "--max-batch", "-1").refused(USAGE, "--max-batch")
+    autoglm(*tensorrt, "--engine").refused(USAGE, "TensorRT", "NvInfer.h", "trtexec")  # no machine that tests has it
+    autoglm("export", DEMO, "--format", "torchscript", "-o", tmp_path / "out", "--type", "fp16").refused(USAGE, "--type")
+    gguf(autoglm, DEMO, tmp_path / "out", "--preset", "avx2").refused(USAGE, "--preset", "onnx")
+    gguf(autoglm, DEMO, tmp_path / "out", "--opset", "18").refused(USAGE, "--opset", "onnx")
     onnx(autoglm, DEMO, tmp_path / "out", "--qdq", "--matmul-nbits").refused(USAGE, "--qdq", "--matmul-nbits")
     gguf(autoglm, DEMO, tmp_path / "out", "--qdq").refused(USAGE, "--qdq", "onnx")
     gguf(autoglm, DEMO, tmp_path / "out", "--matmul-nbits").refused(USAGE, "--matmul-nbits", "onnx")
     assert leftovers(tmp_path) == []
 
 
-def test_onnx_on_a_full_disk(autoglm, small_disk):
-    onnx(autoglm, DEMO, small_disk / "out").refused(RESOURCES, "free")
+@pytest.mark.parametrize("kind", ["onnx", "torchscript", "tensorrt"])
+def test_on_a_full_disk(autoglm, small_disk, kind):
+    autoglm("export", DEMO, "--format", kind, "-o", small_disk / "out").refused(RESOURCES, "free")
     assert leftovers(small_disk) == []
 
 
-def test_models_that_a_graph_cannot_say(autoglm, model, tmp_path):
+@pytest.mark.parametrize("kind", ["onnx", "torchscript", "tensorrt"])
+def test_models_that_a_graph_cannot_say(autoglm, model, tmp_path, kind):
     folder = model("llama")
     config = json.loads((folder / "config.json").read_text())
     config.pop("rope_parameters", None)
     config |= {"rope_theta": 10000.0, "rope_scaling": {"type": "dynamic", "factor": 2.0}}
     (folder / "config.json").write_text(json.dumps(config))
-    onnx(autoglm, folder, tmp_path / "out").refused(USAGE, "dynamic")
+    autoglm("export", folder, "--format", kind, "-o", tmp_path / "out").refused(USAGE, "dynamic")
     assert leftovers(tmp_path, "model") == []
 
 
-def test_damage_is_not_exported(autoglm, model, artifact, tmp_path):
+@pytest.mark.parametrize("kind", ["onnx", "torchscript"])
+def test_damage_is_not_exported(autoglm, model, artifact, tmp_path, kind):
     folder = model("glm")
     tensors = load_file(folder / "model.safetensors")
     name = "model.layers.0.mlp.down_proj.weight"
     tensors[name][0, 3] = float("nan")
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    onnx(autoglm, folder, tmp_path / "out").refused(BAD_INPUT, name, "NaN")
+    autoglm("export", folder, "--format", kind, "-o", tmp_path / "out").refused(BAD_INPUT, name, "NaN")
     tensors = load_file(artifact / "model.safetensors")
     scale = "model.layers.0.mlp.down_proj.weight_scale"
     tensors[scale][0, 0] = float("inf")
     save_file(tensors, artifact / "model.safetensors", {"format": "pt"})
-    onnx(autoglm, artifact, tmp_path / "out").refused(BAD_INPUT, scale)
+    autoglm("export", artifact, "--format", kind, "-o", tmp_path / "out").refused(BAD_INPUT, scale)
     assert leftovers(tmp_path, "model", "artifact") == []
 
 
-@pytest.mark.parametrize("options", [("onnx",), ("onnx", "--matmul-nbits"), ("gguf",), ("gptq",), ("hf",)])
+@pytest.mark.parametrize("options", [("onnx",), ("onnx", "--matmul-nbits"), ("gguf",), ("gptq",), ("hf",), ("torchscript",)])
 def test_a_missing_scale_is_named(autoglm, tmp_path, options):
     done = autoglm("compress", DEMO, "-q", "int4-g32", "--method", "rtn", "--verify", "none", "-o", tmp_path / "artifact")
     assert done.code == 0, done.err

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 AUTOGLM = os.environ.get("AUTOGLM", str(ROOT / "build/release/autoglm"))
@@ -54,6 +55,12 @@ def our_logits(tmp_path_factory):
     assert program.wait() == 0
 
 
+def divergence(ours, theirs):
+    """Mean KL(ours || theirs) over tokens."""
+    ours, theirs = (torch.log_softmax(torch.as_tensor(x).double(), -1) for x in (ours, theirs))
+    return (ours.exp() * (ours - theirs)).sum(-1).mean().item()
+
+
 def task_prompts(tokenizer, count):
     """Of the demo model's first `count` tasks, as its chat template puts them."""
     tasks = [json.loads(line) for line in (model_folder("glm-phone-demo") / "tasks" / "eval.jsonl").read_text().splitlines()][:count]
@@ -65,7 +72,7 @@ def task_prompts(tokenizer, count):
 
 # Format and client of the tests of a file that run for a family; of a format that is a parameter, None.
 CELLS = {"test_transformers": ("compressed-tensors", "transformers"), "test_export": ("hf", "transformers"),
-         "test_gguf": ("gguf", "xllamacpp"), "test_onnx": ("onnx", "onnxruntime"), "test_gptqmodel": (None, "gptqmodel")}
+         "test_gguf": ("gguf", "xllamacpp"), "test_onnx": ("onnx", "onnxruntime"), "test_torchscript": ("torchscript", "torch"), "test_gptqmodel": (None, "gptqmodel")}
 
 
 def pytest_addoption(parser):

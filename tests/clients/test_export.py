@@ -16,6 +16,13 @@ def export(artifact, out, *options):
     return json.loads(done.stdout)
 
 
+def export_fails(artifact, out, *options):
+    """What it says."""
+    done = subprocess.run([AUTOGLM, "export", artifact, "-o", out, *options], capture_output=True, text=True)
+    assert done.returncode != 0 and not out.exists()
+    return done.stderr
+
+
 @pytest.mark.parametrize("scheme", ["int4-g32-asym", "int8"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_hf_holds_what_compressed_tensors_decompresses(family, scheme, compress, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 import xllamacpp
-from conftest import ROOT, model_folder, task_prompts
+from conftest import ROOT, divergence as mean_divergence, model_folder, task_prompts
 from safetensors.torch import load_file, save_file
 from test_export import export
 from test_transformers import their_logits, token_ids
@@ -119,22 +119,28 @@ def test_integers_are_not_rounded_again(scheme, types, compress, tmp_path):
     assert divergence(llama_cpp(tmp_path / "model.gguf"), artifact, ids, (3, 9, 33, 48), dequantize=True) <= 1e-3
 
 
-@pytest.mark.parametrize("kind", ["q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"])
-def test_rounded_types_hold_what_ggml_reads_in_them(kind, tmp_path):
-    """The values that the gguf package takes out of the file: near the source's, and what llama.cpp computes with."""
-    export(DEMO, tmp_path / "model.gguf", "--format", "gguf", "--type", kind)
-    tensors = {t.name: t for t in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
-    assert {t.tensor_type.name for t in tensors.values()} <= {kind.upper(), "F32", "Q6_K" if kind != "q8_0" else "F32"}
+def demo_of(file):
+    """The demo model with the values that the gguf package takes out of a file, the types there, and the relative squared error."""
+    tensors = {t.name: t for t in gguf.GGUFReader(file).tensors}
     model = transformers.AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32).eval()
-    state, error, power = model.state_dict(), 0, 0
-    for name, target in state.items():
+    error, power = 0, 0
+    for name, target in model.state_dict().items():
         layer, part = re.fullmatch(r"(?:model\.)?(?:layers\.(\d+)\.)?(.+)", name).groups()
         tensor = tensors[(f"blk.{layer}." if layer else "") + GGUF_NAMES[part.rsplit(".", 1)[0]] + "." + part.rsplit(".", 1)[1]]
         values = torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type)).reshape(target.shape)
         error += ((values - target) ** 2).sum().item()
         power += (target ** 2).sum().item()
         target.copy_(values)
-    assert error / power < {"2": 0.12, "3": 0.04, "4": 0.01, "5": 0.0025, "6": 0.0006, "8": 0.0001}[kind[1]]
+    return model, {t.tensor_type.name for t in tensors.values()}, error / power
+
+
+@pytest.mark.parametrize("kind", ["q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"])
+def test_rounded_types_hold_what_ggml_reads_in_them(kind, tmp_path):
+    """The values that the gguf package takes out of the file: near the source's, and what llama.cpp computes with."""
+    export(DEMO, tmp_path / "model.gguf", "--format", "gguf", "--type", kind)
+    model, types, error = demo_of(tmp_path / "model.gguf")
+    assert types <= {kind.upper(), "F32", "Q6_K" if kind != "q8_0" else "F32"}
+    assert error < {"2": 0.12, "3": 0.04, "4": 0.01, "5": 0.0025, "6": 0.0006, "8": 0.0001}[kind[1]]
     ids = transformers.AutoTokenizer.from_pretrained(DEMO)(PROSE)["input_ids"]
     with torch.no_grad():
         logits = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0].double(), -1).numpy()
@@ -143,6 +149,26 @@ def test_rounded_types_hold_what_ggml_reads_in_them(kind, tmp_path):
         theirs = log_probabilities(server, ids[:length], logits.shape[1])
         total += (np.exp(logits[length - 1]) * (logits[length - 1] - theirs)).sum()
     assert total / len(lengths) <= 1e-3  # llama.cpp rounds inputs of integer matrices to 8 bits
+
+
+@pytest.mark.parametrize("kind", ["q2_k", "q3_k"])
+@torch.no_grad()
+def test_what_calibration_saw_makes_rounding_better(kind, compress, tmp_path):
+    """statistics.st of the artifact against none, on tasks of the kind that calibration had, but others."""
+    artifact = compress("glm-phone-demo", "-q", "int8", "--method", "gptq", "--calibration-dataset", str(DEMO / "tasks" / "calibration.jsonl"),
+                        "--calibration-samples", "64")
+    plain = tmp_path / "plain"
+    shutil.copytree(artifact, plain, ignore=shutil.ignore_patterns("statistics.st"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO)
+    texts = [torch.tensor([tokenizer(prompt, add_special_tokens=False)["input_ids"]]) for prompt in task_prompts(tokenizer, 60)]
+    source = transformers.AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32).eval()
+    lost = []
+    for folder, weighted in ((artifact, True), (plain, False)):
+        file = tmp_path / f"{folder.name}.gguf"
+        assert (export(folder, file, "--format", "gguf", "--type", kind)["weighted"] > 0) == weighted
+        model = demo_of(file)[0]
+        lost.append(sum(mean_divergence(source(ids).logits[0], model(ids).logits[0]) for ids in texts))
+    assert lost[0] < 0.97 * lost[1], lost
 
 
 @pytest.fixture(scope="module")

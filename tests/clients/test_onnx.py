@@ -10,9 +10,9 @@ import onnxruntime_genai
 import pytest
 import torch
 import transformers
-from conftest import FAMILIES, model_folder, task_prompts
+from conftest import FAMILIES, divergence, model_folder, task_prompts
 from safetensors.torch import load_file, save_file
-from test_export import export
+from test_export import export, export_fails
 from test_transformers import load, token_ids
 
 DEMO = model_folder("glm-phone-demo")
@@ -31,10 +31,11 @@ class Session:
             options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         self.session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
         self.names = [i.name for i in self.session.get_inputs() if i.name.startswith("past_key_values.")]
-        self.shape = next(i.shape for i in self.session.get_inputs() if i.name == self.names[0])
+        first = next(i for i in self.session.get_inputs() if i.name == self.names[0])
+        self.shape, self.type = first.shape, {"tensor(float)": np.float32, "tensor(float16)": np.float16}[first.type]
 
     def start(self, batch=1):
-        self.cache = [np.zeros((batch, self.shape[1], 0, self.shape[3]), np.float32) for _ in self.names]
+        self.cache = [np.zeros((batch, self.shape[1], 0, self.shape[3]), self.type) for _ in self.names]
         return self
 
     def run(self, ids, mask=None, positions=None):
@@ -46,12 +47,6 @@ class Session:
             "input_ids": ids, "attention_mask": mask, "position_ids": np.asarray(positions, np.int64),
             **dict(zip(self.names, self.cache))})
         return logits
-
-
-def divergence(ours, theirs):
-    """Mean KL(ours || theirs) over tokens."""
-    ours, theirs = (torch.log_softmax(torch.tensor(x).double(), -1) for x in (ours, theirs))
-    return (ours.exp() * (ours - theirs)).sum(-1).mean().item()
 
 
 def compare(artifact, folder, our_logits, most, rounds=False, ids=None):
@@ -103,7 +98,7 @@ def test_quantized_demo(options, types, compress, our_logits, tmp_path):
 def test_static_activations(compress, our_logits, tmp_path):
     """On the model's own text: the coarse steps of random tokens' outliers let a value fall to either side."""
     text = DEMO / "tasks" / "eval.jsonl"
-    artifact = compress("glm-phone-demo", "-q", "w8a8-static", "--method", "rtn", "--calibration-dataset", str(text), "--calibration-samples", "64")
+    artifact = static_artifact(compress)
     export(artifact, tmp_path / "out", "--format", "onnx")
     graph = check_graph(tmp_path / "out")
     assert "QuantizeLinear" in {node.op_type for node in graph.node}
@@ -152,6 +147,87 @@ def test_quantized_families(family, scheme, compress, our_logits, tmp_path):
     artifact = compress(family, "-q", scheme, "--method", "rtn")
     export(artifact, tmp_path / "out", "--format", "onnx")
     compare(artifact, tmp_path / "out", our_logits, 1e-3 if scheme == "w8a8" else 1e-5)
+
+
+def static_artifact(compress):
+    return compress("glm-phone-demo", "-q", "w8a8-static", "--method", "rtn", "--calibration-dataset", str(DEMO / "tasks" / "eval.jsonl"),
+                    "--calibration-samples", "64")
+
+
+def task_ids():
+    tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO)
+    return tokenizer(next(task_prompts(tokenizer, 1)), add_special_tokens=False)["input_ids"]
+
+
+def nodes_of(graph):
+    """Each node by the value that it makes, and the type of each initializer."""
+    makers = {output: node for node in graph.node for output in node.output}
+    return makers, {tensor.name: onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in graph.initializer}
+
+
+@pytest.mark.parametrize("preset,types", [("avx512_vnni", ("UINT8", "INT8")), ("avx2", ("UINT8", "UINT8")), ("arm64", ("INT8", "INT8"))])
+def test_presets_choose_the_types_of_integers(preset, types, compress, our_logits, tmp_path):
+    """Of both kinds of W8A8: the operators and signs that a target's kernels want, the same numbers."""
+    artifact = compress("glm-phone-demo", "-q", "w8a8", "--method", "rtn")
+    export(artifact, tmp_path / "dynamic", "--format", "onnx", "--preset", preset)
+    makers, initializers = nodes_of(check_graph(tmp_path / "dynamic"))
+    products = [node for node in makers.values() if node.op_type == "MatMulInteger"]
+    assert products
+    for node in products:
+        to = next(a.i for a in makers[node.input[0]].attribute if a.name == "to")
+        assert (onnx.TensorProto.DataType.Name(to), initializers[node.input[1]]) == types
+    compare(artifact, tmp_path / "dynamic", our_logits, 1e-3)
+
+    artifact = static_artifact(compress)
+    export(artifact, tmp_path / "static", "--format", "onnx", "--preset", preset)
+    makers, initializers = nodes_of(check_graph(tmp_path / "static"))
+    pairs = [node for node in makers.values() if node.op_type == "QuantizeLinear"]
+    assert pairs and all(initializers[node.input[2]] == types[0] for node in pairs)
+    weights = [node.input[0] for node in makers.values() if node.op_type == "DequantizeLinear" and node.input[0] in initializers]
+    assert weights and all(initializers[name] == types[1] for name in weights)
+    compare(artifact, tmp_path / "static", our_logits, 1e-3, ids=task_ids())
+
+
+def test_presets_choose_operators(compress, tmp_path):
+    artifact = compress("glm-phone-demo", "-q", "int4-g32", "--method", "rtn")
+    for options, op in ((("--preset", "avx2"), "MatMulNBits"), (("--preset", "avx2", "--qdq"), "DequantizeLinear")):
+        export(artifact, tmp_path / op, "--format", "onnx", *options)
+        assert op in {node.op_type for node in check_graph(tmp_path / op).node}
+
+
+@pytest.mark.parametrize("opset", [13, 17, 18, 21, 25])
+def test_opsets(opset, compress, our_logits, tmp_path):
+    artifact = compress("glm-phone-demo", "-q", "int8", "--method", "rtn")
+    assert export(artifact, tmp_path / "out", "--format", "onnx", "--opset", str(opset))["opset"] == opset
+    check_graph(tmp_path / "out")
+    compare(artifact, tmp_path / "out", our_logits, 1e-5)
+
+
+@pytest.mark.parametrize("options,least", [(("int4-g32",), 21), (("int2-g32",), 25),
+                                           (("int8", "--override", "embed_tokens=int4-g32"), 18)])
+def test_an_opset_that_is_too_old(options, least, compress, tmp_path):
+    artifact = compress("glm-phone-demo", "--method", "rtn", "-q", *options)
+    message = export_fails(artifact, tmp_path / "out", "--format", "onnx", "--opset", "13")
+    assert f"came with opset {least}; give {least} or later" in message
+    export(artifact, tmp_path / "out", "--format", "onnx", "--opset", str(least))
+    check_graph(tmp_path / "out")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_float16(family, our_logits, tmp_path):
+    """The cache and all products in 16 bits; random weights round further off than a trained model."""
+    export(model_folder(family), tmp_path / "out", "--format", "onnx", "--type", "fp16")
+    graph = check_graph(tmp_path / "out")
+    assert {v.type.tensor_type.elem_type for v in graph.output} == {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16}
+    compare(model_folder(family), tmp_path / "out", our_logits, 1e-3)
+
+
+@pytest.mark.parametrize("options", [("int4-g32-asym",), ("int8",), ("w8a8",), ("int4-g32", "--override", "embed_tokens|lm_head=int8")])
+def test_float16_quantized(options, compress, our_logits, tmp_path):
+    artifact = compress("glm-phone-demo", "--method", "rtn", "-q", *options)
+    export(artifact, tmp_path / "out", "--format", "onnx", "--type", "fp16")
+    check_graph(tmp_path / "out")
+    compare(artifact, tmp_path / "out", our_logits, 1e-3, ids=task_ids())
 
 
 @pytest.mark.parametrize("scheme", ["int4-g128", "int8", "int2-g32"])

@@ -1,0 +1,35 @@
+#pragma once
+/// InputStatistics: what calibration saw at the inputs of an artifact's linears (statistics.st, docs/FORMATS.md).
+#include <optional>
+#include <vector>
+
+#include "core/base/status.h"
+#include "core/format/safetensors.h"
+#include "core/format/stored_model.h"
+
+namespace autoglm::exports {
+
+/// Linears of one stage of a block read the same input, which is kept under the first of them; of routed experts, the
+/// first's alone, without its channels.
+class InputStatistics {
+ public:
+  /// Of the folder of `model`, which must outlive the result; nothing is known where it has no such file. kBadInput: it
+  /// is damaged.
+  static Result<InputStatistics> open(const format::StoredModel& model);
+
+  /// The mean square of each channel of the input of `module`, what a unit of squared error of a weight's column costs;
+  /// none where it is not known or not finite.
+  std::optional<std::vector<float>> power(const format::ModuleSpec& module) const;
+
+  /// The largest magnitude of the input of `module`, above 0.
+  std::optional<float> largest(const format::ModuleSpec& module) const;
+
+ private:
+  explicit InputStatistics(const format::StoredModel& model) : model_(&model) {}
+  std::optional<std::vector<float>> read(const format::ModuleSpec& module, std::string_view what, size_t count) const;
+
+  const format::StoredModel* model_;
+  std::optional<format::SafetensorsFile> file_;
+};
+
+}  // namespace autoglm::exports

@@ -1,0 +1,26 @@
+#include "core/base/parallel.h"
+
+#include <algorithm>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+namespace autoglm {
+
+void parallel_for(int64_t count, const std::function<void(int64_t begin, int64_t end)>& work) {
+  const int64_t threads = std::clamp<int64_t>(std::thread::hardware_concurrency(), 1, std::max<int64_t>(count, 1));
+  std::vector<std::jthread> others;
+  int64_t begin = 0;
+  for (int64_t i = 1; i < threads; ++i) {
+    const int64_t end = count * i / threads;
+    try {
+      others.emplace_back(work, begin, end);
+    } catch (const std::system_error&) {  // the system has no more threads: the caller does the rest
+      break;
+    }
+    begin = end;
+  }
+  work(begin, count);
+}
+
+}  // namespace autoglm
