@@ -167,7 +167,7 @@ Result<ExportOutcome> export_tensorrt(const format::StoredModel& model, const Ex
   AUTOGLM_ASSIGN_OR_RETURN(
       auto folder, format::FolderWriter::create(options.output, {.overwrite = options.overwrite, .cancel = &cancel}));
   const exports::TensorRtOptions how{.type = options.type,
-                                     .max_batch = options.max_batch > 0 ? options.max_batch : 1,
+                                     .max_batch = options.max_batch != 0 ? options.max_batch : 1,
                                      .max_length = options.max_length,
                                      .engine = options.engine};
   AUTOGLM_ASSIGN_OR_RETURN(const auto report, exports::write_tensorrt(model, how, folder, cancel));

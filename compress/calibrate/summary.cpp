@@ -31,8 +31,8 @@ void count_values(const at::Tensor& x, Histogram& into) {
   });
 }
 
-/// What is known of the channels of a few tokens; added up in float32 around their first token, which neither their
-/// number nor an offset of the values costs precision.
+/// What is known of the channels of a few tokens; added up in float32 around their first token, so that neither their
+/// number nor an offset of the values costs more precision than a few roundings.
 struct ChannelSums {
   double tokens;
   std::vector<float> low, high;
@@ -102,6 +102,7 @@ std::pair<float, float> ends_of(const float* x, int64_t channels) {
 bool InputSummary::add(const at::Tensor& input) {
   const int64_t tokens = input.size(0), channels = input.size(1);
   if (tokens == 0) return true;
+  TORCH_CHECK(channels > 0, "an input without channels");
   const at::Tensor x = input.to(at::kCPU).contiguous();
   const float* data = x.const_data_ptr<float>();
   const int64_t pieces = (tokens + kPieceTokens - 1) / kPieceTokens;

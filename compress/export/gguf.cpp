@@ -393,8 +393,8 @@ class GgufExport {
     const auto power = statistics_->power(piece.module());
     if (!power) return;
     importance_ = *power;
-    const float mean = std::accumulate(power->begin(), power->end(), 0.0F) / static_cast<float>(power->size());
-    for (float& weight : importance_) weight = std::max(weight, kLeast * mean);
+    const double mean = std::accumulate(power->begin(), power->end(), 0.0) / static_cast<double>(power->size());
+    for (float& weight : importance_) weight = std::max(static_cast<float>(weight / mean), kLeast);
     if (piece.part == 0) ++report_.weighted;
   }
 

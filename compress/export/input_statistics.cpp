@@ -2,25 +2,26 @@
 
 #include <algorithm>
 #include <cmath>
+#include <system_error>
+
+#include "core/format/file.h"
 
 namespace autoglm::exports {
 namespace {
 
 using format::ModuleSpec;
-using format::Role;
 
 constexpr const char* kFile = "statistics.st";
 
-/// Under whose name the input of a linear is kept; nullptr where it is not known.
-const ModuleSpec* reader_of(const format::TensorLayout& layout, const ModuleSpec& module) {
+/// Under whose names the input of a linear may be kept: the first that needed it.
+std::vector<const ModuleSpec*> readers_of(const format::TensorLayout& layout, const ModuleSpec& module) {
   const auto stage = format::stage_of(module.role);
-  if (!stage) return &module;
-  if (module.role == Role::kExpertDown && module.expert > 0) return nullptr;
+  if (!stage) return {&module};
+  std::vector<const ModuleSpec*> out;
   for (const ModuleSpec* one : layout.block(module.layer)) {
-    const bool is_alike = (one->expert >= 0) == (module.expert >= 0);
-    if (is_alike && format::stage_of(one->role) == stage) return one;
+    if (one->expert == module.expert && format::stage_of(one->role) == stage) out.push_back(one);
   }
-  return &module;
+  return out;
 }
 
 }  // namespace
@@ -28,28 +29,32 @@ const ModuleSpec* reader_of(const format::TensorLayout& layout, const ModuleSpec
 Result<InputStatistics> InputStatistics::open(const format::StoredModel& model) {
   InputStatistics out(model);
   const auto path = model.checkpoint.folder() / kFile;
-  if (std::error_code error; std::filesystem::exists(path, error)) {
+  std::error_code error;
+  const bool exists = std::filesystem::exists(path, error);
+  if (error) return format::system_failure(path, "cannot be looked at", error.value());
+  if (exists) {
     AUTOGLM_ASSIGN_OR_RETURN(out.file_, format::SafetensorsFile::open(path));
   }
   return out;
 }
 
-/// The first `count` values of a tensor.
+/// A tensor of exactly this shape.
 std::optional<std::vector<float>> InputStatistics::read(const ModuleSpec& module, std::string_view what,
-                                                        size_t count) const {
-  const ModuleSpec* reader = file_ ? reader_of(model_->layout, module) : nullptr;
-  if (reader == nullptr) return {};
-  const format::TensorInfo* info = file_->find(reader->name + std::string(what));
-  if (info == nullptr || !format::is_float(info->dtype)) return {};
-  if (info->nbytes / format::size_of(info->dtype) < static_cast<int64_t>(count)) return {};
-  std::vector<float> values(count);
-  format::to_float(info->dtype, file_->bytes(*info), values);
-  return values;
+                                                        const format::Shape& shape) const {
+  if (!file_) return {};
+  for (const ModuleSpec* reader : readers_of(model_->layout, module)) {
+    const format::TensorInfo* info = file_->find(reader->name + std::string(what));
+    if (info == nullptr || !format::is_float(info->dtype) || info->shape != shape) continue;
+    std::vector<float> values(static_cast<size_t>(format::element_count(shape).value_or(0)));
+    format::to_float(info->dtype, file_->bytes(*info), values);
+    return values;
+  }
+  return {};
 }
 
 std::optional<std::vector<float>> InputStatistics::power(const ModuleSpec& module) const {
   const auto channels = static_cast<size_t>(module.shape.back());
-  const auto values = read(module, ".channels", 4 * channels);  // min, max, mean, variance of each
+  const auto values = read(module, ".channels", {4, module.shape.back()});  // min, max, mean, variance of each
   if (!values) return {};
   std::vector<float> out(channels);
   double total = 0;
@@ -63,7 +68,7 @@ std::optional<std::vector<float>> InputStatistics::power(const ModuleSpec& modul
 }
 
 std::optional<float> InputStatistics::largest(const ModuleSpec& module) const {
-  const auto values = read(module, ".tensor", 3);  // tokens, min, max
+  const auto values = read(module, ".tensor", {15});  // tokens, min, max, …
   if (!values) return {};
   const float largest = std::max(std::abs((*values)[1]), std::abs((*values)[2]));
   if (!std::isfinite(largest) || largest <= 0) return {};

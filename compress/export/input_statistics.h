@@ -9,8 +9,8 @@
 
 namespace autoglm::exports {
 
-/// Linears of one stage of a block read the same input, which is kept under the first of them; of routed experts, the
-/// first's alone, without its channels.
+/// Linears of one stage of a block (or expert) read the same input, which is kept under the first of them that needed
+/// it; of routed experts without its channels.
 class InputStatistics {
  public:
   /// Of the folder of `model`, which must outlive the result; nothing is known where it has no such file. kBadInput: it
@@ -26,7 +26,8 @@ class InputStatistics {
 
  private:
   explicit InputStatistics(const format::StoredModel& model) : model_(&model) {}
-  std::optional<std::vector<float>> read(const format::ModuleSpec& module, std::string_view what, size_t count) const;
+  std::optional<std::vector<float>> read(const format::ModuleSpec& module, std::string_view what,
+                                         const format::Shape& shape) const;
 
   const format::StoredModel* model_;
   std::optional<format::SafetensorsFile> file_;

@@ -9,7 +9,7 @@ Status check_tensorrt_engine() {
       "folder");
 }
 
-Status build_tensorrt_engine(const std::filesystem::path&, std::span<const TensorRtProfile>, bool) {
+Status build_tensorrt_engine(const std::filesystem::path&, std::span<const TensorRtProfile>, bool, bool) {
   return check_tensorrt_engine();
 }
 

@@ -60,8 +60,7 @@ class Decoder {
     return *model_.layout.find(role, layer, expert);
   }
 
-  /// What is added to scores [batch, kv heads, queries per kv head, sequence, total]: 0, or the least float where a
-  /// query may not look.
+  /// Where a query may look, of scores [batch, kv heads, queries per kv head, sequence, total].
   void add_mask() {
     graph_.set_scope("/mask");
     const std::string past = size_of("past_key_values.0.key", 2), sequence = size_of("input_ids", 1);
@@ -71,10 +70,7 @@ class Decoder {
     const std::string causal = graph_.add("LessOrEqual", {graph_.add("Range", {zero, total, one}), queries});
     const std::string padding = graph_.add(
         "Unsqueeze", {graph_.add("Cast", {"attention_mask"}, {{"to", int64_t{kBool}}}), graph_.ints({1, 2, 3})});
-    const std::string allowed = graph_.add("And", {causal, padding});
-    constexpr float kLeastHalf = -65504;
-    const float least = compute_ == kFloat ? std::numeric_limits<float>::lowest() : kLeastHalf;
-    mask_ = graph_.add("Where", {allowed, number(0), number(least)});
+    allowed_ = graph_.add("And", {causal, padding});
   }
 
   /// A constant of the type that is computed in, and values of float32 in it.
@@ -156,9 +152,11 @@ class Decoder {
 
     // The queries of a group share its keys: [batch, kv heads, group, sequence, total].
     const std::string lying = graph_.add("Unsqueeze", {transposed(keys, {0, 1, 3, 2}), graph_.ints({2})});
-    std::string scores = graph_.add("MatMul", {q, lying});
-    scores = graph_.add("Mul", {scores, number(1 / std::sqrt(static_cast<float>(n)))});
-    scores = graph_.add("Softmax", {graph_.add("Add", {scores, mask_})}, {{"axis", int64_t{-1}}});
+    q = graph_.add("Mul", {q, number(1 / std::sqrt(static_cast<float>(n)))});  // before the sums, which float16 bounds
+    constexpr float kLeastHalf = -65504;
+    const float least = compute_ == kFloat ? std::numeric_limits<float>::lowest() : kLeastHalf;
+    std::string scores = graph_.add("Where", {allowed_, graph_.add("MatMul", {q, lying}), number(least)});
+    scores = graph_.add("Softmax", {scores}, {{"axis", int64_t{-1}}});
     const std::string out = graph_.add("MatMul", {scores, graph_.add("Unsqueeze", {values, graph_.ints({2})})});
     return weights_.linear(graph_, find(Role::kO, layer),
                            reshaped(transposed(out, {0, 3, 1, 2, 4}), {0, 0, heads * n}));
@@ -244,8 +242,7 @@ class Decoder {
   /// plus correction within the best groups, shares without the correction).
   std::string route(int64_t layer, const std::string& x) {
     const int64_t total = config_.n_routed_experts, groups = config_.n_group;
-    const std::string scores =
-        graph_.add("Sigmoid", {to_float(weights_.linear(graph_, find(Role::kRouter, layer), x))});
+    const std::string scores = graph_.add("Sigmoid", {weights_.linear(graph_, find(Role::kRouter, layer), x)});
     std::string choice = graph_.add("Add", {scores, weights_.vector(graph_, find(Role::kRouterCorrection, layer))});
     if (groups > 1) {
       const std::string by_group = reshaped(choice, {0, groups, total / groups});
@@ -286,7 +283,7 @@ class Decoder {
   OnnxWeights& weights_;
   OnnxGraph& graph_;
   int32_t compute_;
-  std::string mask_, cos_, sin_;
+  std::string allowed_, cos_, sin_;
 };
 
 }  // namespace

@@ -26,6 +26,7 @@ constexpr int64_t kPieceValues = 1 << 22;
 constexpr int64_t kWholeBytes = 8;          // rows that fill whole bytes at any width, in any order
 constexpr int64_t kLeastNBitsBlock = 16;    // of MatMulNBits; powers of two
 constexpr int64_t kMostTwoBitBlock = 256;   // of onnxruntime's MatMulNBits at 2 bits
+constexpr float kHalfPrecision = 0x1p-10F;  // relative, of what FLOAT16 rounds
 constexpr int64_t kMostChannelBlock = 128;  // for a scale that a whole row has
 
 /// Of a float weight or scale, which StoredModel has checked.
@@ -103,7 +104,11 @@ Status check_tensorrt(const ModuleSpec& module, const QuantArgs& args, const std
                    "int8 or int4-g128");
   }
   if (args.num_bits <= 4 && tensorrt_block(args, module.shape[1]) == 0) {
-    return refused(fmt::format("has groups that are no multiple of 64, TensorRT's blocks of INT4"), "int4-g128");
+    return refused("has scales for other than multiples of 64 columns, TensorRT's blocks of INT4",
+                   "int4-g128, or int8");
+  }
+  if (args.num_bits <= 4 && module.shape[0] % 2 != 0) {
+    return refused("has an odd number of rows, which INT4 does not hold", "int8");
   }
   if (!input) return ok_status();
   if (input->args.dynamic) return refused("finds a scale for each token, and TensorRT's are constant", "w8a8-static");
@@ -111,7 +116,7 @@ Status check_tensorrt(const ModuleSpec& module, const QuantArgs& args, const std
     return refused("has a zero point for its input, and TensorRT's quantization is symmetric", "w8a8-static");
   }
   if (args.num_bits <= 4 || input->args.num_bits != 8) {
-    return refused("has integers of less than 8 bits on both sides", "w8a8-static");
+    return refused("has activations or weights of fewer than 8 bits where both are quantized", "w8a8-static");
   }
   return ok_status();
 }
@@ -130,7 +135,15 @@ Result<OnnxWeights> OnnxWeights::plan(const format::StoredModel& model, const On
     AUTOGLM_RETURN_IF_ERROR(format::decode_rows(model, module, 0, 0).status());
     AUTOGLM_ASSIGN_OR_RETURN(const auto input, model.input_quant(module));
     if (target.tensorrt) AUTOGLM_RETURN_IF_ERROR(check_tensorrt(module, *model.scheme_of(module)->weights, input));
-    if (input) out.inputs_.emplace(&module, *input);
+    if (!input) continue;
+    const float rounded = format::rounded_to(DType::kF16, input->scale);
+    if (target.compute == TensorProto::FLOAT16 && !input->args.dynamic &&
+        !(std::abs(rounded - input->scale) <= kHalfPrecision * input->scale)) {
+      return invalid_argument(
+          fmt::format("{}: the scale {} of its input is beyond what FLOAT16 holds; give --type fp32",
+                      format::display(module.name), input->scale));
+    }
+    out.inputs_.emplace(&module, *input);
   }
   return out;
 }
@@ -268,6 +281,10 @@ std::string OnnxWeights::linear(OnnxGraph& graph, const ModuleSpec& module, cons
   if (scheme == nullptr) {
     const bool tied = module.role == format::Role::kEmbedding;
     const OnnxTensor& tensor = tensors_[add_float(module, Member::kWeight, !tied)];
+    if (module.role == format::Role::kRouter) {
+      const std::string weight = graph.cast(tensor.name, tensor.type, TensorProto::FLOAT);
+      return graph.add("MatMul", {graph.cast(x, compute(), TensorProto::FLOAT), weight});
+    }
     std::string weight = graph.cast(tensor.name, tensor.type, compute());
     if (tied) weight = graph.add("Transpose", {weight}, {{"perm", std::vector<int64_t>{1, 0}}});
     y = graph.add("MatMul", {x, weight});
@@ -503,6 +520,24 @@ Status OnnxWeights::write(OnnxFile& file, CancelToken& cancel) const {
   return for_each_piece("writing", cancel, Work{*this, file});
 }
 
+/// Scales that FLOAT16 does not hold, where it is computed in. Those of nothing but zeros do not matter.
+Status OnnxWeights::check_scales(const format::QuantizedWeight& weight) const {
+  if (compute() != TensorProto::FLOAT16) return ok_status();
+  const auto cols = static_cast<size_t>(weight.cols), groups = static_cast<size_t>(weight.args.groups(weight.cols));
+  const size_t width = cols / groups, rows = static_cast<size_t>(weight.rows);
+  for (size_t i = 0; i < weight.scales.size(); ++i) {
+    const float scale = weight.scales[i], rounded = format::rounded_to(DType::kF16, scale);
+    if (std::abs(rounded - scale) <= kHalfPrecision * std::abs(scale)) continue;
+    const int8_t zero = weight.zero_points.empty() ? int8_t{0} : weight.zero_points[i];
+    const bool whole = weight.args.strategy == Strategy::kTensor;
+    const auto first = weight.values.begin() + static_cast<int64_t>(whole ? 0 : i * width);
+    const auto last = first + static_cast<int64_t>(whole ? rows * cols : width);
+    if (std::all_of(first, last, [&](int8_t q) { return q == zero; })) continue;
+    return invalid_argument(fmt::format("the scale {} is beyond what FLOAT16 holds; give --type fp32", scale));
+  }
+  return ok_status();
+}
+
 Status OnnxWeights::write_item(OnnxFile& file, const QuantizedItem& item, int64_t first, int64_t count) const {
   const ModuleSpec& module = *item.module;
   AUTOGLM_ASSIGN_OR_RETURN(const auto weight, format::decode_rows(*model_, module, first, count));
@@ -522,11 +557,7 @@ Status OnnxWeights::write_item(OnnxFile& file, const QuantizedItem& item, int64_
   zeros = repeated<int8_t>(zeros, groups, tensor.cols);
   std::vector<std::byte> bytes(scales.size() * static_cast<size_t>(tensor.bits) / 8);
   const DType stored = float_type(tensor.type);
-  for (const float scale : scales) {
-    const float rounded = format::rounded_to(stored, scale);
-    if (std::isfinite(rounded) && rounded != 0) continue;
-    return invalid_argument(fmt::format("the scale {} does not fit in {}; give --type fp32", scale, to_string(stored)));
-  }
+  AUTOGLM_RETURN_IF_ERROR(check_scales(weight));
   format::from_float(stored, scales, bytes);
   AUTOGLM_RETURN_IF_ERROR(file.write_rows(item.scales, first, rows, bytes));
   if (item.zeros) AUTOGLM_RETURN_IF_ERROR(file.write_rows(*item.zeros, first, rows, std::as_bytes(std::span(zeros))));
@@ -571,7 +602,7 @@ Status OnnxWeights::compare_item(const OnnxFile& file, const QuantizedItem& item
   format::to_float(float_type(scales.type), bytes, scale);
   // Exactly, but for scales that the target wants in 16 bits.
   const bool is_rounded = scales.type == TensorProto::FLOAT16 && scale_dtype(*item.module) != DType::kF16;
-  const float tolerance = is_rounded ? 0x1p-10F : 0;
+  const float tolerance = is_rounded ? kHalfPrecision : 0;
   const format::WeightRows floats = format::WeightRows::of(*model_, *item.module, Member::kWeight);
   AUTOGLM_RETURN_IF_ERROR(floats.read(first, count, expected));
   floats.release();

@@ -42,7 +42,8 @@ class OnnxWeights {
   int32_t compute() const { return target_.compute; }
 
   /// The nodes that give the embedding of `ids` [batch, sequence], and `x` [.., in] times a matrix, with its bias:
-  /// names of values of the type that is computed in; and a vector (a norm's weight) in float32.
+  /// names of values of the type that is computed in (of a router, where small differences choose experts, in float32);
+  /// and a vector (a norm's weight) in float32.
   std::string embed(OnnxGraph& graph, const std::string& ids);
   std::string linear(OnnxGraph& graph, const format::ModuleSpec& module, const std::string& x);
   std::string vector(OnnxGraph& graph, const format::ModuleSpec& module,
@@ -96,6 +97,7 @@ class OnnxWeights {
   OnnxTensor scale_tensor(const format::ModuleSpec& module, const std::string& name,
                           const format::QuantArgs& args) const;
   format::DType scale_dtype(const format::ModuleSpec& module) const;
+  Status check_scales(const format::QuantizedWeight& weight) const;
   Status write_item(OnnxFile& file, const QuantizedItem& item, int64_t first, int64_t count) const;
   Status compare_item(const OnnxFile& file, const QuantizedItem& item, int64_t first, int64_t count) const;
   template <typename Work>

@@ -20,7 +20,7 @@ std::vector<TensorRtProfile> profiles_of(const format::ModelConfig& config, int6
   const int64_t prompt = std::min(kUsualPrompt, length / 2);
   std::vector<TensorRtProfile> out = {
       {"input_ids", {1, 1}, {1, prompt}, {batch, length}},
-      {"attention_mask", {1, 1}, {1, 2 * prompt}, {batch, length}},
+      {"attention_mask", {1, 1}, {1, 2 * prompt}, {batch, 2 * length - 1}},
       {"position_ids", {1, 1}, {1, prompt}, {batch, length}},
   };
   const int64_t heads = config.num_key_value_heads, n = config.head_dim;
@@ -66,7 +66,7 @@ Result<TensorRtReport> write_tensorrt(const format::StoredModel& model, const Te
                                       format::FolderWriter& folder, CancelToken& cancel) {
   if (options.engine) AUTOGLM_RETURN_IF_ERROR(check_tensorrt_engine());
   const int64_t trained = model.config.max_position_embeddings;
-  const int64_t length = options.max_length > 0 ? options.max_length : std::min(kUsualLength, trained);
+  const int64_t length = options.max_length != 0 ? options.max_length : std::min(kUsualLength, trained);
   if (options.max_batch < 1 || length < 2 || length > trained) {
     return invalid_argument(
         fmt::format("tensorrt: --max-batch is {} and --max-length {}; give at least 1, and 2 to {} tokens",
@@ -86,7 +86,8 @@ Result<TensorRtReport> write_tensorrt(const format::StoredModel& model, const Te
   }
   if (options.engine) {
     const bool is_quantized = report.onnx.types.contains("INT8") || report.onnx.types.contains("INT4");
-    AUTOGLM_RETURN_IF_ERROR(build_tensorrt_engine(folder.staging(), profiles, !scales.empty() && !is_quantized));
+    AUTOGLM_RETURN_IF_ERROR(
+        build_tensorrt_engine(folder.staging(), profiles, !scales.empty() && !is_quantized, options.type != "fp32"));
   }
   return report;
 }

@@ -14,8 +14,9 @@
 /// The folder: model.onnx (onnx.h, preset tensorrt), config.json, the tokenizer's files, and
 ///   profiles.json        the least, usual and greatest shape of every input
 ///   calibration.cache    where the artifact knows the ranges of activations: TensorRT 10's text form, a line for each
-///                        input of a linear, "NAME: " and its scale (largest magnitude / 127) as the 8 hexadecimal
-///                        digits of a float32. TensorRT 10 reads it for networks without Q/DQ; 11 has no such networks.
+///                        input of a linear, "NAME: " and its scale (the artifact's own, or largest magnitude / 127) as
+///                        the 8 hexadecimal digits of a float32. TensorRT 10 reads it for networks without Q/DQ; 11 has
+///                        no such networks.
 ///   model.engine         where it is asked for, and this build has TensorRT (tensorrt_engine.h)
 #include <cstdint>
 #include <map>

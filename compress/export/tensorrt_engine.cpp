@@ -58,7 +58,7 @@ class CachedCalibrator : public nvinfer1::IInt8EntropyCalibrator2 {
 Status check_tensorrt_engine() { return ok_status(); }
 
 Status build_tensorrt_engine(const std::filesystem::path& folder, std::span<const TensorRtProfile> profiles,
-                             [[maybe_unused]] bool use_ranges) {
+                             [[maybe_unused]] bool use_ranges, [[maybe_unused]] bool is_half) {
   Logger logger;
   const std::unique_ptr<nvinfer1::IBuilder> builder(nvinfer1::createInferBuilder(logger));
   if (builder == nullptr) return logger.failure("start");
@@ -90,7 +90,7 @@ Status build_tensorrt_engine(const std::filesystem::path& folder, std::span<cons
 #if NV_TENSORRT_MAJOR < 11
   std::unique_ptr<CachedCalibrator> calibrator;  // outlives the build
   if (use_ranges) {
-    config->setFlag(nvinfer1::BuilderFlag::kFP16);
+    if (is_half) config->setFlag(nvinfer1::BuilderFlag::kFP16);
     config->setFlag(nvinfer1::BuilderFlag::kINT8);
     AUTOGLM_ASSIGN_OR_RETURN(std::string ranges, format::read_text_file(folder / "calibration.cache"));
     calibrator = std::make_unique<CachedCalibrator>(std::move(ranges));

@@ -225,7 +225,8 @@ def test_options_of_one_format(autoglm, tmp_path):
     tensorrt = ("export", DEMO, "--format", "tensorrt", "-o", tmp_path / "out")
     autoglm(*tensorrt, "--max-length", "1").refused(USAGE, "--max-length")
     autoglm(*tensorrt, "--max-length", "1000000").refused(USAGE, "--max-length", "tokens")
-    autoglm(*tensorrt, "--max-batch", "-1").refused(USAGE, "--max-batch")
+    autoglm(*tensorrt, "--max-batch=-1").refused(USAGE, "--max-batch", "whole number")
+    autoglm(*tensorrt, "--max-length=-5").refused(USAGE, "--max-length", "whole number")
     autoglm(*tensorrt, "--engine").refused(USAGE, "TensorRT", "NvInfer.h", "trtexec")  # no machine that tests has it
     autoglm("export", DEMO, "--format", "torchscript", "-o", tmp_path / "out", "--type", "fp16").refused(USAGE, "--type")
     gguf(autoglm, DEMO, tmp_path / "out", "--preset", "avx2").refused(USAGE, "--preset", "onnx")
@@ -279,6 +280,45 @@ def test_a_missing_scale_is_named(autoglm, tmp_path, options):
     save_file(tensors, file, {"format": "pt"})
     autoglm("export", tmp_path / "artifact", "--format", *options, "-o", tmp_path / "out").refused(BAD_INPUT, scale)
     assert leftovers(tmp_path, "artifact") == []
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torchscript"])
+def test_a_stray_tensor_does_not_stand_for_the_weight(autoglm, artifact, tmp_path, kind):
+    """The artifact is int-quantized; what is packed beside it is no part of it."""
+    file = artifact / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.0.mlp.down_proj.weight_packed"] = torch.tensor(7, dtype=torch.int32)
+    save_file(tensors, file, {"format": "pt"})
+    done = autoglm("export", artifact, "--format", kind, "-o", tmp_path / "out")
+    assert done.code in (0, BAD_INPUT), done.err
+    assert done.code == 0 or "down_proj" in done.err
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torchscript"])
+def test_integers_out_of_range_are_named(autoglm, tmp_path, kind):
+    done = autoglm("compress", DEMO, "-q", "w8a8", "--method", "rtn", "--verify", "none", "-o", tmp_path / "artifact")
+    assert done.code == 0, done.err
+    config = json.loads((tmp_path / "artifact" / "config.json").read_text())
+    for group in config["quantization_config"]["config_groups"].values():
+        group["weights"]["num_bits"] = 6
+    (tmp_path / "artifact" / "config.json").write_text(json.dumps(config))
+    autoglm("export", tmp_path / "artifact", "--format", kind, "-o", tmp_path / "out").refused(BAD_INPUT, "beyond 6 bits")
+    assert leftovers(tmp_path, "artifact") == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "shape", "nan", "huge"])
+def test_statistics_that_are_damaged(autoglm, artifact, tmp_path, damage):
+    """A file that is none is named; of one with other shapes, or values that weigh nothing, nothing is taken."""
+    channels = torch.ones(4, 64 if damage != "shape" else 65)
+    channels[:] = {"nan": float("nan"), "huge": 1e38}.get(damage, 1)
+    save_file({"model.layers.0.self_attn.q_proj.channels": channels}, artifact / "statistics.st")
+    if damage == "cut":
+        (artifact / "statistics.st").write_bytes((artifact / "statistics.st").read_bytes()[:-9])
+    done = gguf(autoglm, artifact, tmp_path / "out.gguf", "--type", "q4_0")
+    if damage == "cut":
+        done.refused(BAD_INPUT, "statistics.st")
+    else:
+        assert done.code == 0 or "tokenizer" in done.err, done.err
 
 
 @pytest.mark.parametrize("changes", [{"strategy": "channel"}, {"strategy": "group", "group_size": 16}, {"dynamic": False, "strategy": "token"}])

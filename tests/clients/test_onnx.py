@@ -237,8 +237,9 @@ def test_the_file_is_as_small_as_the_artifact(scheme, compress, tmp_path):
     assert (tmp_path / "out" / "model.onnx").stat().st_size <= 1.02 * (artifact / "model.safetensors").stat().st_size
 
 
-def test_padding_and_batches(tmp_path):
-    export(DEMO, tmp_path / "out", "--format", "onnx")
+@pytest.mark.parametrize("kind,atol", [("fp32", 1e-4), ("fp16", 0.1)])
+def test_padding_and_batches(kind, atol, tmp_path):
+    export(DEMO, tmp_path / "out", "--format", "onnx", "--type", kind)
     ids = token_ids(DEMO)
     long, short = ids[:20], ids[5:12]
     pad = len(long) - len(short)
@@ -246,8 +247,8 @@ def test_padding_and_batches(tmp_path):
     mask = np.array([[1] * 20, [0] * pad + [1] * len(short)])
     positions = np.array([range(20), [0] * pad + list(range(len(short)))])
     both = session.start(2).run([long, [0] * pad + short], mask, positions)
-    np.testing.assert_allclose(both[0], session.start().run(long)[0], atol=1e-4)
-    np.testing.assert_allclose(both[1, pad:], session.start().run(short)[0], atol=1e-4)
+    np.testing.assert_allclose(both[0], session.start().run(long)[0], atol=atol)
+    np.testing.assert_allclose(both[1, pad:], session.start().run(short)[0], atol=atol)
 
 
 @pytest.mark.parametrize("options", [(), ("--matmul-nbits",)])

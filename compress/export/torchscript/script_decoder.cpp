@@ -240,7 +240,8 @@ def forward(self, input_ids: Tensor, cache: List[Tensor], attention_mask: Option
     if attention_mask is not None:
         assert attention_mask.size(1) == total, "attention_mask: give one column for each token, the cache's included"
         real = attention_mask != 0
-        mask = torch.logical_and(mask, real.unsqueeze(1).unsqueeze(1))
+        own = torch.arange(total, device=device).unsqueeze(0) == queries.unsqueeze(1)
+        mask = torch.logical_or(torch.logical_and(mask, real.unsqueeze(1).unsqueeze(1)), own)  # padding sees itself, not nothing
         positions = torch.clamp_min(torch.cumsum(real, 1) - 1, 0).narrow(1, past, length)
     if position_ids is not None:
         positions = position_ids

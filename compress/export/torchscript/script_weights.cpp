@@ -115,6 +115,11 @@ at::Tensor ScriptWeights::map_tensor(const std::string& name, bool as_bytes) {
   return tensor;
 }
 
+/// As its scheme says, by which it was checked; there may be other tensors of its name.
+bool ScriptWeights::stores_packed(const ModuleSpec& module) const {
+  return model_->quantization->format_of(*model_->scheme_of(module)) == format::kPackQuantized;
+}
+
 at::Tensor ScriptWeights::tensor(const ModuleSpec& module, format::Member member) {
   return map_tensor(format::tensor_name(module, member));
 }
@@ -125,7 +130,7 @@ std::string ScriptWeights::quantized_source(const ModuleSpec& module, const Quan
                                             std::vector<ScriptAttribute>& attributes) {
   const int64_t rows = module.shape[0], cols = module.shape[1], groups = args.groups(cols);
   const int offset = 1 << (args.num_bits - 1);
-  const bool is_packed = model_->checkpoint.find(module.name + ".weight_packed") != nullptr;
+  const bool is_packed = stores_packed(module);
   const std::string stored = is_packed ? "weight_packed" : "weight";
   attributes.push_back({stored, map_tensor(module.name + '.' + stored, is_packed && fills_bytes(args.num_bits))});
   attributes.push_back({"weight_scale", map_tensor(module.name + ".weight_scale")});
@@ -205,12 +210,13 @@ def forward(self, x: Tensor) -> Tensor:
       attributes.push_back({"input_scale", double{quant.scale}});
       attributes.push_back({"input_zero_point", double{quant.zero_point}});
     }
-    const bool is_stored_int8 = model_->checkpoint.find(module.name + ".weight_packed") == nullptr;
-    if (is_stored_int8 && quant.args.dynamic && quant.args.symmetric && quant.args.num_bits == 8 && args.symmetric &&
-        args.strategy != Strategy::kGroup) {
+    if (!stores_packed(module) && quant.args.dynamic && quant.args.symmetric && quant.args.num_bits == 8 &&
+        args.symmetric && args.strategy != Strategy::kGroup) {
       ++integer_products_;
       source += fmt::format(R"(
 def forward(self, x: Tensor) -> Tensor:
+    if x.is_cuda:  # there the product of integers is for more than 16 rows alone
+        return torch.linear(self.fake_quantize(x), self.dequantize(self.stored(), self.scales(), self.zeros()), {2})
     q, scale, zero = self.quantize(x.reshape(-1, {0}))
     y = torch._int_mm(q.to(1), self.weight.t()).to(6) * scale * self.scales().reshape(1, -1)
     y = y.reshape(x.shape[:-1] + [{1}])

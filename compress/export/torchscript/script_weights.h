@@ -45,6 +45,7 @@ class ScriptWeights {
  private:
   ScriptWeights(const format::StoredModel& model, ScriptClasses& classes) : model_(&model), classes_(&classes) {}
   at::Tensor map_tensor(const std::string& name, bool as_bytes = false);
+  bool stores_packed(const format::ModuleSpec& module) const;
   std::string quantized_source(const format::ModuleSpec& module, const format::QuantArgs& args,
                                std::vector<ScriptAttribute>& attributes);
 

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "compress/export/torchscript/script_archive.h"
 #include "compress/export/torchscript/script_classes.h"
 #include "compress/export/torchscript/script_decoder.h"
@@ -9,8 +11,28 @@
 #include "compress/tensor/bridge.h"
 #include "core/format/rope.h"
 #include "core/format/small_files.h"
+#include "core/format/weight_rows.h"
 
 namespace autoglm::exports {
+
+namespace {
+
+/// Reads all integers, scales and zero points as the formats' own decoder does, which names what is out of range.
+Status check_integers(const format::StoredModel& model, CancelToken& cancel) {
+  constexpr int64_t kPieceValues = 1 << 22;
+  for (const format::ModuleSpec& module : model.layout.modules()) {
+    if (model.scheme_of(module) == nullptr) continue;
+    const int64_t rows = module.shape[0], step = std::max<int64_t>(1, kPieceValues / module.shape[1] / 32) * 32;
+    for (int64_t first = 0; first < rows; first += step) {
+      AUTOGLM_RETURN_IF_ERROR(cancel.check());
+      AUTOGLM_RETURN_IF_ERROR(format::decode_rows(model, module, first, std::min(step, rows - first)).status());
+      model.release_weight(module);
+    }
+  }
+  return ok_status();
+}
+
+}  // namespace
 
 Result<TorchScriptReport> write_torchscript(const format::StoredModel& model, format::FolderWriter& folder,
                                             CancelToken& cancel) {
@@ -21,6 +43,7 @@ Result<TorchScriptReport> write_torchscript(const format::StoredModel& model, fo
   }
   return tensor::guarded([&]() -> Result<TorchScriptReport> {
     ScriptClasses classes;
+    AUTOGLM_RETURN_IF_ERROR(check_integers(model, cancel));
     AUTOGLM_ASSIGN_OR_RETURN(ScriptWeights weights, ScriptWeights::plan(model, classes));
     const torch::jit::Module decoder = script_decoder(model, weights, classes);
     TorchScriptReport report{.quantized = weights.quantized(),

@@ -40,10 +40,10 @@ def we_write(folder, dtype, prompt):
     return json.loads(done.stdout)["text"]
 
 
-@pytest.mark.parametrize("options,dtype", [((), "float32"), (("int4-g128",), "bfloat16"), (("int4-channel",), "bfloat16"), (("w8a8",), "float32"),
-                                           (("w8a8-static",), "float32")])
+@pytest.mark.parametrize("options,dtype", [((), "float32"), (("int4-g128",), "bfloat16"), (("int4-channel",), "bfloat16"), (("w8a8",), "bfloat16"),
+                                           (("w8a8-static",), "bfloat16")])
 def test_the_same_greedy_text_on_task_prompts(options, dtype, compress):
-    """Tokenized by vLLM. Its products with packed integers are for 16 bits alone."""
+    """Tokenized by vLLM. Its products with integers are for 16 bits alone."""
     calibration = ("--calibration-dataset", str(DEMO / "tasks" / "calibration.jsonl")) if options == ("w8a8-static",) else ()
     artifact = compress("glm-phone-demo", "-q", *options, *calibration) if options else DEMO
     prompts = list(task_prompts(AutoTokenizer.from_pretrained(DEMO), TASKS))
