@@ -17,6 +17,7 @@ TINY = [family for family in FAMILIES if family != "glm-phone-demo"]
 
 
 @torch.no_grad()
+@torch.jit.optimized_execution(False)  # its first runs take most of the time
 def run(module, ids, cache=(), **options):
     logits, cache = module(torch.as_tensor(ids).reshape(1, -1) if np.ndim(ids) < 2 else torch.as_tensor(ids), list(cache), **options)
     return logits, cache
