@@ -4,6 +4,8 @@
 #include <array>
 #include <cmath>
 
+#include "core/base/simd.h"
+
 namespace autoglm::calibrate {
 namespace {
 
@@ -18,6 +20,7 @@ int exponent_of(float magnitude) {
 }
 
 /// NaN left out. In lanes, which the compiler may keep in vector registers.
+AUTOGLM_CLONES
 float largest_magnitude(std::span<const float> values) {
   constexpr size_t kLanes = 8;
   std::array<float, kLanes> most{};
@@ -29,6 +32,18 @@ float largest_magnitude(std::span<const float> values) {
   return *std::max_element(most.begin(), most.end());
 }
 
+/// bins[i] = floor(values[i] per_unit), clipped, counted from the lowest.
+AUTOGLM_CLONES
+void find_bins(const float* values, size_t count, float per_unit, int32_t* bins) {
+  constexpr float kLeast = -Histogram::kBins / 2.0F, kLast = Histogram::kBins / 2.0F - 1;
+  for (size_t i = 0; i < count; ++i) {
+    const float scaled = std::min(std::max(kLeast, values[i] * per_unit), kLast);
+    const auto towards_zero = static_cast<int32_t>(scaled);
+    const int32_t above = scaled < static_cast<float>(towards_zero) ? 1 : 0;
+    bins[i] = towards_zero - above + static_cast<int32_t>(Histogram::kBins / 2);
+  }
+}
+
 double relative_entropy(double p, double q) { return p > 0 ? p * std::log2(p / q) : 0; }
 
 }  // namespace
@@ -37,16 +52,11 @@ void Histogram::add(std::span<const float> values) {
   if (values.empty()) return;
   reach(exponent_of(largest_magnitude(values)));
   const float per_unit = std::ldexp(static_cast<float>(kBins), -exponent_ - 1);
-  constexpr float kLeast = -kBins / 2.0F, kLast = kBins / 2.0F - 1;
   constexpr size_t kPiece = 256;
   std::array<int32_t, kPiece> bins;
   for (size_t at = 0; at < values.size(); at += kPiece) {
     const size_t count = std::min(kPiece, values.size() - at);
-    for (size_t i = 0; i < count; ++i) {  // without calls or branches: vector instructions
-      const float scaled = std::min(std::max(kLeast, values[at + i] * per_unit), kLast);
-      const auto towards_zero = static_cast<int32_t>(scaled);
-      bins[i] = towards_zero - static_cast<int32_t>(scaled < static_cast<float>(towards_zero)) + kBins / 2;
-    }
+    find_bins(values.data() + at, count, per_unit, bins.data());
     for (size_t i = 0; i < count; ++i) ++counts_[static_cast<size_t>(bins[i])];
   }
   total_ += static_cast<int64_t>(values.size());

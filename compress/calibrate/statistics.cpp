@@ -9,7 +9,7 @@ namespace autoglm::calibrate {
 namespace {
 
 /// The Hessian is symmetric: only the panels on and above the diagonal are multiplied, in columns of this width.
-constexpr int64_t kPanel = 256;
+constexpr int64_t kPanel = 192;
 
 bool all_finite(const at::Tensor& tensor) { return !tensor.defined() || at::isfinite(tensor).all().item<bool>(); }
 

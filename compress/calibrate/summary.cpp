@@ -14,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include "core/base/simd.h"
+
 namespace autoglm::calibrate {
 namespace {
 
@@ -31,6 +33,42 @@ void count_values(const at::Tensor& x, Histogram& into) {
   });
 }
 
+constexpr int64_t kLanes = 16;  // kept in vector registers
+
+/// Where the sums of channels go, all around the first token: the extremes, sum (x - first), sum (x - first)^2.
+struct Sums {
+  float *low, *high, *sum, *square;
+};
+
+/// The first `lanes` (up to kLanes) channels.
+inline __attribute__((always_inline)) void sum_lanes(const float* x, int64_t rows, int64_t channels, int64_t lanes,
+                                                     const Sums& out) {
+  std::array<float, kLanes> first, low, high, sum{}, square{};
+  for (int64_t i = 0; i < lanes; ++i) first[i] = low[i] = high[i] = x[i];
+  for (int64_t token = 1; token < rows; ++token) {
+    const float* row = x + token * channels;
+    for (int64_t i = 0; i < lanes; ++i) {
+      const float value = row[i], off = value - first[i];
+      low[i] = std::min(low[i], value);
+      high[i] = std::max(high[i], value);
+      sum[i] += off;
+      square[i] += off * off;
+    }
+  }
+  std::copy_n(low.data(), lanes, out.low);
+  std::copy_n(high.data(), lanes, out.high);
+  std::copy_n(sum.data(), lanes, out.sum);
+  std::copy_n(square.data(), lanes, out.square);
+}
+
+AUTOGLM_CLONES
+void sum_channels(const float* x, int64_t rows, int64_t channels, const Sums& out) {
+  const auto from = [&](int64_t c) { return Sums{out.low + c, out.high + c, out.sum + c, out.square + c}; };
+  int64_t c = 0;
+  for (; c + kLanes <= channels; c += kLanes) sum_lanes(x + c, rows, channels, kLanes, from(c));
+  if (c < channels) sum_lanes(x + c, rows, channels, channels - c, from(c));
+}
+
 /// What is known of the channels of a few tokens; added up in float32 around their first token, so that neither their
 /// number nor an offset of the values costs more precision than a few roundings.
 struct ChannelSums {
@@ -39,22 +77,12 @@ struct ChannelSums {
   std::vector<double> mean, squares;  // the latter around the mean
 
   ChannelSums(const float* x, int64_t rows, size_t channels)
-      : tokens(static_cast<double>(rows)), low(x, x + channels), high(low), mean(channels), squares(channels) {
-    const std::vector<float> first = low;
+      : tokens(static_cast<double>(rows)), low(channels), high(channels), mean(channels), squares(channels) {
     std::vector<float> sum(channels), square(channels);
-    for (int64_t token = 1; token < rows; ++token) {
-      const float* row = x + token * static_cast<int64_t>(channels);
-      for (size_t i = 0; i < channels; ++i) {
-        const float value = row[i], off = value - first[i];
-        low[i] = std::min(low[i], value);
-        high[i] = std::max(high[i], value);
-        sum[i] += off;
-        square[i] += off * off;
-      }
-    }
+    sum_channels(x, rows, static_cast<int64_t>(channels), {low.data(), high.data(), sum.data(), square.data()});
     for (size_t i = 0; i < channels; ++i) {
       const double off = sum[i] / tokens;
-      mean[i] = first[i] + off;
+      mean[i] = x[i] + off;
       squares[i] = std::max(0.0, square[i] - off * off * tokens);
     }
   }
@@ -73,8 +101,8 @@ struct ChannelSums {
 };
 
 /// The ends of a token's values; NaN where one of them is NaN or infinite.
+AUTOGLM_CLONES
 std::pair<float, float> ends_of(const float* x, int64_t channels) {
-  constexpr int64_t kLanes = 8;
   std::array<float, kLanes> low, high, zero{};
   low.fill(x[0]);
   high.fill(x[0]);

@@ -94,12 +94,26 @@ at::Tensor run_mlp(const Mlp& mlp, const at::Tensor& x, const ForwardOptions& op
   return mlp.down(inner);
 }
 
-at::Tensor attention_half(const format::ModelConfig& config, const Block& block, const Rotary& rotary,
-                          const at::Tensor& hidden, const ForwardOptions& options) {
-  at::Tensor mixed = attention(config, block, rotary, rms_norm(hidden, block.input_norm, config.rms_norm_eps), options);
-  if (!mixed.defined()) return {};
+namespace {
+
+at::Tensor add_attention(const format::ModelConfig& config, const Block& block, const at::Tensor& hidden,
+                         at::Tensor mixed) {
   if (block.post_attention_norm.defined()) mixed = rms_norm(mixed, block.post_attention_norm, config.rms_norm_eps);
   return mixed.add_(hidden);
+}
+
+}  // namespace
+
+at::Tensor attention_half(const format::ModelConfig& config, const Block& block, const Rotary& rotary,
+                          const at::Tensor& hidden, const ForwardOptions& options) {
+  const at::Tensor mixed =
+      attention(config, block, rotary, rms_norm(hidden, block.input_norm, config.rms_norm_eps), options);
+  return mixed.defined() ? add_attention(config, block, hidden, mixed) : at::Tensor();
+}
+
+at::Tensor attention_output(const format::ModelConfig& config, const Block& block, const at::Tensor& hidden,
+                            const at::Tensor& o_input) {
+  return add_attention(config, block, hidden, block.o(o_input));
 }
 
 at::Tensor mlp_half(const format::ModelConfig& config, const Block& block, const at::Tensor& middle,

@@ -88,4 +88,8 @@ at::Tensor attention_half(const format::ModelConfig& config, const Block& block,
 at::Tensor mlp_half(const format::ModelConfig& config, const Block& block, const at::Tensor& middle,
                     const ForwardOptions& options = {});
 
+/// The end of the attention half, from the input of o that a tap has seen, [batch, tokens, heads * head_dim].
+at::Tensor attention_output(const format::ModelConfig& config, const Block& block, const at::Tensor& hidden,
+                            const at::Tensor& o_input);
+
 }  // namespace autoglm::model

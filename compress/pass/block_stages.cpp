@@ -10,6 +10,25 @@ using calibrate::Batch;
 using calibrate::HiddenStates;
 using format::Stage;
 
+namespace {
+
+/// For the batches at the start whose inputs of o take at most `limit` bytes, all in memory.
+Result<HiddenStates> room_for_o_inputs(const model::Decoder& decoder, const std::vector<Batch>& batches,
+                                       std::vector<int64_t> lengths, int64_t limit) {
+  const at::ScalarType type = decoder.options().compute;
+  const int64_t width = decoder.config().num_attention_heads * decoder.config().head_dim;
+  int64_t sequences = 0, bytes = 0;
+  for (const Batch& batch : batches) {
+    bytes += batch.tokens() * width * static_cast<int64_t>(c10::elementSize(type));
+    if (bytes > limit) break;
+    sequences = batch.first + batch.count;
+  }
+  lengths.resize(static_cast<size_t>(sequences));
+  return HiddenStates::create(std::move(lengths), width, type, limit, {});
+}
+
+}  // namespace
+
 Result<BlockStages> BlockStages::create(const model::Decoder& decoder, const std::vector<eval::Tokens>& calibration,
                                         const MemoryUse& memory, const std::filesystem::path& scratch,
                                         const std::function<Result<at::Tensor>(const at::Tensor&)>& embed,
@@ -33,6 +52,7 @@ Result<BlockStages> BlockStages::create(const model::Decoder& decoder, const std
   if (memory.source_states) {
     AUTOGLM_ASSIGN_OR_RETURN(out.source_states_, make_states());
   }
+  AUTOGLM_ASSIGN_OR_RETURN(out.o_inputs_, room_for_o_inputs(decoder, out.batches_, lengths, memory.o_input_bytes));
   for (const Batch& batch : out.batches_) {
     AUTOGLM_RETURN_IF_ERROR(cancel.check());
     at::Tensor ids = at::empty({batch.count, batch.length}, at::kLong);
@@ -50,6 +70,7 @@ Result<BlockStages> BlockStages::create(const model::Decoder& decoder, const std
 }
 
 void BlockStages::begin(const model::Block& block) {
+  holds_o_inputs_ = false;
   if (!source_states_) return;
   source_block_ = block;
   for (const Stage stage : format::kStages) {
@@ -64,7 +85,7 @@ Status BlockStages::run_batch(const model::Block& block, HiddenStates& all, cons
                               CancelToken& cancel) const {
   AUTOGLM_RETURN_IF_ERROR(cancel.check());
   AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor states, all.get(batch.first, batch.count));
-  const at::Tensor changed = run(block, states.to(decoder_->options().device));
+  AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor changed, run(block, states.to(decoder_->options().device), batch));
   AUTOGLM_RETURN_IF_ERROR(cancel.check());  // a cancelled forward returns nothing
   return changed.defined() ? all.put(batch.first, changed) : ok_status();
 }
@@ -85,12 +106,32 @@ Status BlockStages::collect(const model::Block& block, Stage stage, calibrate::C
     options.cancel = &cancel;
     options.stop_after = stage;
     options.tap = std::move(tap);
-    return [this, options, attention](const model::Block& weights, const at::Tensor& states) {
+    return [this, options, attention](const model::Block& weights, const at::Tensor& states, const Batch&) {
       return attention ? model::attention_half(decoder_->config(), weights, rotary_, states, options)
                        : model::mlp_half(decoder_->config(), weights, states, options);
     };
   };
-  return for_each_batch(block, cancel, up_to_stage(collector.tap()), up_to_stage(collector.source_tap()));
+  const Run source = up_to_stage(collector.source_tap());
+  if (stage != Stage::kO || o_inputs_.empty())
+    return for_each_batch(block, cancel, up_to_stage(collector.tap()), source);
+
+  at::Tensor seen;
+  const Run run = up_to_stage([&, show = collector.tap()](Stage at, const auto& linears, const at::Tensor& x) {
+    show(at, linears, x);
+    if (at == Stage::kO) seen = x;
+  });
+  const Run run_and_keep = [&](const model::Block& weights, const at::Tensor& states,
+                               const Batch& batch) -> Result<at::Tensor> {
+    AUTOGLM_ASSIGN_OR_RETURN(at::Tensor nothing, run(weights, states, batch));
+    AUTOGLM_RETURN_IF_ERROR(cancel.check());
+    if (keeps(batch)) {
+      AUTOGLM_RETURN_IF_ERROR(o_inputs_.put(batch.first, seen.view({batch.count, batch.length, -1})));
+    }
+    return nothing;
+  };
+  AUTOGLM_RETURN_IF_ERROR(for_each_batch(block, cancel, run_and_keep, source));
+  holds_o_inputs_ = true;
+  return ok_status();
 }
 
 Status BlockStages::observe(const model::Block& block, const model::InputTap& tap, CancelToken& cancel) {
@@ -98,7 +139,7 @@ Status BlockStages::observe(const model::Block& block, const model::InputTap& ta
   options.cancel = &cancel;
   options.stop_after = Stage::kDown;
   options.tap = tap;
-  const Run run = [&](const model::Block& weights, const at::Tensor& states) {
+  const Run run = [&](const model::Block& weights, const at::Tensor& states, const Batch&) {
     return model::forward(decoder_->config(), weights, rotary_, states, options);
   };
   for (const Batch& batch : batches_) AUTOGLM_RETURN_IF_ERROR(run_batch(block, states_, batch, run, cancel));
@@ -108,16 +149,23 @@ Status BlockStages::observe(const model::Block& block, const model::InputTap& ta
 Status BlockStages::finish_attention(const model::Block& block, CancelToken& cancel) {
   model::ForwardOptions options;
   options.cancel = &cancel;
-  const Run run = [&](const model::Block& weights, const at::Tensor& states) {
+  const Run run = [&](const model::Block& weights, const at::Tensor& states, const Batch&) {
     return model::attention_half(decoder_->config(), weights, rotary_, states, options);
   };
-  return for_each_batch(block, cancel, run, run);
+  if (!holds_o_inputs_) return for_each_batch(block, cancel, run, run);
+  const Run go_on = [&](const model::Block& weights, const at::Tensor& states,
+                        const Batch& batch) -> Result<at::Tensor> {
+    if (!keeps(batch)) return run(weights, states, batch);
+    AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor inputs, o_inputs_.get(batch.first, batch.count));
+    return model::attention_output(decoder_->config(), weights, states, inputs.to(states.device()));
+  };
+  return for_each_batch(block, cancel, go_on, run);
 }
 
 Status BlockStages::finish_mlp(const model::Block& block, CancelToken& cancel) {
   model::ForwardOptions options;
   options.cancel = &cancel;
-  const Run run = [&](const model::Block& weights, const at::Tensor& states) {
+  const Run run = [&](const model::Block& weights, const at::Tensor& states, const Batch&) {
     return model::mlp_half(decoder_->config(), weights, states, options);
   };
   return for_each_batch(block, cancel, run, run);

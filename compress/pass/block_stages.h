@@ -22,8 +22,9 @@ namespace autoglm::pass {
 /// Where a method compares with the source (Needs::drift), the source's own states are carried beside them, and its
 /// block, as loaded, is run on each batch before the compressed one.
 ///
-/// A stage is collected from the start of its half, so that nothing but the states is kept between stages: the inputs
-/// of down alone would take three to four times their memory. QKV with attention, and gate/up, run twice for it.
+/// A stage is collected from the start of its half, so that little but the states is kept between stages: the inputs of
+/// down alone would take three to four times their memory, so that gate/up run twice. The inputs of o, as large as the
+/// states, are kept of as many sequences as memory allows; of the others, QKV and attention run twice too.
 class BlockStages {
  public:
   /// Embeds the calibration tokens by `embed` (ids [batch, length] -> [batch, length, hidden]); the source's own, where
@@ -51,11 +52,14 @@ class BlockStages {
   int64_t tokens() const { return tokens_; }
 
  private:
-  using Run = std::function<at::Tensor(const model::Block& block, const at::Tensor& states)>;
+  using Run = std::function<Result<at::Tensor>(const model::Block& block, const at::Tensor& states,
+                                               const calibrate::Batch& batch)>;
 
   /// Runs `source` (where there is one, with its block and states) and then `run` on each batch; what they return,
   /// where defined, replaces the states.
   Status for_each_batch(const model::Block& block, CancelToken& cancel, const Run& run, const Run& source);
+  /// Whether `o_inputs_` has room for the batch.
+  bool keeps(const calibrate::Batch& batch) const { return batch.first + batch.count <= o_inputs_.sequences(); }
   Status run_batch(const model::Block& block, calibrate::HiddenStates& states, const calibrate::Batch& batch,
                    const Run& run, CancelToken& cancel) const;
 
@@ -63,6 +67,8 @@ class BlockStages {
   std::vector<calibrate::Batch> batches_;
   calibrate::HiddenStates states_;
   std::optional<calibrate::HiddenStates> source_states_;
+  calibrate::HiddenStates o_inputs_;  ///< of the first sequences
+  bool holds_o_inputs_ = false;       ///< of the block at hand
   model::Block source_block_;
   model::Rotary rotary_;
   int64_t tokens_ = 0;

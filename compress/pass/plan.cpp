@@ -86,6 +86,7 @@ class MemoryModel {
       const calibrate::Needs needs = methods.needs(decision);
       if (needs.any()) calibrated_ = true;
       if (needs.drift && decision.module.layer >= 0) compares_with_source_ = true;
+      if (needs.any() && decision.module.role == Role::kO) calibrates_o_ = true;
     }
   }
 
@@ -97,6 +98,11 @@ class MemoryModel {
   /// Of the states that a run carries, of the compressed model and (where wanted) of the source.
   int64_t held_state_bytes(const MemoryUse& use) const {
     return use.copies() * std::min(use.state_bytes, hidden_state_bytes());
+  }
+  /// Inputs of o of all calibration tokens; 0 where it is not calibrated.
+  int64_t o_input_bytes() const {
+    const ModelConfig& config = resolved_.config;
+    return calibrates_o_ ? tokens() * config.num_attention_heads * config.head_dim * element() : 0;
   }
   int64_t shortest_batch() const { return std::max<int64_t>(1, options_.length); }
 
@@ -162,6 +168,7 @@ class MemoryModel {
   Parts held_parts(const MemoryUse& use) const {
     Parts parts = {{"one block", block_bytes()}, {"hidden states", held_state_bytes(use)}};
     if (use.source_states) parts.push_back({"the same block of the source", block_bytes()});
+    if (use.o_input_bytes > 0) parts.push_back({"attention's outputs", use.o_input_bytes});
     parts.push_back({"statistics for the artifact", kept_statistics()});
     return parts;
   }
@@ -229,6 +236,7 @@ class MemoryModel {
     for (const Decision& decision : resolved_.decisions) {
       if (decision.module.role != Role::kHead || !methods_.needs(decision).any()) continue;
       return {{"hidden states", held_state_bytes(use)},
+              {"attention's outputs", use.o_input_bytes},
               {"statistics for the artifact", kept_statistics()},
               {"calibration statistics", calibrate::statistics_bytes(methods_.needs(decision), last(decision))},
               {"the head, rounded", result_bytes(decision)},
@@ -267,7 +275,7 @@ class MemoryModel {
   const format::Checkpoint* checkpoint_;
   const PlanOptions& options_;
   std::map<int64_t, std::vector<const Decision*>> blocks_;
-  bool calibrated_ = false, compares_with_source_ = false;
+  bool calibrated_ = false, compares_with_source_ = false, calibrates_o_ = false;
 };
 
 /// Gives up comfort in steps, cheapest first, until the peak fits.
@@ -280,11 +288,14 @@ MemoryUse fit_memory(const MemoryModel& model, int64_t available, std::vector<st
   use.state_bytes = model.hidden_state_bytes();
   use.source_states = model.compares_with_source();
   use.statistics_bytes = std::max(largest, std::min(model.stage_statistics(), kExpertStatistics));
-  const auto fits = [&] { return available <= 0 || total(model.peak(use)) <= available; };
+  use.o_input_bytes = std::min(model.o_input_bytes(), use.state_bytes / 4);  // more is not worth its time
+  const auto excess = [&] { return available > 0 ? total(model.peak(use)) - available : 0; };
+  const auto fits = [&] { return excess() <= 0; };
+  if (!fits()) use.o_input_bytes = std::max<int64_t>(0, use.o_input_bytes - excess());
   if (!fits()) use.batch_tokens = std::min(use.batch_tokens, model.shortest_batch());
   if (!fits()) use.statistics_bytes = largest;
   if (!fits()) {
-    const int64_t over = (total(model.peak(use)) - available + use.copies() - 1) / use.copies();
+    const int64_t over = (excess() + use.copies() - 1) / use.copies();
     use.state_bytes = std::max<int64_t>(0, use.state_bytes - over);
     notes.push_back(fmt::format("{} of calibration states go to disk",
                                 format_bytes(use.copies() * (model.hidden_state_bytes() - use.state_bytes))));
@@ -296,6 +307,8 @@ double estimate_seconds(const Resolved& resolved, const Methods& methods, const 
                         const PlanOptions& options) {
   double flops = 0;
   const auto tokens = static_cast<double>(model.tokens());
+  const double kept_o_inputs =
+      static_cast<double>(plan.memory.o_input_bytes) / static_cast<double>(std::max<int64_t>(1, model.o_input_bytes()));
   for (const Decision& decision : resolved.decisions) {
     if (decision.module.shape.size() != 2) continue;
     const int64_t rows = decision.module.shape[0], cols = decision.module.shape[1];
@@ -305,7 +318,8 @@ double estimate_seconds(const Resolved& resolved, const Methods& methods, const 
                                                      : static_cast<double>(resolved.config.num_experts_per_tok) /
                                                            static_cast<double>(resolved.config.n_routed_experts);
     const auto stage = format::stage_of(decision.module.role);
-    const double passes = stage == Stage::kQkv || stage == Stage::kGateUp ? 2 : 1;  // collecting what follows, going on
+    // Collecting what follows, and going on.
+    const double passes = stage == Stage::kQkv ? 2 - kept_o_inputs : stage == Stage::kGateUp ? 2 : 1;
     flops += 2 * tokens * routed * passes * static_cast<double>(rows * cols * plan.memory.copies());
     if (const Smoother* smoother = methods.smoother()) {
       flops += 2 * tokens * routed * static_cast<double>(rows * cols);  // observing

@@ -13,7 +13,7 @@
 #include "compress/quant/cast.h"
 #include "compress/quant/grid.h"
 #include "compress/quant/rtn.h"
-#include "compress/quant/simd.h"
+#include "core/base/simd.h"
 
 namespace autoglm::quant {
 namespace {

@@ -8,7 +8,7 @@
 #include <atomic>
 #include <cmath>
 
-#include "compress/quant/simd.h"
+#include "core/base/simd.h"
 
 namespace autoglm::quant {
 namespace {

@@ -161,6 +161,10 @@ TEST(Pipeline, GivesTheSameBytesAgainSpilledAndInRounds) {
     };
     const std::string usual = run("usual");
     EXPECT_EQ(usual, run("again")) << family << ": not deterministic";
+    for (const int64_t bytes : {0, 1 << 20}) {  // attention runs twice, or once
+      plan.memory.o_input_bytes = bytes;
+      EXPECT_EQ(usual, run("attention")) << family;
+    }
     plan.memory.state_bytes = 2 * 32 * 128 * 4;  // two of six sequences in memory
     EXPECT_EQ(usual, run("spilled")) << family;
     plan.memory.statistics_bytes = 1;  // one expert at a time

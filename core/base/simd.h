@@ -8,7 +8,7 @@
 #define AUTOGLM_CLONES
 #endif
 
-namespace autoglm::quant {
+namespace autoglm {
 
 /// Rounds |x| < 2^22 to the nearest integer, ties to even, by the float addition itself: one add and one subtract that
 /// every vector unit has, where a call of nearbyint would not vectorize.
@@ -17,4 +17,4 @@ inline float round_to_even(float x) {
   return (x + kMagic) - kMagic;
 }
 
-}  // namespace autoglm::quant
+}  // namespace autoglm
