@@ -17,10 +17,12 @@
 #include "compress/model/torch_scorer.h"
 #include "compress/tensor/bridge.h"
 #include "core/base/memory.h"
+#include "core/base/suggest.h"
 #include "core/eval/dataset.h"
 #include "core/eval/report.h"
 #include "core/eval/tasks.h"
 #include "core/format/stored_model.h"
+#include "runtime/score/runtime_scorer.h"
 
 namespace autoglm {
 namespace {
@@ -46,7 +48,7 @@ class Measurement {
     AUTOGLM_RETURN_IF_ERROR(choose_text());
     AUTOGLM_RETURN_IF_ERROR(choose_tasks());
     const int64_t weights = weight_limit();
-    const auto compressed = model::make_torch_scorer(*decoder_, {.max_bytes = weights});
+    AUTOGLM_ASSIGN_OR_RETURN(const auto compressed, scorer_of_model(weights));
     const auto source = source_decoder_ ? model::make_torch_scorer(*source_decoder_, {.max_bytes = weights}) : nullptr;
 
     inputs_.tokenizer = tokenizer_.get();
@@ -63,7 +65,8 @@ class Measurement {
     if (evaluation.seconds_allowed) evaluation.seconds_allowed = options_.seconds;
     evaluation.text.source = text_source_;
     evaluation.text.seed = options_.seed;
-    evaluation.conditions = {eval::cpu_name(), options_.device, options_.compute, threads_, options_.seed};
+    evaluation.conditions = {eval::cpu_name(), options_.device, options_.compute,
+                             threads_,         options_.seed,   options_.engine};
     evaluation.notes.insert(evaluation.notes.begin(), notes_.begin(), notes_.end());
     return outcome(std::move(evaluation));
   }
@@ -81,6 +84,9 @@ class Measurement {
       return invalid_argument(
           fmt::format("--max-{} needs --source to compare with", options_.max_kl > 0 ? "kl" : "loss"));
     }
+    const std::vector<std::string> engines = {"torch", "runtime", "runtime-int8"};
+    if (std::find(engines.begin(), engines.end(), options_.engine) == engines.end())
+      return invalid_argument(unknown_word("engine", options_.engine, engines));
     threads_ = api::use_threads(options_.threads);
     AUTOGLM_ASSIGN_OR_RETURN(const auto engine, api::decoder_options(options_.device, options_.compute));
     AUTOGLM_ASSIGN_OR_RETURN(folder_, api::find_model(options_.model, cancel_));
@@ -99,6 +105,18 @@ class Measurement {
       reference_ = folder_;
     }
     return ok_status();
+  }
+
+  Result<std::unique_ptr<eval::Scorer>> scorer_of_model(int64_t weights) {
+    if (options_.engine == "torch") return model::make_torch_scorer(*decoder_, {.max_bytes = weights});
+    const bool is_int8 = options_.engine == "runtime-int8";
+    notes_.push_back(fmt::format("the model was run by the {}; device and type are those of the source, by torch",
+                                 is_int8 ? "runtime with 8-bit inputs" : "runtime"));
+    return engine::make_runtime_scorer(folder_,
+                                       {.compute = is_int8 ? kernels::Compute::kInt8 : kernels::Compute::kFloat,
+                                        .threads = threads_,
+                                        .max_ram = current_rss_bytes() + weights + kWorkingBytes / 2},
+                                       &cancel_);
   }
 
   // Weights that one scorer may hold: two models may be in memory at once.

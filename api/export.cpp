@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "api/model_source.h"
@@ -77,6 +79,17 @@ Result<format::CheckpointWriter> open_writer(const ExportOptions& options, int64
                                            .cancel = &cancel});
 }
 
+/// Lets `write(folder)` fill the output's folder, and commits it; what it reported, and the folder.
+template <typename Report>
+Result<std::pair<Report, fs::path>> write_folder(const ExportOptions& options, CancelToken& cancel,
+                                                 const std::function<Result<Report>(format::FolderWriter&)>& write) {
+  AUTOGLM_ASSIGN_OR_RETURN(
+      auto folder, format::FolderWriter::create(options.output, {.overwrite = options.overwrite, .cancel = &cancel}));
+  AUTOGLM_ASSIGN_OR_RETURN(auto report, write(folder));
+  AUTOGLM_RETURN_IF_ERROR(folder.commit());
+  return std::pair(std::move(report), folder.target());
+}
+
 Result<ExportOutcome> export_hf(const format::StoredModel& model, const ExportOptions& options, CancelToken& cancel) {
   AUTOGLM_ASSIGN_OR_RETURN(const auto dtype, parse_dtype(options.type));
   AUTOGLM_ASSIGN_OR_RETURN(auto writer, open_writer(options, plain_bytes(model, dtype), cancel));
@@ -133,70 +146,72 @@ Result<ExportOutcome> export_gguf(const format::StoredModel& model, const Export
   return outcome;
 }
 
-ExportOutcome onnx_outcome(const exports::OnnxReport& report, const fs::path& folder, const std::string& format) {
-  ExportOutcome outcome;
-  outcome.json =
-      nlohmann::ordered_json{
-          {"format", format},         {"output", folder.string()}, {"opset", report.opset},
+nlohmann::ordered_json onnx_json(const exports::OnnxReport& report, const fs::path& folder, const std::string& format) {
+  return {{"format", format},         {"output", folder.string()}, {"opset", report.opset},
           {"nodes", report.nodes},    {"bytes", report.bytes},     {"external_data", report.is_external},
           {"types", report.types},    {"widened", report.widened}, {"left_out", report.left_out},
-          {"checked", report.checked}}
-          .dump(2);
-  outcome.summary =
+          {"checked", report.checked}};
+}
+
+std::string onnx_summary(const exports::OnnxReport& report, const fs::path& folder) {
+  std::string out =
       fmt::format("{}: {}, opset {}, {} nodes; tensors: {}{}\n", folder.string(), format_bytes(report.bytes),
                   report.opset, report.nodes, listed(report.types), left_out_words(report.left_out));
   if (report.widened > 0) {
-    outcome.summary += fmt::format("{} matrices are held in more bits than their integers have\n", report.widened);
+    out += fmt::format("{} matrices are held in more bits than their integers have\n", report.widened);
   }
-  outcome.summary += fmt::format("checked: {} tensors read back, all as the artifact says\n", report.checked);
-  return outcome;
+  return out + fmt::format("checked: {} tensors read back, all as the artifact says\n", report.checked);
 }
 
 Result<ExportOutcome> export_onnx(const format::StoredModel& model, const ExportOptions& options, CancelToken& cancel) {
-  AUTOGLM_ASSIGN_OR_RETURN(
-      auto folder, format::FolderWriter::create(options.output, {.overwrite = options.overwrite, .cancel = &cancel}));
   const exports::OnnxOptions how{
       .preset = options.preset, .operators = options.operators, .type = options.type, .opset = options.opset};
-  AUTOGLM_ASSIGN_OR_RETURN(const auto report, exports::write_onnx(model, how, folder, cancel));
-  AUTOGLM_RETURN_IF_ERROR(folder.commit());
-  return onnx_outcome(report, folder.target(), "onnx");
+  AUTOGLM_ASSIGN_OR_RETURN(const auto written,
+                           write_folder<exports::OnnxReport>(options, cancel, [&](format::FolderWriter& folder) {
+                             return exports::write_onnx(model, how, folder, cancel);
+                           }));
+  const auto& [report, folder] = written;
+  return ExportOutcome{.json = onnx_json(report, folder, "onnx").dump(2), .summary = onnx_summary(report, folder)};
 }
 
 Result<ExportOutcome> export_tensorrt(const format::StoredModel& model, const ExportOptions& options,
                                       CancelToken& cancel) {
-  AUTOGLM_ASSIGN_OR_RETURN(
-      auto folder, format::FolderWriter::create(options.output, {.overwrite = options.overwrite, .cancel = &cancel}));
   const exports::TensorRtOptions how{.type = options.type,
                                      .max_batch = options.max_batch != 0 ? options.max_batch : 1,
                                      .max_length = options.max_length,
                                      .engine = options.engine};
-  AUTOGLM_ASSIGN_OR_RETURN(const auto report, exports::write_tensorrt(model, how, folder, cancel));
-  AUTOGLM_RETURN_IF_ERROR(folder.commit());
-  ExportOutcome outcome = onnx_outcome(report.onnx, folder.target(), "tensorrt");
-  auto json = nlohmann::ordered_json::parse(outcome.json);
+  AUTOGLM_ASSIGN_OR_RETURN(const auto written,
+                           write_folder<exports::TensorRtReport>(options, cancel, [&](format::FolderWriter& folder) {
+                             return exports::write_tensorrt(model, how, folder, cancel);
+                           }));
+  const auto& [report, folder] = written;
+  auto json = onnx_json(report.onnx, folder, "tensorrt");
   json["ranges"] = report.ranges;
   json["engine"] = options.engine;
-  outcome.json = json.dump(2);
+  ExportOutcome outcome{.json = json.dump(2), .summary = onnx_summary(report.onnx, folder)};
   if (report.ranges > 0) outcome.summary += fmt::format("calibration.cache: {} ranges\n", report.ranges);
   return outcome;
 }
 
 Result<ExportOutcome> export_torchscript(const format::StoredModel& model, const ExportOptions& options,
                                          CancelToken& cancel) {
-  AUTOGLM_ASSIGN_OR_RETURN(
-      auto folder, format::FolderWriter::create(options.output, {.overwrite = options.overwrite, .cancel = &cancel}));
-  AUTOGLM_ASSIGN_OR_RETURN(const auto report, exports::write_torchscript(model, folder, cancel));
-  AUTOGLM_RETURN_IF_ERROR(folder.commit());
+  AUTOGLM_ASSIGN_OR_RETURN(const auto written,
+                           write_folder<exports::TorchScriptReport>(options, cancel, [&](format::FolderWriter& folder) {
+                             return exports::write_torchscript(model, folder, cancel);
+                           }));
+  const auto& [report, folder] = written;
   ExportOutcome outcome;
-  outcome.json =
-      nlohmann::ordered_json{
-          {"format", "torchscript"},       {"output", folder.target().string()},          {"bytes", report.bytes},
-          {"quantized", report.quantized}, {"integer_products", report.integer_products}, {"left_out", report.left_out},
-          {"checked", report.checked}}
-          .dump(2);
+  outcome.json = nlohmann::ordered_json{{"format", "torchscript"},
+                                        {"output", folder.string()},
+                                        {"bytes", report.bytes},
+                                        {"quantized", report.quantized},
+                                        {"integer_products", report.integer_products},
+                                        {"left_out", report.left_out},
+                                        {"checked", report.checked}}
+                     .dump(2);
   outcome.summary = fmt::format("{}: {}; {} matrices of integers, {} of them multiplied as integers{}\n",
-                                folder.target().string(), format_bytes(report.bytes), report.quantized,
-                                report.integer_products, left_out_words(report.left_out));
+                                folder.string(), format_bytes(report.bytes), report.quantized, report.integer_products,
+                                left_out_words(report.left_out));
   outcome.summary += fmt::format("checked: {} tensors read back, the artifact's bytes\n", report.checked);
   return outcome;
 }

@@ -24,6 +24,9 @@ Command add_eval(CLI::App& root) {
   app.add_option("--seed", options->seed, "of every random choice")->capture_default_str();
   app.add_option("--device", options->device, "cpu or cuda[:N]")->capture_default_str();
   app.add_option("--compute", options->compute, "fp32, bf16 or fp16")->capture_default_str();
+  app.add_option("--engine", options->engine,
+                 "what runs the model: torch, or runtime or runtime-int8, as autoglm-edge does (the source: torch)")
+      ->capture_default_str();
   command.run = [options, output = command.output] {
     const auto outcome = evaluate(*options);
     if (!outcome.ok()) return fail(outcome.status());

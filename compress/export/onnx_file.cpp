@@ -141,18 +141,30 @@ void unpack(std::span<const std::byte> bytes, const OnnxTensor& tensor, std::spa
   }
 }
 
-/// Copies `length` elements of size bytes that are `from_step` elements apart to where they are `to_step` apart.
+/// [rows, cols] elements of `size` bytes into [cols, rows], in tiles whose lines stay in the cache.
 template <size_t size>
-void copy_elements(const std::byte* from, size_t from_step, std::byte* to, size_t to_step, size_t length) {
-  for (size_t i = 0; i < length; ++i) std::memcpy(to + i * to_step * size, from + i * from_step * size, size);
+void transpose(const std::byte* in, size_t rows, size_t cols, std::byte* out) {
+  constexpr size_t kTile = 32;
+  for (size_t top = 0; top < rows; top += kTile) {
+    const size_t bottom = std::min(top + kTile, rows);
+    for (size_t left = 0; left < cols; left += kTile) {
+      const size_t right = std::min(left + kTile, cols);
+      for (size_t col = left; col < right; ++col) {
+        for (size_t row = top; row < bottom; ++row) {
+          std::memcpy(out + (col * rows + row) * size, in + (row * cols + col) * size, size);
+        }
+      }
+    }
+  }
 }
 
-void copy_elements(size_t size, const std::byte* from, size_t from_step, std::byte* to, size_t to_step, size_t length) {
+void transpose(size_t size, const std::byte* in, int64_t rows, int64_t cols, std::byte* out) {
+  const auto r = static_cast<size_t>(rows), c = static_cast<size_t>(cols);
   switch (size) {
-    case 1: return copy_elements<1>(from, from_step, to, to_step, length);
-    case 2: return copy_elements<2>(from, from_step, to, to_step, length);
-    case 4: return copy_elements<4>(from, from_step, to, to_step, length);
-    default: return copy_elements<8>(from, from_step, to, to_step, length);
+    case 1: return transpose<1>(in, r, c, out);
+    case 2: return transpose<2>(in, r, c, out);
+    case 4: return transpose<4>(in, r, c, out);
+    default: return transpose<8>(in, r, c, out);
   }
 }
 
@@ -161,22 +173,22 @@ bool is_packed(const OnnxTensor& tensor) { return tensor.bits < 8 || tensor.offs
 
 size_t element_bytes(const OnnxTensor& tensor) { return static_cast<size_t>(std::max(tensor.bits, 8)) / 8; }
 
-/// Calls `run(at, i, step, length)` for every run of elements that is one piece of the file: its first byte there, the
-/// index of its first element in a piece of `count` rows, how far apart its elements are there, and their number.
+/// Calls `run(at, i, length)` for every run of elements that is one piece of the file: its first byte there, the index
+/// of its first element in a piece of `count` rows, in the order of the file, and their number.
 template <typename Run>
 Status for_each_run(const OnnxTensor& tensor, int64_t first, int64_t count, const Run& run) {
-  if (!tensor.transposed && tensor.stride == tensor.cols) {
-    return run(tensor.at + first * tensor.stride * tensor.bits / 8, 0, 1, count * tensor.cols);
-  }
-  if (!tensor.transposed) {
-    for (int64_t row = 0; row < count; ++row) {
-      AUTOGLM_RETURN_IF_ERROR(
-          run(tensor.at + (first + row) * tensor.stride * tensor.bits / 8, row * tensor.cols, 1, tensor.cols));
+  if (tensor.transposed) {
+    for (int64_t col = 0; col < tensor.cols; ++col) {
+      AUTOGLM_RETURN_IF_ERROR(run(tensor.at + (col * tensor.rows + first) * tensor.bits / 8, col * count, count));
     }
     return ok_status();
   }
-  for (int64_t col = 0; col < tensor.cols; ++col) {
-    AUTOGLM_RETURN_IF_ERROR(run(tensor.at + (col * tensor.rows + first) * tensor.bits / 8, col, tensor.cols, count));
+  if (tensor.stride == tensor.cols) {
+    return run(tensor.at + first * tensor.stride * tensor.bits / 8, 0, count * tensor.cols);
+  }
+  for (int64_t row = 0; row < count; ++row) {
+    AUTOGLM_RETURN_IF_ERROR(
+        run(tensor.at + (first + row) * tensor.stride * tensor.bits / 8, row * tensor.cols, tensor.cols));
   }
   return ok_status();
 }
@@ -224,37 +236,40 @@ Status OnnxFile::write(format::FolderWriter& folder, onnx::ModelProto& model, st
 Status OnnxFile::write_rows(size_t index, int64_t first, int64_t count, std::span<const std::byte> elements) {
   const OnnxTensor& tensor = tensors_[index];
   const size_t size = element_bytes(tensor);
-  std::vector<std::byte> gathered, packed;
+  std::vector<std::byte> turned, packed;
+  if (tensor.transposed) {
+    turned.resize(elements.size());
+    transpose(size, elements.data(), count, tensor.cols, turned.data());
+    elements = turned;
+  }
   folder_->count(static_cast<int64_t>(elements.size()) * tensor.bits / std::max(tensor.bits, 8));
-  return for_each_run(tensor, first, count,
-                      [&](int64_t at, int64_t from, int64_t step, int64_t elements_in_run) -> Status {
-                        const auto length = static_cast<size_t>(elements_in_run);
-                        gathered.resize(length * size);
-                        copy_elements(size, &elements[static_cast<size_t>(from) * size], static_cast<size_t>(step),
-                                      gathered.data(), 1, length);
-                        packed.resize((length * static_cast<size_t>(tensor.bits) + 7) / 8);
-                        if (is_packed(tensor)) pack(gathered, tensor, packed);
-                        const std::span<const std::byte> run = is_packed(tensor) ? packed : gathered;
-                        return format::write_at(file_of(tensor), at, run, path_of(tensor));
-                      });
+  return for_each_run(tensor, first, count, [&](int64_t at, int64_t from, int64_t length) -> Status {
+    std::span<const std::byte> run =
+        elements.subspan(static_cast<size_t>(from) * size, static_cast<size_t>(length) * size);
+    if (is_packed(tensor)) {
+      packed.resize((static_cast<size_t>(length * tensor.bits) + 7) / 8);
+      pack(run, tensor, packed);
+      run = packed;
+    }
+    return format::write_at(file_of(tensor), at, run, path_of(tensor));
+  });
 }
 
 Status OnnxFile::read_rows(size_t index, int64_t first, int64_t count, std::span<std::byte> elements) const {
   const OnnxTensor& tensor = tensors_[index];
   const size_t size = element_bytes(tensor);
-  std::vector<std::byte> run, packed;
-  return for_each_run(tensor, first, count,
-                      [&](int64_t at, int64_t from, int64_t step, int64_t elements_in_run) -> Status {
-                        const auto length = static_cast<size_t>(elements_in_run);
-                        run.resize(length * size);
-                        packed.resize((length * static_cast<size_t>(tensor.bits) + 7) / 8);
-                        const std::span<std::byte> bytes = is_packed(tensor) ? packed : run;
-                        AUTOGLM_RETURN_IF_ERROR(format::read_at(file_of(tensor), at, bytes, path_of(tensor)));
-                        if (is_packed(tensor)) unpack(packed, tensor, run);
-                        copy_elements(size, run.data(), 1, &elements[static_cast<size_t>(from) * size],
-                                      static_cast<size_t>(step), length);
-                        return ok_status();
-                      });
+  std::vector<std::byte> turned(tensor.transposed ? elements.size() : 0), packed;
+  const std::span<std::byte> found = tensor.transposed ? std::span(turned) : elements;
+  AUTOGLM_RETURN_IF_ERROR(for_each_run(tensor, first, count, [&](int64_t at, int64_t from, int64_t length) -> Status {
+    const auto run = found.subspan(static_cast<size_t>(from) * size, static_cast<size_t>(length) * size);
+    if (!is_packed(tensor)) return format::read_at(file_of(tensor), at, run, path_of(tensor));
+    packed.resize((static_cast<size_t>(length * tensor.bits) + 7) / 8);
+    AUTOGLM_RETURN_IF_ERROR(format::read_at(file_of(tensor), at, packed, path_of(tensor)));
+    unpack(packed, tensor, run);
+    return ok_status();
+  }));
+  if (tensor.transposed) transpose(size, turned.data(), tensor.cols, count, elements.data());
+  return ok_status();
 }
 
 }  // namespace autoglm::exports

@@ -92,7 +92,7 @@ int64_t tensorrt_block(const QuantArgs& args, int64_t cols) {
 }
 
 /// What TensorRT's rules of explicit quantization say to a weight and its input.
-Status check_tensorrt(const ModuleSpec& module, const QuantArgs& args, const std::optional<InputQuant>& input) {
+Status check_tensorrt(const ModuleSpec& module, const QuantArgs& args, const InputQuant* input) {
   const auto refused = [&](std::string_view what, std::string_view instead) {
     return invalid_argument(
         fmt::format("tensorrt: {} {}; compress with {}", format::display(module.name), what, instead));
@@ -110,7 +110,7 @@ Status check_tensorrt(const ModuleSpec& module, const QuantArgs& args, const std
   if (args.num_bits <= 4 && module.shape[0] % 2 != 0) {
     return refused("has an odd number of rows, which INT4 does not hold", "int8");
   }
-  if (!input) return ok_status();
+  if (input == nullptr) return ok_status();
   if (input->args.dynamic) return refused("finds a scale for each token, and TensorRT's are constant", "w8a8-static");
   if (!input->args.symmetric || input->zero_point != 0) {
     return refused("has a zero point for its input, and TensorRT's quantization is symmetric", "w8a8-static");
@@ -121,29 +121,28 @@ Status check_tensorrt(const ModuleSpec& module, const QuantArgs& args, const std
   return ok_status();
 }
 
+/// A static scale becomes a constant of the type that is computed in.
+Status check_float16(const ModuleSpec& module, const InputQuant& input) {
+  const float rounded = format::rounded_to(DType::kF16, input.scale);
+  if (input.args.dynamic || std::abs(rounded - input.scale) <= kHalfPrecision * input.scale) return ok_status();
+  return invalid_argument(fmt::format("{}: the scale {} of its input is beyond what FLOAT16 holds; give --type fp32",
+                                      format::display(module.name), input.scale));
+}
+
 }  // namespace
 
 Result<OnnxWeights> OnnxWeights::plan(const format::StoredModel& model, const OnnxTarget& target) {
   OnnxWeights out(model, target);
-  const auto runs = [](const QuantArgs& args) {
-    return args.strategy == (args.dynamic ? Strategy::kToken : Strategy::kTensor);
-  };
-  AUTOGLM_RETURN_IF_ERROR(model.check_activations(runs, "dynamic token and static tensor"));
+  AUTOGLM_ASSIGN_OR_RETURN(out.inputs_, format::quantized_inputs(model));
   for (const ModuleSpec& module : model.layout.modules()) {
-    if (model.scheme_of(module) == nullptr) continue;
-    // All that belongs to it is there, and fits.
-    AUTOGLM_RETURN_IF_ERROR(format::decode_rows(model, module, 0, 0).status());
-    AUTOGLM_ASSIGN_OR_RETURN(const auto input, model.input_quant(module));
-    if (target.tensorrt) AUTOGLM_RETURN_IF_ERROR(check_tensorrt(module, *model.scheme_of(module)->weights, input));
-    if (!input) continue;
-    const float rounded = format::rounded_to(DType::kF16, input->scale);
-    if (target.compute == TensorProto::FLOAT16 && !input->args.dynamic &&
-        !(std::abs(rounded - input->scale) <= kHalfPrecision * input->scale)) {
-      return invalid_argument(
-          fmt::format("{}: the scale {} of its input is beyond what FLOAT16 holds; give --type fp32",
-                      format::display(module.name), input->scale));
+    const auto* scheme = model.scheme_of(module);
+    if (scheme == nullptr) continue;
+    const auto found = out.inputs_.find(&module);
+    const InputQuant* input = found != out.inputs_.end() ? &found->second : nullptr;
+    if (target.tensorrt) AUTOGLM_RETURN_IF_ERROR(check_tensorrt(module, *scheme->weights, input));
+    if (target.compute == TensorProto::FLOAT16 && input != nullptr) {
+      AUTOGLM_RETURN_IF_ERROR(check_float16(module, *input));
     }
-    out.inputs_.emplace(&module, *input);
   }
   return out;
 }

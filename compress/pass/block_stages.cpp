@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace autoglm::pass {
 
@@ -70,7 +71,6 @@ Result<BlockStages> BlockStages::create(const model::Decoder& decoder, const std
 }
 
 void BlockStages::begin(const model::Block& block) {
-  holds_o_inputs_ = false;
   if (!source_states_) return;
   source_block_ = block;
   for (const Stage stage : format::kStages) {
@@ -124,8 +124,9 @@ Status BlockStages::collect(const model::Block& block, Stage stage, calibrate::C
                                const Batch& batch) -> Result<at::Tensor> {
     AUTOGLM_ASSIGN_OR_RETURN(at::Tensor nothing, run(weights, states, batch));
     AUTOGLM_RETURN_IF_ERROR(cancel.check());
+    const at::Tensor inputs = std::exchange(seen, {});
     if (keeps(batch)) {
-      AUTOGLM_RETURN_IF_ERROR(o_inputs_.put(batch.first, seen.view({batch.count, batch.length, -1})));
+      AUTOGLM_RETURN_IF_ERROR(o_inputs_.put(batch.first, inputs.view({batch.count, batch.length, -1})));
     }
     return nothing;
   };
@@ -152,7 +153,7 @@ Status BlockStages::finish_attention(const model::Block& block, CancelToken& can
   const Run run = [&](const model::Block& weights, const at::Tensor& states, const Batch&) {
     return model::attention_half(decoder_->config(), weights, rotary_, states, options);
   };
-  if (!holds_o_inputs_) return for_each_batch(block, cancel, run, run);
+  if (!std::exchange(holds_o_inputs_, false)) return for_each_batch(block, cancel, run, run);
   const Run go_on = [&](const model::Block& weights, const at::Tensor& states,
                         const Batch& batch) -> Result<at::Tensor> {
     if (!keeps(batch)) return run(weights, states, batch);

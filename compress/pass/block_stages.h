@@ -24,7 +24,8 @@ namespace autoglm::pass {
 ///
 /// A stage is collected from the start of its half, so that little but the states is kept between stages: the inputs of
 /// down alone would take three to four times their memory, so that gate/up run twice. The inputs of o, as large as the
-/// states, are kept of as many sequences as memory allows; of the others, QKV and attention run twice too.
+/// states, are kept of the first sequences, as far as the plan gives memory for it; of the others, QKV and attention
+/// run twice too.
 class BlockStages {
  public:
   /// Embeds the calibration tokens by `embed` (ids [batch, length] -> [batch, length, hidden]); the source's own, where

@@ -25,6 +25,7 @@ constexpr double kDiskBytesPerSecond = 500e6;
 constexpr int64_t kRuntimeBytes = 80 << 20;
 constexpr int64_t kStagingBytes = 16 << 20;  // file pages and conversion buffers while a weight is read
 constexpr int64_t kBatchTokens = 1024;
+constexpr int64_t kShareOfOInputs = 4;  // one part in so many of the states' bytes: a few percent of the time for it
 constexpr int64_t kExpertStatistics = int64_t{2} << 30;  // statistics of experts at once, where nothing else decides
 
 int64_t elements(const format::Shape& shape) { return format::element_count(shape).value_or(0); }
@@ -235,14 +236,15 @@ class MemoryModel {
   Parts head_phase(const MemoryUse& use) const {
     for (const Decision& decision : resolved_.decisions) {
       if (decision.module.role != Role::kHead || !methods_.needs(decision).any()) continue;
-      return {{"hidden states", held_state_bytes(use)},
-              {"attention's outputs", use.o_input_bytes},
-              {"statistics for the artifact", kept_statistics()},
-              {"calibration statistics", calibrate::statistics_bytes(methods_.needs(decision), last(decision))},
-              {"the head, rounded", result_bytes(decision)},
-              {"the same, packed for the file", written_bytes(decision, checkpoint_)},
-              {"working memory",
-               methods_.of(decision).working_bytes(decision.module.shape[0], last(decision)) + kStagingBytes}};
+      Parts parts = {{"hidden states", held_state_bytes(use)},
+                     {"statistics for the artifact", kept_statistics()},
+                     {"calibration statistics", calibrate::statistics_bytes(methods_.needs(decision), last(decision))},
+                     {"the head, rounded", result_bytes(decision)},
+                     {"the same, packed for the file", written_bytes(decision, checkpoint_)},
+                     {"working memory",
+                      methods_.of(decision).working_bytes(decision.module.shape[0], last(decision)) + kStagingBytes}};
+      if (use.o_input_bytes > 0) parts.push_back({"attention's outputs", use.o_input_bytes});
+      return parts;
     }
     return {};
   }
@@ -288,7 +290,7 @@ MemoryUse fit_memory(const MemoryModel& model, int64_t available, std::vector<st
   use.state_bytes = model.hidden_state_bytes();
   use.source_states = model.compares_with_source();
   use.statistics_bytes = std::max(largest, std::min(model.stage_statistics(), kExpertStatistics));
-  use.o_input_bytes = std::min(model.o_input_bytes(), use.state_bytes / 4);  // more is not worth its time
+  use.o_input_bytes = std::min(model.o_input_bytes(), use.state_bytes / kShareOfOInputs);
   const auto excess = [&] { return available > 0 ? total(model.peak(use)) - available : 0; };
   const auto fits = [&] { return excess() <= 0; };
   if (!fits()) use.o_input_bytes = std::max<int64_t>(0, use.o_input_bytes - excess());
@@ -318,9 +320,11 @@ double estimate_seconds(const Resolved& resolved, const Methods& methods, const 
                                                      : static_cast<double>(resolved.config.num_experts_per_tok) /
                                                            static_cast<double>(resolved.config.n_routed_experts);
     const auto stage = format::stage_of(decision.module.role);
-    // Collecting what follows, and going on.
-    const double passes = stage == Stage::kQkv ? 2 - kept_o_inputs : stage == Stage::kGateUp ? 2 : 1;
-    flops += 2 * tokens * routed * passes * static_cast<double>(rows * cols * plan.memory.copies());
+    // Collecting what follows, and going on; of the model and, where it is compared with, the source.
+    const double passes = stage == Stage::kQkv || stage == Stage::kGateUp ? 2 : 1;
+    const double saved = stage == Stage::kQkv ? kept_o_inputs : 0;
+    flops += 2 * tokens * routed * (passes * static_cast<double>(plan.memory.copies()) - saved) *
+             static_cast<double>(rows * cols);
     if (const Smoother* smoother = methods.smoother()) {
       flops += 2 * tokens * routed * static_cast<double>(rows * cols);  // observing
       if (decision.is_quantized()) flops += smoother->flops(rows, cols);

@@ -124,6 +124,7 @@ struct Conditions {
   std::string compute;  ///< "fp32"
   int64_t threads = 0;
   uint64_t seed = 0;
+  std::string engine = "torch";
 };
 
 /// What a method said of one tensor while it quantized it (calibration inputs, not held-out text).

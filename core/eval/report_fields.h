@@ -115,7 +115,8 @@ template <typename V>
 void fields(Is<Conditions> auto& s, V&& visit) {
   visit("cpu", s.cpu, "processor of the machine");
   visit("device", s.device, "where the model ran: `cpu`, `cuda:0`");
-  visit("compute", s.compute, "type it ran in: `fp32`, `bf16`, `fp16`");
+  visit("engine", s.engine, "what ran the model measured: `torch`, or `runtime`, `runtime-int8`");
+  visit("compute", s.compute, "type that torch ran in: `fp32`, `bf16`, `fp16`");
   visit("threads", s.threads, "threads used");
   visit("seed", s.seed, "seed of every random choice");
 }

@@ -205,6 +205,7 @@ void add_worst(std::string& out, const WeightDiff& diff) {
 std::string describe(const Conditions& c) {
   std::string out = fmt::format("{}, {} thread{}", plain(c.cpu), c.threads, c.threads == 1 ? "" : "s");
   if (!c.device.empty()) out += fmt::format(", device {}", plain(c.device));
+  if (c.engine != "torch") out += fmt::format(", run by the {}", plain(c.engine));
   if (!c.compute.empty()) out += fmt::format(", computed in {}", plain(c.compute));
   return out + fmt::format(", seed {}", c.seed);
 }

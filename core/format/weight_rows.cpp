@@ -72,6 +72,21 @@ Result<QuantizedWeight> decode_rows(const StoredModel& model, const ModuleSpec& 
                      count);
 }
 
+Result<std::map<const ModuleSpec*, InputQuant>> quantized_inputs(const StoredModel& model) {
+  const auto known = [](const QuantArgs& args) {
+    return args.strategy == (args.dynamic ? Strategy::kToken : Strategy::kTensor);
+  };
+  AUTOGLM_RETURN_IF_ERROR(model.check_activations(known, "dynamic token and static tensor"));
+  std::map<const ModuleSpec*, InputQuant> inputs;
+  for (const ModuleSpec& module : model.layout.modules()) {
+    if (model.scheme_of(module) == nullptr) continue;
+    AUTOGLM_RETURN_IF_ERROR(decode_rows(model, module, 0, 0).status());  // all is there, and fits
+    AUTOGLM_ASSIGN_OR_RETURN(const auto input, model.input_quant(module));
+    if (input) inputs.emplace(&module, *input);
+  }
+  return inputs;
+}
+
 WeightRows::WeightRows(const StoredModel& model, Member member, std::vector<RowSegment> segments)
     : model_(&model), member_(member), segments_(std::move(segments)) {
   for (const RowSegment& segment : segments_) rows_ += segment.rows;

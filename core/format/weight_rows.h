@@ -2,6 +2,7 @@
 /// WeightRows: a tensor of a model read as rows of floats, however it is stored, and put together from the tensors that
 /// another family keeps it in.
 #include <cstdint>
+#include <map>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,6 +20,11 @@ std::string tensor_name(const ModuleSpec& module, Member member);  ///< of a flo
 /// Rows [first, first + count) of a quantized weight of `model` as they are stored (decode_rows of quantized_weight.h).
 /// `module` has a scheme.
 Result<QuantizedWeight> decode_rows(const StoredModel& model, const ModuleSpec& module, int64_t first, int64_t count);
+
+/// How the inputs of a model's modules are quantized, of those that are: for exporters that write arithmetic for other
+/// software. kBadInput: neither dynamic for each token nor static for the tensor (named), or something that belongs to
+/// a quantized weight is missing or does not fit.
+Result<std::map<const ModuleSpec*, InputQuant>> quantized_inputs(const StoredModel& model);
 
 /// Rows [first, first + rows) of one stored tensor.
 struct RowSegment {

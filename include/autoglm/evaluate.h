@@ -21,6 +21,9 @@ struct EvaluateOptions {
   uint64_t seed = 0;
   std::string device = "cpu";
   std::string compute = "fp32";
+  /// Of `model`: torch, or runtime or runtime-int8, which compute as autoglm-edge does, on the CPU, with all weights in
+  /// memory; `device` and `compute` are the source's then.
+  std::string engine = "torch";
 };
 
 struct EvaluateOutcome {

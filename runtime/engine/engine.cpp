@@ -35,6 +35,22 @@ struct Sequence {
   int64_t size() const { return static_cast<int64_t>(tokens.size()); }
 };
 
+/// Pages of one sequence that ends with its scope; the pool has enough.
+struct HeldPages {
+  explicit HeldPages(PagePool& its_pool) : pool(its_pool) {}
+  HeldPages(const HeldPages&) = delete;
+  HeldPages& operator=(const HeldPages&) = delete;
+  ~HeldPages() {
+    for (const int32_t page : pages) pool.release(page);
+  }
+  void reach(int64_t tokens) {
+    while (static_cast<int64_t>(pages.size()) < pool.pages_for(tokens)) pages.push_back(pool.acquire());
+  }
+
+  PagePool& pool;
+  std::vector<int32_t> pages;
+};
+
 }  // namespace
 
 std::string_view to_string(Finish finish) {
@@ -81,6 +97,7 @@ struct Engine::Impl {
   int64_t cached_tokens(const Request& request) const {
     return static_cast<int64_t>(request.prompt.size()) + request.max_new_tokens - 1;
   }
+  Status check_prompt(std::span<const int32_t> tokens) const;
   Status check(const Request& request) const;
   bool admit(Sequence& sequence);
   void release(Sequence& sequence);
@@ -91,17 +108,22 @@ struct Engine::Impl {
   void take_token(Sequence& sequence, std::span<float> row, std::vector<Event>& events);
 };
 
-Status Engine::Impl::check(const Request& request) const {
-  const int64_t vocab = model->config().vocab_size, length = static_cast<int64_t>(request.prompt.size());
+Status Engine::Impl::check_prompt(std::span<const int32_t> tokens) const {
+  const int64_t vocab = model->config().vocab_size, length = static_cast<int64_t>(tokens.size());
   if (length == 0) return invalid_argument("the prompt is empty: there is nothing to continue");
   if (length > options.max_context) {
     return invalid_argument(
         fmt::format("the prompt has {} tokens, and the context ends at {}", length, options.max_context));
   }
-  for (const int32_t token : request.prompt) {
+  for (const int32_t token : tokens) {
     if (token >= 0 && token < vocab) continue;
     return invalid_argument(fmt::format("token id {} is outside the vocabulary of {}", token, vocab));
   }
+  return ok_status();
+}
+
+Status Engine::Impl::check(const Request& request) const {
+  AUTOGLM_RETURN_IF_ERROR(check_prompt(request.prompt));
   if (request.max_new_tokens < 1) {
     return invalid_argument(fmt::format("max_new_tokens is {}, must be at least 1", request.max_new_tokens));
   }
@@ -285,6 +307,50 @@ Status Engine::step(std::vector<Event>& events, const CancelToken* cancel) {
     return resource_exhausted("not enough memory for this batch");
   } catch (const std::exception& error) {
     return internal_error(error.what());
+  }
+}
+
+Result<std::vector<float>> Engine::hidden_states(std::span<const int32_t> tokens, const CancelToken* cancel) {
+  try {
+    Impl& impl = *impl_;
+    AUTOGLM_RETURN_IF_ERROR(impl.check_prompt(tokens));
+    const auto length = static_cast<int64_t>(tokens.size()), n = impl.model->config().hidden_size;
+    const int64_t needed = impl.pages().pages_for(length), free = impl.pages().available() - impl.reserved;
+    if (needed > free) {
+      return resource_exhausted(fmt::format("{} tokens do not fit into what is left of the cache, {} tokens", length,
+                                            free * impl.pages().page_tokens()));
+    }
+    std::vector<float> hidden(static_cast<size_t>(length * n));
+    HeldPages held(impl.pages());
+    for (int64_t first = 0; first < length; first += impl.options.prefill_chunk) {
+      const int64_t count = std::min(impl.options.prefill_chunk, length - first);
+      held.reach(first + count);
+      const TokenRun run = {.tokens = tokens.subspan(static_cast<size_t>(first), static_cast<size_t>(count)),
+                            .first_position = first,
+                            .length = length,
+                            .pages = held.pages};
+      const auto out = std::span(hidden).subspan(static_cast<size_t>(first * n), static_cast<size_t>(count * n));
+      AUTOGLM_RETURN_IF_ERROR(impl.forward.run({&run, 1}, Rows::kAll, out, cancel));
+    }
+    return hidden;
+  } catch (const std::bad_alloc&) {
+    return resource_exhausted(fmt::format("not enough memory for {} tokens", tokens.size()));
+  } catch (const std::exception& error) {
+    return internal_error(error.what());
+  }
+}
+
+Status Engine::logits(std::span<const float> hidden, std::span<float> out) {
+  const auto n = static_cast<size_t>(config().hidden_size), vocab = static_cast<size_t>(config().vocab_size);
+  if (hidden.size() % n != 0 || out.size() != hidden.size() / n * vocab) {
+    return invalid_argument(fmt::format("{} numbers are not hidden states of {}, or their logits are not {} numbers",
+                                        hidden.size(), n, out.size()));
+  }
+  try {
+    impl_->forward.logits(hidden.data(), static_cast<int64_t>(hidden.size() / n), out.data());
+    return ok_status();
+  } catch (const std::bad_alloc&) {
+    return resource_exhausted("not enough memory for logits");
   }
 }
 

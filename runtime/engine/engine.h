@@ -13,6 +13,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -109,6 +110,13 @@ class Engine {
   /// Runs one batch and appends what happened to `events`. A request that fails has an event of its own; a Status is
   /// returned only when nothing could be run: kCancelled by `cancel`, kResourceExhausted. Then nothing is lost.
   Status step(std::vector<Event>& events, const CancelToken* cancel = nullptr);
+
+  /// Runs `tokens` alone, beside the requests that are under way: what the last block gives, [tokens, hidden]. Errors
+  /// as of submit() and step(); kResourceExhausted: the cache has no room for them now.
+  Result<std::vector<float>> hidden_states(std::span<const int32_t> tokens, const CancelToken* cancel = nullptr);
+
+  /// Next-token logits of hidden states: [n, hidden] -> [n, vocabulary]. kInvalidArgument: sizes that do not agree.
+  Status logits(std::span<const float> hidden, std::span<float> out);
 
   /// submit() and step() until this one request is done; `on_text` gets each piece. Others run on beside it, and their
   /// events are lost: meant for an idle engine.

@@ -95,6 +95,41 @@ TEST_P(EngineTest, SequencesThatRunTogetherDoNotDisturbOneAnother) {
   for (const auto& [id, tokens] : expected) EXPECT_EQ(tokens_of(events.at(id)), tokens) << id;
 }
 
+TEST(Engine, HiddenStatesGiveTheLogitsOfThePromptBesideOtherRequests) {
+  auto engine = make(tiny_folder("glm4"), {.threads = 2, .max_sequences = 2, .max_context = 64, .prefill_chunk = 7});
+  const Tokens prompt = prompt_of("glm4", 0, 24);
+  const auto id = must(engine->submit(endless(prompt, 9)));
+  std::vector<Event> events;
+  ASSERT_TRUE(engine->step(events).ok());
+  const std::vector<float> hidden = must(engine->hidden_states(prompt));
+  const auto vocab = static_cast<size_t>(engine->config().vocab_size);
+  std::vector<float> logits(prompt.size() * vocab);
+  ASSERT_TRUE(engine->logits(hidden, logits).ok());
+  std::vector<float> expected = golden("glm4", "logits");
+  expected.resize(logits.size());  // of the first row
+  EXPECT_LT(relative_error(logits, expected), 1e-3);
+  EXPECT_EQ(engine->logits(hidden, std::span(logits).first(vocab)).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(tokens_of(drain(*engine).at(id)), greedy(tiny_folder("glm4"), prompt, 9));
+}
+
+TEST(Engine, HiddenStatesNeedPagesAndGiveThemBack) {
+  const Tokens prompt = prompt_of("glm4", 0, 24);
+  auto engine = make(tiny_folder("glm4"), {.threads = 1, .max_context = 32, .prefill_chunk = 5});  // two pages
+  const auto id = must(engine->submit(endless(prompt, 4)));
+  std::vector<Event> events;
+  ASSERT_TRUE(engine->step(events).ok());
+  EXPECT_EQ(engine->hidden_states(prompt).status().code(), StatusCode::kResourceExhausted);
+  drain(*engine);
+  CancelToken stopped;
+  stopped.cancel();
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(engine->hidden_states(prompt, &stopped).status().code(), StatusCode::kCancelled);
+    EXPECT_TRUE(engine->hidden_states(prompt).ok());
+  }
+  EXPECT_EQ(engine->hidden_states({}).status().code(), StatusCode::kInvalidArgument);
+  EXPECT_GT(id, 0u);
+}
+
 TEST(Engine, SharedPrefixesAreReusedAndChangeNothing) {
   auto engine = make(tiny_folder("glm4"), {.threads = 1, .max_sequences = 2});
   Tokens prompt(50);

@@ -86,17 +86,7 @@ def fake_quantize(self, x: Tensor) -> Tensor:
 
 Result<ScriptWeights> ScriptWeights::plan(const format::StoredModel& model, ScriptClasses& classes) {
   ScriptWeights out(model, classes);
-  const auto runs = [](const QuantArgs& args) {
-    return args.strategy == (args.dynamic ? Strategy::kToken : Strategy::kTensor);
-  };
-  AUTOGLM_RETURN_IF_ERROR(model.check_activations(runs, "dynamic token and static tensor"));
-  for (const ModuleSpec& module : model.layout.modules()) {
-    if (model.scheme_of(module) == nullptr) continue;
-    // All that belongs to it is there, and fits.
-    AUTOGLM_RETURN_IF_ERROR(format::decode_rows(model, module, 0, 0).status());
-    AUTOGLM_ASSIGN_OR_RETURN(const auto input, model.input_quant(module));
-    if (input) out.inputs_.emplace(&module, *input);
-  }
+  AUTOGLM_ASSIGN_OR_RETURN(out.inputs_, format::quantized_inputs(model));
   return out;
 }
 
