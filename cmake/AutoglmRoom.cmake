@@ -46,19 +46,24 @@ function(autoglm_room folder)
     if(ROOM_TORCH)
       autoglm_use_torch(${target}_test PRIVATE)
     elseif("nlohmann_json::nlohmann_json" IN_LIST ROOM_PRIVATE_LINKS)
-      autoglm_precompile(${target}_test autoglm_json_test_pch "<gmock/gmock.h>;<gtest/gtest.h>"
+      autoglm_precompile(${target}_test autoglm_json_test_pch "<gmock/gmock.h>;<gtest/gtest.h>" QUICKLY
                          GTest::gmock GTest::gtest)
     endif()
     add_test(NAME ${folder} COMMAND ${target}_test WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
   endif()
 endfunction()
 
-# Gives `target` the precompiled header of the target `pch`, made on the first call: {fmt}, nlohmann/json and `headers`.
+# Gives `target` the precompiled header of the target `pch`, made on the first call: {fmt}, nlohmann/json and `headers`,
+# for which it links what else is named. QUICKLY: for targets that autoglm_compile_quickly is for.
 function(autoglm_precompile target pch headers)
+  cmake_parse_arguments(PCH "QUICKLY" "" "" ${ARGN})
   if(NOT TARGET ${pch})
     file(CONFIGURE OUTPUT "${PROJECT_BINARY_DIR}/${pch}.cpp" CONTENT "")
     add_library(${pch} OBJECT "${PROJECT_BINARY_DIR}/${pch}.cpp")
-    target_link_libraries(${pch} PRIVATE fmt::fmt nlohmann_json::nlohmann_json autoglm_flags ${ARGN})
+    target_link_libraries(${pch} PRIVATE fmt::fmt nlohmann_json::nlohmann_json autoglm_flags ${PCH_UNPARSED_ARGUMENTS})
+    if(PCH_QUICKLY)
+      autoglm_compile_quickly(${pch})
+    endif()
     target_precompile_headers(${pch} PRIVATE <fmt/format.h> <nlohmann/json.hpp> ${headers})
     if(NOT TARGET autoglm_pch)  # all of them, for clang-tidy
       add_custom_target(autoglm_pch)
@@ -71,7 +76,7 @@ endfunction()
 # For the programs, in which no time is spent: their files, of which each would compile the whole of CLI11 again, are
 # compiled as one, and quickly.
 function(autoglm_use_cli target)
-  autoglm_precompile(${target} autoglm_cli_pch "<CLI/CLI.hpp>" CLI11::CLI11)
+  autoglm_precompile(${target} autoglm_cli_pch "<CLI/CLI.hpp>" QUICKLY CLI11::CLI11)
   autoglm_compile_quickly(${target})
   autoglm_compile_together(${target} 0)
 endfunction()
@@ -82,9 +87,14 @@ function(autoglm_compile_together target count)
   set_target_properties(${target} PROPERTIES UNITY_BUILD ${AUTOGLM_UNITY} UNITY_BUILD_BATCH_SIZE ${count})
 endfunction()
 
-# For targets in which no time is spent.
+# For targets in which no time is spent. With sanitizers, optimizing would take half of the time to compile; where there
+# is LibTorch, its precompiled header is for one level.
 function(autoglm_compile_quickly target)
-  target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
+  if(AUTOGLM_SANITIZE AND NOT AUTOGLM_TORCH)
+    target_compile_options(${target} PRIVATE -O0)
+  else()
+    target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
+  endif()
 endfunction()
 
 # at::parallel_for is compiled into its callers, and without OpenMP into a plain loop; the runtime is LibTorch's own.
