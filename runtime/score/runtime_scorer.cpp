@@ -29,11 +29,12 @@ class Batch : public ScoredBatch {
   Status logits(int64_t sequence, int64_t first, int64_t count, std::span<float> out) const override {
     const auto n = static_cast<size_t>(engine_.config().hidden_size);
     const bool known = sequence >= 0 && sequence < std::ssize(hidden_);
-    const std::vector<float>& all = hidden_[known ? static_cast<size_t>(sequence) : 0];
-    if (!known || first < 0 || count < 0 || first + count > std::ssize(all) / static_cast<int64_t>(n)) {
+    const std::span<const float> all = known ? hidden_[static_cast<size_t>(sequence)] : std::span<const float>();
+    const int64_t positions = std::ssize(all) / static_cast<int64_t>(n);
+    if (first < 0 || count < 0 || first > positions || count > positions - first) {
       return internal_error("logits of positions that were not scored");
     }
-    return engine_.logits(std::span(all).subspan(static_cast<size_t>(first) * n, static_cast<size_t>(count) * n), out);
+    return engine_.logits(all.subspan(static_cast<size_t>(first) * n, static_cast<size_t>(count) * n), out);
   }
 
  private:
@@ -143,13 +144,17 @@ Result<std::unique_ptr<eval::Scorer>> make_runtime_scorer(const std::filesystem:
   const format::ModelConfig& config = reader.config();
   const kernels::KvLayout layout = kv_layout(config, options.kv);
   const int64_t tokens = options.at_once * std::min(kCacheTokens, config.max_position_embeddings);
-  const int64_t page = KvCache::page_bytes(layout, config.num_hidden_layers);  // 0: refused by the engine
+  int64_t cache = 0;  // what does not fit in 64 bits is refused by the engine
+  if (__builtin_mul_overflow(tokens / layout.page_tokens + 1, KvCache::page_bytes(layout, config.num_hidden_layers),
+                             &cache)) {
+    cache = 0;
+  }
   const EngineOptions how{.compute = options.compute,
                           .kv = options.kv,
                           .threads = options.threads,
                           .max_sequences = options.at_once,
                           .max_ram = options.max_ram,
-                          .kv_bytes = tokens / layout.page_tokens * page + page};
+                          .kv_bytes = cache};
   AUTOGLM_ASSIGN_OR_RETURN(auto engine, Engine::create(folder, nullptr, how, cancel));
   return std::unique_ptr<eval::Scorer>(std::make_unique<RuntimeScorer>(std::move(engine), options.max_ram));
 }

@@ -96,7 +96,11 @@ TEST(RuntimeScorer, RefusesOneByOneAndGoesOn) {
   EXPECT_EQ(scorer->score({good}, stopped).status().code(), StatusCode::kCancelled);
   EXPECT_EQ(scorer->generate({good}, 4, {}, stopped).status().code(), StatusCode::kCancelled);
   EXPECT_EQ(must(scorer->generate({good}, 4, {}, cancel))[0].size(), 4u);
-  EXPECT_TRUE(scorer->score({good}, cancel).ok());
+  const auto batch = must(scorer->score({good}, cancel));
+  std::vector<float> row(static_cast<size_t>(scorer->vocab_size()));
+  EXPECT_TRUE(batch->logits(0, std::ssize(good) - 1, 1, row).ok());
+  EXPECT_EQ(batch->logits(0, std::ssize(good), 1, row).code(), StatusCode::kInternal);
+  EXPECT_EQ(batch->logits(1, 0, 1, row).code(), StatusCode::kInternal);
 }
 
 }  // namespace
