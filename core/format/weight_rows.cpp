@@ -72,11 +72,15 @@ Result<QuantizedWeight> decode_rows(const StoredModel& model, const ModuleSpec& 
                      count);
 }
 
-Result<std::map<const ModuleSpec*, InputQuant>> quantized_inputs(const StoredModel& model) {
-  const auto known = [](const QuantArgs& args) {
+Status check_token_or_tensor_activations(const StoredModel& model) {
+  const auto runs = [](const QuantArgs& args) {
     return args.strategy == (args.dynamic ? Strategy::kToken : Strategy::kTensor);
   };
-  AUTOGLM_RETURN_IF_ERROR(model.check_activations(known, "dynamic token and static tensor"));
+  return model.check_activations(runs, "dynamic token and static tensor");
+}
+
+Result<std::map<const ModuleSpec*, InputQuant>> quantized_inputs(const StoredModel& model) {
+  AUTOGLM_RETURN_IF_ERROR(check_token_or_tensor_activations(model));
   std::map<const ModuleSpec*, InputQuant> inputs;
   for (const ModuleSpec& module : model.layout.modules()) {
     if (model.scheme_of(module) == nullptr) continue;

@@ -21,6 +21,10 @@ std::string tensor_name(const ModuleSpec& module, Member member);  ///< of a flo
 /// `module` has a scheme.
 Result<QuantizedWeight> decode_rows(const StoredModel& model, const ModuleSpec& module, int64_t first, int64_t count);
 
+/// kBadInput names a scheme whose activations are quantized neither dynamically for each token nor statically for the
+/// tensor: what can be computed for several sequences at once.
+Status check_token_or_tensor_activations(const StoredModel& model);
+
 /// How the inputs of a model's modules are quantized, of those that are: for exporters that write arithmetic for other
 /// software. kBadInput: neither dynamic for each token nor static for the tensor (named), or something that belongs to
 /// a quantized weight is missing or does not fit.

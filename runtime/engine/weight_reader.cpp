@@ -13,21 +13,13 @@
 #include "core/format/weight_rows.h"
 
 namespace autoglm::engine {
-namespace {
 
 using format::ModuleSpec;
-using format::QuantArgs;
 using format::QuantScheme;
-using format::Strategy;
-
-/// Which activation quantizations can be run on a batch of several sequences.
-bool runs(const QuantArgs& args) { return args.strategy == (args.dynamic ? Strategy::kToken : Strategy::kTensor); }
-
-}  // namespace
 
 Result<WeightReader> WeightReader::open(const std::filesystem::path& folder) {
   AUTOGLM_ASSIGN_OR_RETURN(format::StoredModel stored, format::StoredModel::open(folder));
-  AUTOGLM_RETURN_IF_ERROR(stored.check_activations(runs, "dynamic token and static tensor"));
+  AUTOGLM_RETURN_IF_ERROR(format::check_token_or_tensor_activations(stored));
   WeightReader reader;
   reader.stored_ = std::make_shared<const format::StoredModel>(std::move(stored));
   return reader;
