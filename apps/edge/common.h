@@ -61,6 +61,7 @@ void print_now(const std::string& text);
 Command add_generate(CLI::App& root);
 Command add_chat(CLI::App& root);
 Command add_bench(CLI::App& root);
+Command add_pack(CLI::App& root);
 Command add_inspect(CLI::App& root);
 Command add_version(CLI::App& root);
 

@@ -3,8 +3,11 @@
 #include <map>
 
 #include "apps/edge/common.h"
+#include "core/base/cancel.h"
 #include "core/base/memory.h"
+#include "core/format/display.h"
 #include "runtime/engine/memory_plan.h"
+#include "runtime/engine/packed_model.h"
 #include "runtime/kernels/kernels.h"
 
 namespace autoglm::edge {
@@ -26,23 +29,34 @@ std::string name_of(const kernels::PackedShape& shape) {
   return fmt::format("int{}{}{}", shape.bits, group, shape.symmetric ? "" : " asymmetric");
 }
 
-Status run(ModelOptions options, const cli::Output& output) {
+/// Every byte of a packed folder against its checksums.
+Status verify(const ModelOptions& options) {
+  AUTOGLM_ASSIGN_OR_RETURN(const auto config, format::ModelConfig::load(options.model));
+  if (!engine::is_packed(config)) {
+    return invalid_argument(format::display_path(options.model) +
+                            ": has no checksums, only what `pack` wrote has them");
+  }
+  AUTOGLM_ASSIGN_OR_RETURN(const auto packed, engine::PackedModel::open(options.model));
+  kernels::ThreadPool pool(options.engine.threads);
+  return packed.verify(pool, &CancelToken::global());
+}
+
+Status run(ModelOptions options, bool verified, const cli::Output& output) {
   AUTOGLM_RETURN_IF_ERROR(resolve(options));
   if (options.engine.threads == 0) options.engine.threads = 1;
-  AUTOGLM_ASSIGN_OR_RETURN(const auto reader, engine::WeightReader::open(options.model));
-  AUTOGLM_ASSIGN_OR_RETURN(const engine::MemoryPlan plan, engine::plan_memory(reader, options.engine));
+  if (verified) AUTOGLM_RETURN_IF_ERROR(verify(options));
+  AUTOGLM_ASSIGN_OR_RETURN(const auto weights, engine::Weights::open(options.model));
+  AUTOGLM_ASSIGN_OR_RETURN(const engine::MemoryPlan plan, engine::plan_memory(*weights, options.engine));
   AUTOGLM_ASSIGN_OR_RETURN(const kernels::Kernels* kernels, kernels::select());
   std::map<std::string, Kind> kinds;
-  for (const format::ModuleSpec& module : reader.layout().modules()) {
-    if (module.shape.size() != 2) continue;
-    AUTOGLM_ASSIGN_OR_RETURN(const kernels::PackedShape shape, reader.packed_shape(module));
-    AUTOGLM_ASSIGN_OR_RETURN(const engine::WeightReader::Bytes bytes, reader.predict(module));
-    Kind& kind = kinds[name_of(shape)];
+  AUTOGLM_ASSIGN_OR_RETURN(const std::vector<engine::Weights::Matrix> matrices, weights->matrices());
+  for (const engine::Weights::Matrix& matrix : matrices) {
+    Kind& kind = kinds[name_of(matrix.shape)];
     ++kind.matrices;
-    kind.parameters += shape.rows * shape.cols;
-    kind.bytes += bytes.packed + bytes.mapped;
+    kind.parameters += matrix.shape.rows * matrix.shape.cols;
+    kind.bytes += matrix.bytes.packed + matrix.bytes.mapped;
   }
-  const format::ModelConfig& config = reader.config();
+  const format::ModelConfig& config = weights->config();
   nlohmann::ordered_json json = {{"model", options.model},
                                  {"family", to_string(config.family)},
                                  {"layers", config.num_hidden_layers},
@@ -64,9 +78,11 @@ Status run(ModelOptions options, const cli::Output& output) {
                     {"activations", plan.activations},
                     {"cache", plan.cache},
                     {"cache_tokens", plan.cache_tokens}};
+  if (verified) json["verified"] = true;
   summary += fmt::format("memory: weights {} packed + {} mapped, activations {}, cache {} for {} tokens",
                          format_bytes(plan.weights.packed), format_bytes(plan.weights.mapped),
                          format_bytes(plan.activations), format_bytes(plan.cache), plan.cache_tokens);
+  if (verified) summary += "\nevery byte of the weights agrees with its checksum";
   cli::print(output, dump(json), summary);
   return ok_status();
 }
@@ -76,10 +92,14 @@ Status run(ModelOptions options, const cli::Output& output) {
 Command add_inspect(CLI::App& root) {
   Command command = cli::add_command(root, "inspect", "Show how a model is stored and what running it will occupy",
                                      "autoglm-edge inspect models/glm-phone-demo --kv int8");
-  auto options = std::make_shared<ModelOptions>();
+  struct Options : ModelOptions {
+    bool verify = false;
+  };
+  auto options = std::make_shared<Options>();
   add_model_options(*command.app, *options);
+  command.app->add_flag("--verify", options->verify, "read a packed model whole and compare its checksums");
   command.run = [options, output = command.output] {
-    const Status status = run(*options, *output);
+    const Status status = run(*options, options->verify, *output);
     return status.ok() ? 0 : cli::fail(status);
   };
   return command;

@@ -6,7 +6,7 @@ int main(int argc, char** argv) {
   root.footer("Example:\n  autoglm-edge generate models/glm-phone-demo --prompt \"App: Clock\"");
   const auto add_commands = [](CLI::App& app) -> std::vector<autoglm::cli::Command> {
     using namespace autoglm::edge;
-    return {add_generate(app), add_chat(app), add_bench(app), add_inspect(app), add_version(app)};
+    return {add_generate(app), add_chat(app), add_bench(app), add_pack(app), add_inspect(app), add_version(app)};
   };
   return autoglm::cli::run_program(root, add_commands, argc, argv);
 }

@@ -211,6 +211,11 @@ void Checkpoint::release(std::string_view name) const {
   if (entry != nullptr && entry->file != nullptr) entry->file->release(*entry->info);
 }
 
+void Checkpoint::keep(std::string_view name) const {
+  const Impl::Entry* entry = impl_->entry(name);
+  if (entry != nullptr && entry->file != nullptr) entry->file->keep();
+}
+
 fs::path Checkpoint::file_of(std::string_view name) const {
   const Impl::Entry* entry = impl_->entry(name);
   return entry == nullptr || entry->file == nullptr ? impl_->folder : entry->file->path();

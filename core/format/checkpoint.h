@@ -39,6 +39,7 @@ class Checkpoint {
   const TensorInfo* find(std::string_view name) const;                    ///< nullptr when absent
   Result<std::span<const std::byte>> bytes(std::string_view name) const;  ///< kBadInput when absent
   void release(std::string_view name) const;                              ///< see SafetensorsFile::release
+  void keep(std::string_view name) const;                                 ///< the whole file that holds it
 
   /// The file that holds `name`, for error messages; the folder when absent or without a file.
   std::filesystem::path file_of(std::string_view name) const;

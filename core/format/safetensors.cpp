@@ -321,4 +321,8 @@ void SafetensorsFile::release(const TensorInfo& tensor) const {
   madvise(const_cast<std::byte*>(impl_->map.data()) + begin, length, MADV_DONTNEED);
 }
 
+void SafetensorsFile::keep() const {
+  madvise(const_cast<std::byte*>(impl_->map.data()), impl_->map.size(), MADV_NORMAL);
+}
+
 }  // namespace autoglm::format

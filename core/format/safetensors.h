@@ -57,6 +57,10 @@ class SafetensorsFile {
   /// that are read again, by this thread or another, come back from the file.
   void release(const TensorInfo& tensor) const;
 
+  /// Tells the kernel that pages of this file are used where they lie, again and again, instead of once from its start
+  /// to its end.
+  void keep() const;
+
  private:
   struct Impl;
   explicit SafetensorsFile(std::unique_ptr<Impl> impl);

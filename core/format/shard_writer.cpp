@@ -14,7 +14,8 @@
 namespace autoglm::format {
 namespace {
 
-constexpr int64_t kAlignment = 8;         // of the data's start, and of every tensor written at once
+constexpr int64_t kAlignment = 8;         // of every tensor written at once
+constexpr int64_t kStartAlignment = 64;   // of the data's start, so of tensors whose predecessors are multiples of it
 constexpr int64_t kLengthBytes = 8;       // the header's length, before it
 constexpr int64_t kHeldBytes = 64 << 20;  // a tensor up to this may be held in memory
 constexpr std::string_view kStart = R"({"__metadata__":{"format":"pt"})";  // transformers insists on the format
@@ -42,7 +43,7 @@ Status for_each_piece(const ShardWriter::Source& source, const Visit& visit) {
   }
 }
 
-int64_t round_up(int64_t value) { return (value + kAlignment - 1) / kAlignment * kAlignment; }
+int64_t round_up(int64_t value) { return (value + kStartAlignment - 1) / kStartAlignment * kStartAlignment; }
 
 }  // namespace
 

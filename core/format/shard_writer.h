@@ -22,7 +22,7 @@ class ShardWriter {
   /// Hands out a tensor's bytes piece by piece, each valid until the next call; empty at the end. An error ends `add`.
   using Source = std::function<Result<std::span<const std::byte>>()>;
 
-  /// Creates `path`, which must not exist, with `reserved` bytes (a multiple of 8) for length field and header.
+  /// Creates `path`, which must not exist, with `reserved` bytes (a multiple of 64) for length field and header.
   /// Messages name `shown` in its place.
   static Result<ShardWriter> create(const std::filesystem::path& path, const std::filesystem::path& shown,
                                     int64_t reserved);

@@ -54,14 +54,14 @@ Result<float> read_number(const Checkpoint& checkpoint, const std::string& name)
 Result<StoredModel> StoredModel::open(const std::filesystem::path& folder) {
   AUTOGLM_ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::load(folder));
   AUTOGLM_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::open(folder));
-  AUTOGLM_ASSIGN_OR_RETURN(TensorLayout layout, TensorLayout::resolve(config, checkpoint));
-  StoredModel model{std::move(config), std::move(checkpoint), std::move(layout), {}};
-  const auto& raw = model.config.raw;
-  if (const auto found = raw.find("quantization_config"); found != raw.end() && !found->is_null()) {
+  std::optional<QuantConfig> quantization;  // before the tensors: another method's have other names
+  if (const auto found = config.raw.find("quantization_config"); found != config.raw.end() && !found->is_null()) {
     auto parsed = QuantConfig::parse(*found);
     if (!parsed.ok()) return parsed.status().with_context(display_path(folder / "config.json"));
-    model.quantization = std::move(parsed).value();
+    quantization = std::move(*parsed);
   }
+  AUTOGLM_ASSIGN_OR_RETURN(TensorLayout layout, TensorLayout::resolve(config, checkpoint));
+  StoredModel model{std::move(config), std::move(checkpoint), std::move(layout), std::move(quantization)};
   for (const ModuleSpec& module : model.layout.modules()) {
     if (is_quantizable(module.role)) AUTOGLM_RETURN_IF_ERROR(check_storage(model, module));
   }

@@ -397,10 +397,10 @@ Result<std::unique_ptr<Engine>> Engine::create(const std::filesystem::path& fold
     EngineOptions options = asked;
     if (options.threads == 0) options.threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
     AUTOGLM_ASSIGN_OR_RETURN(const kernels::Kernels* kernels, kernels::select());
-    AUTOGLM_ASSIGN_OR_RETURN(const WeightReader reader, WeightReader::open(folder));
-    AUTOGLM_ASSIGN_OR_RETURN(const MemoryPlan plan, plan_memory(reader, options));
+    AUTOGLM_ASSIGN_OR_RETURN(std::unique_ptr<const Weights> weights, Weights::open(folder));
+    AUTOGLM_ASSIGN_OR_RETURN(const MemoryPlan plan, plan_memory(*weights, options));
     auto pool = std::make_unique<kernels::ThreadPool>(options.threads);
-    AUTOGLM_ASSIGN_OR_RETURN(auto model, Model::load(folder, *pool, 0, cancel));
+    AUTOGLM_ASSIGN_OR_RETURN(auto model, Model::load(std::move(weights), *pool, cancel));
     const kernels::KvLayout layout = kv_layout(model->config(), options.kv);
     AUTOGLM_ASSIGN_OR_RETURN(KvCache cache, KvCache::create(layout, model->config().num_hidden_layers,
                                                             plan.cache_tokens / layout.page_tokens));

@@ -34,6 +34,7 @@ struct EngineOptions {
   int64_t max_context = 0;      ///< tokens of a sequence, prompt included; 0: what the model was trained for
   int64_t max_ram = 0;          ///< bytes that the process may occupy, as the kernel counts them; 0: no limit
   int64_t kv_bytes = 0;         ///< of the cache; 0: for max_sequences of max_context, or what max_ram leaves
+  int64_t kv_tokens = 0;        ///< the same in tokens of all sequences together; 0: no such bound
   int64_t prefill_chunk = 256;  ///< tokens of prompts in one step
   bool share_prefixes = true;   ///< reuse the pages of sequences that begin alike
 };
@@ -75,7 +76,7 @@ struct Completion {
 
 /// What is predicted before anything is loaded.
 struct MemoryPlan {
-  WeightReader::Bytes weights;
+  Weights::Bytes weights;
   int64_t activations = 0;  ///< and what loading needs for a while
   int64_t cache = 0, cache_tokens = 0;
   int64_t process = 0;  ///< what the process occupied already

@@ -288,7 +288,7 @@ Status Forward::run(std::span<const TokenRun> runs, Rows rows, std::span<float> 
                          cos_.data() + at * pairs, sin_.data() + at * pairs);
     for (const int32_t token : run.tokens) {
       const std::span<float> row(hidden_.data() + at++ * n, static_cast<size_t>(n));
-      AUTOGLM_RETURN_IF_ERROR(model_.reader().embedding_row(token, row));
+      AUTOGLM_RETURN_IF_ERROR(model_.weights().embedding_row(token, row));
     }
   }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/base/memory.h"
+#include "runtime/engine/weight_reader.h"
 
 namespace autoglm::engine {
 namespace {
@@ -21,9 +22,9 @@ Status check(std::string_view name, int64_t value, int64_t minimum, int64_t maxi
 }
 
 /// Elements of the largest piece of a weight that is decoded at a time.
-int64_t largest_piece(const WeightReader& reader) {
+int64_t largest_piece(const Weights& weights) {
   int64_t largest = 0;
-  for (const format::ModuleSpec& module : reader.layout().modules()) {
+  for (const format::ModuleSpec& module : weights.layout().modules()) {
     largest = std::max(largest, format::element_count(module.shape).value_or(0));
   }
   return std::min(largest, WeightReader::kPieceElements);
@@ -35,8 +36,8 @@ kernels::KvLayout kv_layout(const format::ModelConfig& config, kernels::KvType t
   return {type, config.num_key_value_heads, config.head_dim, kPageTokens};
 }
 
-Result<MemoryPlan> plan_memory(const WeightReader& reader, EngineOptions& options) {
-  const format::ModelConfig& config = reader.config();
+Result<MemoryPlan> plan_memory(const Weights& weights, EngineOptions& options) {
+  const format::ModelConfig& config = weights.config();
   if (options.max_context == 0) options.max_context = config.max_position_embeddings;
   AUTOGLM_RETURN_IF_ERROR(check("max_context", options.max_context, 1, config.max_position_embeddings));
   AUTOGLM_RETURN_IF_ERROR(check("max_sequences", options.max_sequences, 1, kMaxSequences));
@@ -44,19 +45,21 @@ Result<MemoryPlan> plan_memory(const WeightReader& reader, EngineOptions& option
   AUTOGLM_RETURN_IF_ERROR(check("prefill_chunk", options.prefill_chunk, 1, kMaxChunk));
   AUTOGLM_RETURN_IF_ERROR(check("max_ram", options.max_ram, 0, INT64_MAX));
   AUTOGLM_RETURN_IF_ERROR(check("kv_bytes", options.kv_bytes, 0, INT64_MAX));
+  AUTOGLM_RETURN_IF_ERROR(check("kv_tokens", options.kv_tokens, 0, INT64_MAX));
 
   MemoryPlan plan;
   plan.process = current_rss_bytes();
-  AUTOGLM_ASSIGN_OR_RETURN(plan.weights, Model::predict(reader));
+  AUTOGLM_ASSIGN_OR_RETURN(plan.weights, weights.bytes());
   const int64_t batch = std::min(options.prefill_chunk, options.max_sequences * options.max_context);
   const int64_t running = Forward::workspace_bytes(config, batch + options.max_sequences, options.max_sequences);
   plan.activations =
-      std::max(running, plan.weights.packed > 0 ? options.threads * largest_piece(reader) * kDecoded : 0);
+      std::max(running, plan.weights.packed > 0 ? options.threads * largest_piece(weights) * kDecoded : 0);
 
   const int64_t page = KvCache::page_bytes(kv_layout(config, options.kv), config.num_hidden_layers);
   if (page <= 0) return bad_input("config.json describes a key-value cache whose size does not fit in 64 bits");
   int64_t pages = options.max_sequences * ((options.max_context + kPageTokens - 1) / kPageTokens);
   if (options.kv_bytes > 0) pages = std::min(pages, std::max<int64_t>(1, options.kv_bytes / page));
+  if (options.kv_tokens > 0) pages = std::min(pages, (options.kv_tokens - 1) / kPageTokens + 1);
   if (options.max_ram > 0) {
     const int64_t left = options.max_ram - plan.total();
     if (left < page) {

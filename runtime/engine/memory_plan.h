@@ -7,7 +7,7 @@ namespace autoglm::engine {
 
 /// Fills in the options that are 0 (context, cache) and checks all. kInvalidArgument: an option out of range;
 /// kResourceExhausted: options.max_ram is too little for weights, activations and a smallest cache.
-Result<MemoryPlan> plan_memory(const WeightReader& reader, EngineOptions& options);
+Result<MemoryPlan> plan_memory(const Weights& weights, EngineOptions& options);
 
 /// How the cache stores keys and values of this model.
 kernels::KvLayout kv_layout(const format::ModelConfig& config, kernels::KvType type);

@@ -1,17 +1,16 @@
 #pragma once
-/// Model: the weights of a checkpoint folder, ready to run. Float weights stay in the mapped files, quantized ones are
-/// packed for the processor.
+/// Model: the weights of a folder, ready to run.
 #include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "core/base/cancel.h"
 #include "core/base/status.h"
 #include "core/format/model_config.h"
 #include "runtime/engine/rotary.h"
-#include "runtime/engine/weight_reader.h"
+#include "runtime/engine/weights.h"
 #include "runtime/kernels/thread_pool.h"
 
 namespace autoglm::engine {
@@ -41,36 +40,30 @@ struct Block {
 /// Immutable after loading; thread-safe.
 class Model {
  public:
-  /// Bytes of weights: `packed` are in memory of their own, `mapped` are pages of the files.
-  static Result<WeightReader::Bytes> predict(const WeightReader& reader);
+  /// Cancelled between pieces of weights. Exceptions (no memory) become Status.
+  static Result<std::unique_ptr<Model>> load(std::unique_ptr<const Weights> weights, kernels::ThreadPool& pool,
+                                             const CancelToken* cancel = nullptr);
 
-  /// kResourceExhausted before anything is loaded when the weights exceed `max_bytes` (0: no limit). Cancelled between
-  /// pieces of weights. Exceptions (no memory) become Status.
-  static Result<std::unique_ptr<Model>> load(const std::filesystem::path& folder, kernels::ThreadPool& pool,
-                                             int64_t max_bytes = 0, const CancelToken* cancel = nullptr);
-
-  const format::ModelConfig& config() const { return reader_.config(); }
-  const WeightReader& reader() const { return reader_; }
+  const format::ModelConfig& config() const { return weights_->config(); }
+  const Weights& weights() const { return *weights_; }
   const std::vector<Block>& blocks() const { return blocks_; }
   const std::vector<float>& final_norm() const { return final_norm_; }
   const std::vector<Linear>& head() const { return head_; }  ///< one
   const Rotary& rotary() const { return rotary_; }
-  const WeightReader::Bytes& bytes() const { return bytes_; }
 
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;
 
  private:
-  explicit Model(WeightReader reader) : reader_(std::move(reader)), rotary_(reader_.config()) {}
+  explicit Model(std::unique_ptr<const Weights> weights) : weights_(std::move(weights)), rotary_(config()) {}
   Status load_block(int64_t layer, kernels::ThreadPool& pool, const CancelToken* cancel);
   Status load_all(kernels::ThreadPool& pool, const CancelToken* cancel);
 
-  WeightReader reader_;
+  std::unique_ptr<const Weights> weights_;
   Rotary rotary_;
   std::vector<Block> blocks_;
   std::vector<float> final_norm_;
   std::vector<Linear> head_;
-  WeightReader::Bytes bytes_;
 };
 
 }  // namespace autoglm::engine

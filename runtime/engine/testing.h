@@ -73,7 +73,7 @@ class Rig {
   explicit Rig(const std::filesystem::path& folder) : Rig(folder, Options()) {}
   Rig(const std::filesystem::path& folder, const Options& options)
       : pool(options.threads),
-        model(must(Model::load(folder, pool))),
+        model(must(Model::load(must(Weights::open(folder)), pool))),
         cache(must(KvCache::create({options.kv, config().num_key_value_heads, config().head_dim, 16},
                                    config().num_hidden_layers, options.pages))),
         forward(*model, cache, *must(kernels::select()), pool, options.compute) {}

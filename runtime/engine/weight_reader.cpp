@@ -37,15 +37,26 @@ Result<kernels::PackedShape> WeightReader::packed_shape(const ModuleSpec& module
   return kernels::PackedShape::of(*scheme->weights, format::is_float(dtype) ? dtype : format::DType::kF32, rows, cols);
 }
 
-Result<WeightReader::Bytes> WeightReader::predict(const ModuleSpec& module) const {
-  AUTOGLM_ASSIGN_OR_RETURN(const kernels::PackedShape shape, packed_shape(module));
-  AUTOGLM_ASSIGN_OR_RETURN(const int64_t bytes, shape.bytes());
-  const format::TensorInfo* weight = stored_->checkpoint.find(module.weight_name());
-  const bool in_place = shape.type != kernels::WeightType::kQuantized && weight->dtype != format::DType::kF64;
-  return in_place ? Bytes{.mapped = bytes} : Bytes{.packed = bytes};
+Result<std::vector<Weights::Matrix>> WeightReader::matrices() const {
+  std::vector<Matrix> all;
+  for (const ModuleSpec& module : layout().modules()) {
+    if (module.shape.size() != 2) continue;
+    AUTOGLM_ASSIGN_OR_RETURN(const kernels::PackedShape shape, packed_shape(module));
+    if (module.role == format::Role::kEmbedding && &module != &head()) {  // read row by row
+      all.push_back({shape, {.mapped = stored_->weight_bytes(module)}});
+      continue;
+    }
+    AUTOGLM_ASSIGN_OR_RETURN(const int64_t bytes, shape.bytes());
+    const bool in_place = shape.type != kernels::WeightType::kQuantized &&
+                          stored_->checkpoint.find(module.weight_name())->dtype != format::DType::kF64;
+    all.push_back({shape, in_place ? Bytes{.mapped = bytes} : Bytes{.packed = bytes}});
+  }
+  return all;
 }
 
-Result<std::vector<float>> WeightReader::vector(const std::string& name) const {
+Result<std::vector<float>> WeightReader::vector(const ModuleSpec& module) const { return floats(module.weight_name()); }
+
+Result<std::vector<float>> WeightReader::floats(const std::string& name) const {
   const format::TensorInfo* info = stored_->checkpoint.find(name);
   if (info == nullptr) {
     return bad_input(fmt::format("{}: tensor {} is missing", format::display_path(stored_->checkpoint.folder()),
@@ -82,7 +93,7 @@ Result<Linear> WeightReader::load(const std::vector<const ModuleSpec*>& modules,
   AUTOGLM_ASSIGN_OR_RETURN(linear.input, stored_->input_quant(*modules.front()));
   for (const ModuleSpec* module : modules) {
     if (!module->has_bias) continue;
-    AUTOGLM_ASSIGN_OR_RETURN(const std::vector<float> bias, vector(module->bias_name()));
+    AUTOGLM_ASSIGN_OR_RETURN(const std::vector<float> bias, floats(module->bias_name()));
     linear.bias.insert(linear.bias.end(), bias.begin(), bias.end());
   }
   const ModuleSpec& first = *modules.front();
@@ -90,6 +101,7 @@ Result<Linear> WeightReader::load(const std::vector<const ModuleSpec*>& modules,
       stored_->checkpoint.find(first.weight_name())->dtype != format::DType::kF64) {
     AUTOGLM_ASSIGN_OR_RETURN(const auto bytes, stored_->checkpoint.bytes(first.weight_name()));
     AUTOGLM_ASSIGN_OR_RETURN(linear.weight, kernels::PackedWeight::view(shape, bytes));
+    stored_->checkpoint.keep(first.weight_name());
     return linear;
   }
 

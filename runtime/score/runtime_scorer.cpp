@@ -10,7 +10,6 @@
 
 #include "core/base/memory.h"
 #include "runtime/engine/engine.h"
-#include "runtime/engine/memory_plan.h"
 
 namespace autoglm::engine {
 namespace {
@@ -140,21 +139,12 @@ class RuntimeScorer : public eval::Scorer {
 Result<std::unique_ptr<eval::Scorer>> make_runtime_scorer(const std::filesystem::path& folder,
                                                           const RuntimeScorerOptions& options,
                                                           const CancelToken* cancel) {
-  AUTOGLM_ASSIGN_OR_RETURN(const WeightReader reader, WeightReader::open(folder));
-  const format::ModelConfig& config = reader.config();
-  const kernels::KvLayout layout = kv_layout(config, options.kv);
-  const int64_t tokens = options.at_once * std::min(kCacheTokens, config.max_position_embeddings);
-  int64_t cache = 0;  // what does not fit in 64 bits is refused by the engine
-  if (__builtin_mul_overflow(tokens / layout.page_tokens + 1, KvCache::page_bytes(layout, config.num_hidden_layers),
-                             &cache)) {
-    cache = 0;
-  }
   const EngineOptions how{.compute = options.compute,
                           .kv = options.kv,
                           .threads = options.threads,
                           .max_sequences = options.at_once,
                           .max_ram = options.max_ram,
-                          .kv_bytes = cache};
+                          .kv_tokens = options.at_once * kCacheTokens};
   AUTOGLM_ASSIGN_OR_RETURN(auto engine, Engine::create(folder, nullptr, how, cancel));
   return std::unique_ptr<eval::Scorer>(std::make_unique<RuntimeScorer>(std::move(engine), options.max_ram));
 }

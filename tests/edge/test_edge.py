@@ -12,7 +12,7 @@ import pytest
 from conftest import AUTOGLM, DEMO, EDGE, PROMPT, ROOT, SANITIZED, run_program
 
 USAGE, BAD_INPUT, RESOURCES, CANCELLED = 2, 3, 5, 130
-COMMANDS = ("generate", "chat", "bench", "inspect", "version")
+COMMANDS = ("generate", "chat", "bench", "pack", "inspect", "version")
 
 # What transformers' generate gives for PROMPT in the demo model's chat template, without sampling.
 ANSWER_END = '<think>Search is here</think>\ndo(action="Tap", element="Search")\n'
@@ -46,6 +46,8 @@ def test_example_of_the_help_works(edge, command, tmp_path):
     assert words[0] == "autoglm-edge"
     if command == "bench":
         words += ["--runs", "3", "--repeats", "1", "--prompt-tokens", "8"]
+    if command == "pack":
+        words[-1] = str(tmp_path / words[-1])
     assert edge(*words[1:], cwd=ROOT, input="hello\n").answered()
 
 
@@ -122,6 +124,39 @@ def test_bench_reports_numbers(edge):
         assert row["decode_tokens_per_second"] == pytest.approx(1000 * row["batch"] / step["mean"], rel=1e-6)
         assert row["prompt_tokens_per_second"] > 0
     assert result["peak_bytes"] > 1_000_000
+
+
+def test_packed_models_say_the_same(edge, tmp_path):
+    out = tmp_path / "packed"
+    result = json.loads(edge("pack", DEMO, "-o", out, "--json").answered())
+    assert result["bytes"] == pytest.approx(result["source_bytes"], rel=0.01)
+    said = edge("generate", DEMO, "-p", PROMPT).answered()
+    assert edge("generate", out, "-p", PROMPT).answered() == said
+    shown = json.loads(edge("inspect", out, "--verify", "--json").answered())
+    assert shown["verified"] and shown["memory"]["packed_weights"] == 0
+    assert sum(kind["parameters"] for kind in shown["matrices"]) == 8388608
+
+
+def test_a_packed_file_with_a_flipped_bit(edge, tmp_path):
+    out = tmp_path / "packed"
+    edge("pack", DEMO, "-o", out).answered()
+    weights = out / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    edge("inspect", out, "--verify").refused(BAD_INPUT, "checksum", "pack the model again")
+    data[len(data) - 100] ^= 1  # packed.sha256, or packed.json before it
+    weights.write_bytes(data)
+    edge("generate", out, "-p", "x").refused(BAD_INPUT, "packed.json", "checksum")
+
+
+def test_pack_keeps_what_stands(edge, tmp_path):
+    out = tmp_path / "packed"
+    edge("pack", DEMO, "-o", out).answered()
+    edge("pack", DEMO, "-o", out).refused(USAGE, "exists", "--overwrite")
+    edge("pack", out, "-o", tmp_path / "again").refused(USAGE, "packed already")
+    edge("inspect", DEMO, "--verify").refused(USAGE, "checksums")
+    edge("pack", DEMO, "-o", out, "--overwrite").answered()
 
 
 def test_inspect_adds_up(edge):
