@@ -3,10 +3,10 @@
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup build demo test test-clients lint format coverage fuzz bench torch-compat install clean
+.PHONY: help setup build demo test test-clients test-aarch64 lint format coverage fuzz bench torch-compat install clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
 
 setup: ## install what is missing: Debian packages, .venv
 	@tools/bootstrap.sh build
@@ -28,6 +28,11 @@ test-clients: build ## load everything that is written with the software it is f
 	@.venvs/gptqmodel/bin/python -m pytest -q tests/clients/gptqmodel --cells build/cells.json
 	@.venvs/vllm/bin/python -m pytest -q tests/clients/vllm
 	@.venv/bin/python tests/clients/compatibility.py build/cells.json
+
+test-aarch64: ## build core and runtime for 64-bit ARM and run their tests under qemu
+	@tools/bootstrap.sh build aarch64
+	@tools/sysroot.sh arm64
+	@tools/test.sh edge-aarch64
 
 lint: ## formatting, clang-tidy, cyclomatic complexity, repeated code (FILES=… or ALL=1; else what changed)
 	@tools/bootstrap.sh build lint

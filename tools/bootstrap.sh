@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Sets up what a target needs; does nothing, in well under a second, where that is there already.
 #
-#   tools/bootstrap.sh [build] [lint] [fuzz] [env:NAME]...
+#   tools/bootstrap.sh [build] [lint] [fuzz] [aarch64] [env:NAME]...
 #
-#   build, lint, fuzz   the Debian packages of requirements/debian-*.txt; build also makes .venv from core.txt
+#   build, lint, ...    the Debian packages of requirements/debian-*.txt; build also makes .venv from core.txt
 #   env:NAME            a Python environment of its own, .venvs/NAME, from requirements/NAME.txt
 #
 # Where pip takes its wheels from is pip's own business (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, pip.conf).
@@ -102,10 +102,10 @@ is_cmake_new() {
 groups=() environments=()
 for argument in "${@:-build}"; do
   case $argument in
-    build | lint | fuzz) groups+=("$argument") ;;
+    build | lint | fuzz | aarch64) groups+=("$argument") ;;
     env:*) [ -f "requirements/${argument#env:}.txt" ] || fail "no requirements/${argument#env:}.txt"
            environments+=("${argument#env:}") ;;
-    *) fail "unknown argument '$argument': build, lint, fuzz or env:NAME" ;;
+    *) fail "unknown argument '$argument': build, lint, fuzz, aarch64 or env:NAME" ;;
   esac
 done
 

@@ -9,8 +9,15 @@
 #include "core/format/display.h"
 #include "runtime/kernels/avx2/avx2.h"
 #include "runtime/kernels/avx512/avx512.h"
+#include "runtime/kernels/dotprod/dotprod.h"
 #include "runtime/kernels/generic/generic.h"
 #include "runtime/kernels/kernels.h"
+#include "runtime/kernels/neon/neon.h"
+
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 namespace autoglm::kernels {
 namespace {
@@ -30,6 +37,9 @@ constexpr Isa kIsas[] = {
      avx512::fill_table},
     // F16C came before AVX2 on every processor; not every compiler can ask for it.
     {[] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }, avx2::fill_table},
+#elif defined(__aarch64__)
+    {[] { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }, dotprod::fill_table},
+    {[] { return true; }, neon::fill_table},
 #endif
     {[] { return true; }, [](Kernels&) {}},
 };

@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+"""Speed of the runtime on a random checkpoint in a real shape: 16 bits, INT8 and INT4 of ours beside llama.cpp (the xllamacpp
+package) and ONNX Runtime GenAI on the same weights, each in a process of its own, in turns.
+
+usage: runtime.py FOLDER [--shape glm-edge-1.5b] [--layers N] [--prompt 512] [--runs 64] [--rounds 3] [--batches 1,8] [--threads N]
+                  [--only REGEX] [--demo]
+
+FOLDER is a scratch folder; what was made there is used again. --demo takes the demo model in place of a random one. Decode: tokens
+after the prompt, one at a time. "of reading": bytes of weights that a token needs, by decode time, as a share of what this machine
+reads (ReadMemory of autoglm_kernels_benchmark, in the same run). Figures are medians of the rounds.
+"""
+import argparse
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from measure import AUTOGLM, ROOT
+
+EDGE = os.environ.get("AUTOGLM_EDGE", str(Path(AUTOGLM).parent / "autoglm-edge"))
+KERNELS = os.environ.get("AUTOGLM_KERNELS_BENCHMARK", str(Path(AUTOGLM).parent / "benchmarks/autoglm_kernels_benchmark"))
+ARTIFACTS = {"int8": "int8", "int4-g128": "int4-g128", "int4-g32": "int4-g32"}
+# What is exported from which artifact, for whom.
+EXPORTS = {"f16.gguf": ("bf16", ["gguf", "--type", "fp16"]), "q8_0.gguf": ("bf16", ["gguf", "--type", "q8_0"]),
+           "q4_0.gguf": ("int4-g32", ["gguf"]), "q4_k.gguf": ("bf16", ["gguf", "--type", "q4_k"]),
+           "int8.onnx": ("int8", ["onnx", "--matmul-nbits"]), "int4.onnx": ("int4-g32", ["onnx", "--matmul-nbits"])}
+ROWS = [("autoglm-edge", "bf16", "float"), ("llama.cpp", "f16.gguf", ""),
+        ("autoglm-edge", "int8", "float"), ("autoglm-edge", "int8", "int8"), ("llama.cpp", "q8_0.gguf", ""),
+        ("onnxruntime", "int8.onnx", ""),
+        ("autoglm-edge", "int4-g128", "float"), ("autoglm-edge", "int4-g128", "int8"),
+        ("autoglm-edge", "int4-g32", "float"), ("autoglm-edge", "int4-g32", "int8"), ("llama.cpp", "q4_0.gguf", ""),
+        ("llama.cpp", "q4_k.gguf", ""), ("onnxruntime", "int4.onnx", "")]
+
+
+def call(*command):
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(map(str, command))}: exit {done.returncode}\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def prepare(a):
+    """The checkpoint, its artifacts and their exports; gives the path of each form."""
+    folder = a.folder / ("demo" if a.demo else f"{a.shape}{f'-{a.layers}' if a.layers else ''}")
+    forms = {"bf16": folder / "bf16"}
+    if a.demo and not forms["bf16"].exists():
+        shutil.copytree(ROOT / "models/glm-phone-demo", forms["bf16"], ignore=shutil.ignore_patterns("tasks"))
+    elif not forms["bf16"].exists():
+        layers = ["--layers", a.layers] if a.layers else []
+        call(sys.executable, ROOT / "benchmarks/random_checkpoint.py", a.shape, forms["bf16"], *layers)
+        for name in ("tokenizer.json", "tokenizer_config.json"):  # GGUF wants one
+            shutil.copy(ROOT / "models/glm-phone-demo" / name, forms["bf16"])
+    for name, scheme in ARTIFACTS.items():
+        forms[name] = folder / name
+        if not forms[name].exists():
+            call(AUTOGLM, "compress", forms["bf16"], "-o", forms[name], "-q", scheme, "--head", scheme, "--method", "rtn", "--verify",
+                 "none", "--quiet")
+    for name, (source, options) in EXPORTS.items():
+        forms[name] = folder / name
+        if wanted(a, name) and not forms[name].exists():
+            call(AUTOGLM, "export", forms[source], "--format", *options, "-o", forms[name], "--quiet")
+    return forms
+
+
+def wanted(a, form):
+    return any(row[1] == form and re.search(a.only, " ".join(row)) for row in ROWS)
+
+
+def reading_rate(threads):
+    out = json.loads(call(KERNELS, f"--benchmark_filter=ReadMemory/threads:{threads}/", "--benchmark_format=json"))
+    return out["benchmarks"][0]["bytes_per_second"]
+
+
+def bytes_of_a_token(model):
+    """Of the matrices that a token is multiplied by: all but the embedding, of which it takes a row."""
+    config = json.loads((model / "config.json").read_text())
+    kinds = json.loads(call(EDGE, "inspect", model, "--json"))["matrices"]
+    embedding = 0 if config["tie_word_embeddings"] else config["vocab_size"] * config["hidden_size"] * 2
+    return sum(kind["bytes"] for kind in kinds) - embedding
+
+
+def ours(a, model, compute, batch):
+    out = json.loads(call(EDGE, "bench", model, "--compute", compute, "--prompt-tokens", a.prompt, "--runs", a.runs, "--repeats", 1,
+                          "--threads", a.threads, "--batch", batch, "--json"))
+    row = out["results"][0]
+    return {"prompt": row["prompt_tokens_per_second"], "decode": row["decode_tokens_per_second"]}
+
+
+def peer(a, name, model, batch):
+    """One measurement in a process of its own: this script again, with --child."""
+    done = call(sys.executable, __file__, a.folder, "--child", name, model, "--prompt", a.prompt, "--runs", a.runs, "--threads", a.threads,
+                "--batches", batch)
+    return json.loads(done.strip().splitlines()[-1])
+
+
+def prompt_of(length, seed):
+    return [(seed * 7919 + i * 31) % 4000 + 50 for i in range(length)]
+
+
+def llama_cpp(a, model, batch):
+    import xllamacpp
+    params = xllamacpp.CommonParams()
+    params.model.path = model
+    params.n_ctx, params.n_parallel, params.verbosity = batch * (a.prompt + a.runs + 32), batch, 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = a.threads
+    server = xllamacpp.Server(params)
+
+    def complete(seed, tokens):
+        answer = server.handle_completions({"prompt": prompt_of(a.prompt, seed), "temperature": 0, "cache_prompt": False,
+                                            "n_predict": tokens, "ignore_eos": True})
+        return (json.loads(answer) if isinstance(answer, (str, bytes)) else answer)["timings"]
+
+    if batch == 1:
+        timings = complete(1, a.runs + 1)
+        return {"prompt": timings["prompt_per_second"], "decode": 1000 * (timings["predicted_n"] - 1) / timings["predicted_ms"]}
+
+    def seconds(tokens):
+        threads = [threading.Thread(target=complete, args=(i, tokens)) for i in range(batch)]
+        start = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return time.perf_counter() - start
+
+    short, long = seconds(1), seconds(a.runs + 1)
+    return {"prompt": batch * a.prompt / short, "decode": batch * a.runs / (long - short)}
+
+
+def onnxruntime(a, model, batch):
+    import onnxruntime_genai as og
+    config = og.Config(model)
+    config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": a.threads}}}}))
+    loaded = og.Model(config)
+    params = og.GeneratorParams(loaded)
+    params.set_search_options(max_length=a.prompt + a.runs + 8, min_length=a.prompt + a.runs + 8, batch_size=batch, do_sample=False)
+    generator = og.Generator(loaded, params)
+    start = time.perf_counter()
+    generator.append_tokens([prompt_of(a.prompt, i) for i in range(batch)] if batch > 1 else prompt_of(a.prompt, 1))
+    generator.generate_next_token()
+    first = time.perf_counter()
+    for _ in range(a.runs):
+        generator.generate_next_token()
+    return {"prompt": batch * a.prompt / (first - start), "decode": batch * a.runs / (time.perf_counter() - first)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--shape", default="glm-edge-1.5b")
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--demo", action="store_true")
+    parser.add_argument("--prompt", type=int, default=512)
+    parser.add_argument("--runs", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batches", default="1")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--only", default="", help="rows whose name matches")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    a = parser.parse_args()
+    if a.child:
+        name, model = a.child
+        print(json.dumps({"llama.cpp": llama_cpp, "onnxruntime": onnxruntime}[name](a, model, int(a.batches))))
+        return
+
+    forms = prepare(a)
+    rows = [row for row in ROWS if re.search(a.only, " ".join(row))]
+    reading, found = [], {}
+    for _ in range(a.rounds):
+        reading.append(reading_rate(a.threads))
+        for runtime, form, compute in rows:
+            for batch in map(int, a.batches.split(",")):
+                got = ours(a, forms[form], compute, batch) if compute else peer(a, runtime, forms[form], batch)
+                found.setdefault((runtime, form, compute, batch), []).append(got)
+    rate = statistics.median(reading)
+    print(f"{'demo' if a.demo else a.shape}{f', {a.layers} layers' if a.layers else ''}, {a.threads} threads, prompt {a.prompt}, "
+          f"{a.runs} steps, {a.rounds} rounds; this machine reads {rate / 1e9:.1f} GB/s")
+    print(f"{'runtime':14}{'weights':12}{'compute':9}{'batch':>6}{'decode t/s':>12}{'x our bf16':>12}{'of reading':>12}{'prompt t/s':>12}")
+    middle = {key: {kind: statistics.median(each[kind] for each in all_of) for kind in ("decode", "prompt")} for key, all_of in found.items()}
+    for (runtime, form, compute, batch), row in middle.items():
+        base = middle.get(("autoglm-edge", "bf16", "float", batch))
+        ratio = f"{row['decode'] / base['decode']:.2f}" if base else ""
+        share = f"{100 * bytes_of_a_token(forms[form]) * row['decode'] / rate:.0f} %" if compute and batch == 1 else ""
+        print(f"{runtime:14}{form:12}{compute:9}{batch:6}{row['decode']:12.1f}{ratio:>12}{share:>12}{row['prompt']:12.1f}")
+
+
+if __name__ == "__main__":
+    main()
