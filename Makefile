@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup build demo test test-clients test-aarch64 lint format coverage fuzz bench torch-compat install clean
+.PHONY: help setup build demo test test-clients test-aarch64 test-threads lint format coverage fuzz bench torch-compat install clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
@@ -33,6 +33,9 @@ test-aarch64: ## build core and runtime for 64-bit ARM and run their tests under
 	@tools/bootstrap.sh build aarch64
 	@tools/sysroot.sh arm64
 	@tools/test.sh edge-aarch64
+
+test-threads: setup ## run the runtime's tests under ThreadSanitizer
+	@tools/test.sh tsan
 
 lint: ## formatting, clang-tidy, cyclomatic complexity, repeated code (FILES=… or ALL=1; else what changed)
 	@tools/bootstrap.sh build lint

@@ -13,15 +13,22 @@ endif()
 
 add_library(autoglm_flags INTERFACE)
 # -fPIC for programs too (CMake would say -fPIE): the precompiled header serves only files with the same flags.
-target_compile_options(autoglm_flags INTERFACE -Wall -Wextra -Wno-missing-field-initializers -fno-math-errno -fno-trapping-math -fPIC
+target_compile_options(autoglm_flags INTERFACE -Wall -Wextra -Wno-missing-field-initializers -fno-math-errno
+                       -fno-trapping-math -fPIC
                        # GCC 12 is wrong about optional and variant at -O3, and about "literal" + std::string.
                        $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized -Wno-restrict
                                                        -Wno-stringop-overflow -Wno-stringop-overread
                                                        -Wno-array-bounds>)
-if(AUTOGLM_SANITIZE)
-  target_compile_options(autoglm_flags INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=undefined
-                                                 -fno-omit-frame-pointer -g1)
-  target_link_options(autoglm_flags INTERFACE -fsanitize=address,undefined)
+if(AUTOGLM_SANITIZE STREQUAL "address")
+  set(sanitizers -fsanitize=address,undefined -fno-sanitize-recover=undefined)
+elseif(AUTOGLM_SANITIZE STREQUAL "thread")
+  set(sanitizers -fsanitize=thread)
+elseif(AUTOGLM_SANITIZE)
+  message(FATAL_ERROR "AUTOGLM_SANITIZE is ${AUTOGLM_SANITIZE}: address or thread")
+endif()
+if(sanitizers)
+  target_compile_options(autoglm_flags INTERFACE ${sanitizers} -fno-omit-frame-pointer -g1)
+  target_link_options(autoglm_flags INTERFACE ${sanitizers})
 endif()
 if(AUTOGLM_FUZZ)
   if(NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <optional>
 #include <random>
 
 #include "apps/edge/common.h"
 #include "core/base/cancel.h"
+#include "core/base/energy.h"
 #include "core/base/memory.h"
 
 namespace autoglm::edge {
@@ -16,6 +18,8 @@ constexpr int64_t kWarmUp = 5;  // steps that are not counted
 
 struct BenchOptions {
   ModelOptions model;
+  std::vector<std::string> compare;
+  std::vector<int> threads = {0};
   std::vector<int64_t> batches = {1};
   int64_t prompt_tokens = 128, runs = 100, repeats = 3;
   uint64_t seed = 0;
@@ -41,44 +45,42 @@ Latency latency_of(std::vector<double> values) {
           .most = values.back()};
 }
 
-struct Measured {
-  int64_t batch = 0;
-  double prompt_rate = 0, decode_rate = 0;  ///< tokens per second, of the whole batch
-  Latency first_token, step;                ///< milliseconds
+/// What one model with one number of threads took for one batch size.
+struct Samples {
+  std::vector<double> prompts, steps;  ///< milliseconds
+  double joules = 0;                   ///< of the steps
 };
 
-class Bench {
+/// One model loaded with one number of threads.
+class Subject {
  public:
-  Bench(const BenchOptions& options, engine::Engine& engine)
-      : options_(options), engine_(engine), random_(options.seed) {}
+  Subject(std::string model, const BenchOptions& options, Loaded loaded)
+      : model_(std::move(model)), options_(options), loaded_(std::move(loaded)), random_(options.seed) {}
 
-  Result<Measured> run(int64_t batch) {
-    Measured measured = {.batch = batch};
-    std::vector<double> prompts, steps;
-    for (int64_t i = 0; i < options_.repeats; ++i) {
-      AUTOGLM_RETURN_IF_ERROR(submit(batch, 1));
-      const Stopwatch watch;
-      AUTOGLM_RETURN_IF_ERROR(step_until(batch));
-      prompts.push_back(1000 * watch.seconds());
-    }
-    measured.first_token = latency_of(prompts);
-    measured.prompt_rate = 1000 * static_cast<double>(batch * options_.prompt_tokens) / measured.first_token.median;
+  const std::string& model() const { return model_; }
+  const engine::Engine& engine() const { return *loaded_.engine; }
+  double load_seconds() const { return loaded_.seconds; }
 
-    AUTOGLM_RETURN_IF_ERROR(submit(batch, options_.runs + 2 * kWarmUp + batch));
-    AUTOGLM_RETURN_IF_ERROR(step_until(batch));  // every prompt has its first token
+  /// Runs `batch` prompts, then `runs` steps of one token each.
+  Status measure(int64_t batch, int64_t runs, EnergyMeter* meter, Samples& samples) {
+    AUTOGLM_RETURN_IF_ERROR(submit(batch, runs + 2 * kWarmUp + batch));
+    const Stopwatch prompt;
+    AUTOGLM_RETURN_IF_ERROR(step_until(batch));
+    samples.prompts.push_back(1000 * prompt.seconds());
     for (int64_t i = 0; i < kWarmUp; ++i) AUTOGLM_RETURN_IF_ERROR(step().status());
-    for (int64_t i = 0; i < options_.runs; ++i) {
+    double before = meter == nullptr ? 0 : meter->joules();
+    for (int64_t i = 0; i < runs; ++i) {
       const Stopwatch watch;
       AUTOGLM_ASSIGN_OR_RETURN(const int64_t tokens, step());
+      samples.steps.push_back(1000 * watch.seconds());
       if (tokens != batch) return internal_error(fmt::format("a step gave {} tokens for {}", tokens, batch));
-      steps.push_back(1000 * watch.seconds());
+      if (meter == nullptr) continue;
+      const double now = meter->joules();
+      samples.joules += now - std::exchange(before, now);
     }
-    const double total = std::accumulate(steps.begin(), steps.end(), 0.0);
-    measured.decode_rate = 1000 * static_cast<double>(batch * options_.runs) / total;
-    measured.step = latency_of(std::move(steps));
-    for (const engine::RequestId id : ids_) engine_.cancel(id);
-    while (!engine_.idle()) AUTOGLM_RETURN_IF_ERROR(step().status());
-    return measured;
+    for (const engine::RequestId id : ids_) loaded_.engine->cancel(id);
+    while (!engine().idle()) AUTOGLM_RETURN_IF_ERROR(step().status());
+    return ok_status();
   }
 
  private:
@@ -88,9 +90,9 @@ class Bench {
     for (int64_t i = 0; i < batch; ++i) {
       engine::Request request = {.max_new_tokens = new_tokens, .ignore_end = true};
       for (int64_t t = 0; t < options_.prompt_tokens; ++t) {
-        request.prompt.push_back(static_cast<int32_t>(random_() % static_cast<uint64_t>(engine_.config().vocab_size)));
+        request.prompt.push_back(static_cast<int32_t>(random_() % static_cast<uint64_t>(engine().config().vocab_size)));
       }
-      AUTOGLM_ASSIGN_OR_RETURN(const engine::RequestId id, engine_.submit(std::move(request)));
+      AUTOGLM_ASSIGN_OR_RETURN(const engine::RequestId id, loaded_.engine->submit(std::move(request)));
       ids_.push_back(id);
     }
     return ok_status();
@@ -99,7 +101,7 @@ class Bench {
   /// Tokens that one step gave.
   Result<int64_t> step() {
     events_.clear();
-    AUTOGLM_RETURN_IF_ERROR(engine_.step(events_, &CancelToken::global()));
+    AUTOGLM_RETURN_IF_ERROR(loaded_.engine->step(events_, &CancelToken::global()));
     int64_t tokens = 0;
     for (const engine::Event& event : events_) {
       if (event.finish == engine::Finish::kFailed) return event.status;
@@ -120,8 +122,9 @@ class Bench {
     return ok_status();
   }
 
+  std::string model_;
   const BenchOptions& options_;
-  engine::Engine& engine_;
+  Loaded loaded_;
   std::mt19937_64 random_;
   std::vector<engine::RequestId> ids_;
   std::vector<engine::Event> events_;
@@ -143,6 +146,97 @@ Status check(const BenchOptions& options) {
   return positive("--repeats", options.repeats, 1000);
 }
 
+/// Every model with every number of threads.
+Result<std::vector<Subject>> load_all(const BenchOptions& options) {
+  std::vector<std::string> models = {options.model.model};
+  models.insert(models.end(), options.compare.begin(), options.compare.end());
+  std::vector<Subject> subjects;
+  for (const std::string& model : models) {
+    for (const int threads : options.threads) {
+      ModelOptions how = options.model;
+      how.model = model;
+      how.engine.threads = threads;
+      AUTOGLM_ASSIGN_OR_RETURN(Loaded loaded, load(how));
+      subjects.emplace_back(model, options, std::move(loaded));
+    }
+  }
+  return subjects;
+}
+
+/// The table and its JSON.
+class Report {
+ public:
+  Report(const BenchOptions& options, const std::vector<Subject>& subjects, const EnergyMeter* meter) {
+    json_ = {{"compute", options.model.compute},
+             {"kv", options.model.kv},
+             {"prompt_tokens", options.prompt_tokens},
+             {"runs", options.runs},
+             {"repeats", options.repeats},
+             {"energy_meter", nullptr}};
+    if (meter != nullptr) json_["energy_meter"] = meter->name();
+    for (const Subject& subject : subjects) {
+      const engine::Engine& engine = subject.engine();
+      json_["models"].push_back({{"model", subject.model()},
+                                 {"threads", engine.threads()},
+                                 {"kernels", engine.kernels()},
+                                 {"load_seconds", subject.load_seconds()},
+                                 {"predicted_bytes", engine.plan().total()}});
+      summary_ += fmt::format("{}: kernels {}, {} threads, compute {}, cache {}, loaded in {:.3f} s\n", subject.model(),
+                              engine.kernels(), engine.threads(), options.model.compute, options.model.kv,
+                              subject.load_seconds());
+    }
+    summary_ += fmt::format(
+        "{} prompt tokens, {} steps; rates in tokens/s of the batch, latencies in ms{}\n"
+        "{:>7} {:>5} {:>11} {:>12} {:>11} {:>7} {:>9} {:>9} {:>9} {:>9}{}\n",
+        options.prompt_tokens, options.runs, meter == nullptr ? "" : ", energy by " + meter->name(), "threads", "batch",
+        "prompt", "first token", "decode", "ratio", "mean", "median", "P95", "P99",
+        meter == nullptr ? "" : "     watts   J/token");
+  }
+
+  /// `ratio`: of its decode rate to the first one's.
+  void add(const Subject& subject, int64_t batch, int64_t prompt_tokens, const Samples& samples, bool has_energy) {
+    const Latency first = latency_of(samples.prompts), step = latency_of(samples.steps);
+    const double prompt_rate = 1000 * static_cast<double>(batch * prompt_tokens) / first.median;
+    const double decode_rate = 1000 * static_cast<double>(batch) / step.mean;
+    if (batch != batch_) base_ = step.median;
+    batch_ = batch;
+    const double ratio = base_ / step.median;
+    nlohmann::ordered_json row = {{"model", subject.model()},
+                                  {"threads", subject.engine().threads()},
+                                  {"batch", batch},
+                                  {"prompt_tokens_per_second", prompt_rate},
+                                  {"first_token_ms", json_of(first)},
+                                  {"decode_tokens_per_second", decode_rate},
+                                  {"ratio", ratio},
+                                  {"step_ms", json_of(step)}};
+    summary_ += fmt::format("{:>7} {:>5} {:>11.1f} {:>12.2f} {:>11.1f} {:>7.2f} {:>9.3f} {:>9.3f} {:>9.3f} {:>9.3f}",
+                            subject.engine().threads(), batch, prompt_rate, first.median, decode_rate, ratio, step.mean,
+                            step.median, step.p95, step.p99);
+    if (has_energy) {
+      const double steps = static_cast<double>(samples.steps.size());
+      const double watts = 1000 * samples.joules / (steps * step.mean);
+      const double each = samples.joules / (steps * static_cast<double>(batch));
+      row["watts"] = watts;
+      row["joules_per_token"] = each;
+      summary_ += fmt::format(" {:>9.2f} {:>9.4f}", watts, each);
+    }
+    summary_ += "  " + subject.model() + "\n";
+    json_["results"].push_back(std::move(row));
+  }
+
+  void print(const cli::Output& output) {
+    json_["peak_bytes"] = peak_rss_bytes();
+    summary_ += "peak memory " + format_bytes(peak_rss_bytes());
+    cli::print(output, dump(json_), summary_);
+  }
+
+ private:
+  nlohmann::ordered_json json_;
+  std::string summary_;
+  int64_t batch_ = 0;
+  double base_ = 0;
+};
+
 Status run(BenchOptions options, const cli::Output& output) {
   AUTOGLM_RETURN_IF_ERROR(check(options));
   const int64_t largest = *std::max_element(options.batches.begin(), options.batches.end());
@@ -155,53 +249,47 @@ Status run(BenchOptions options, const cli::Output& output) {
     return invalid_argument(
         fmt::format("the measurement needs a --context of {}, not {}", context, options.model.engine.max_context));
   }
-  AUTOGLM_ASSIGN_OR_RETURN(const Loaded loaded, load(options.model));
-  const engine::Engine& engine = *loaded.engine;
-  nlohmann::ordered_json json = {
-      {"model", options.model.model},           {"kernels", engine.kernels()}, {"threads", engine.threads()},
-      {"compute", options.model.compute},       {"kv", options.model.kv},      {"load_seconds", loaded.seconds},
-      {"prompt_tokens", options.prompt_tokens}, {"runs", options.runs},        {"repeats", options.repeats}};
-  std::string summary = fmt::format(
-      "{}: kernels {}, {} threads, compute {}, cache {}, loaded in {:.3f} s\n"
-      "{} prompt tokens, {} steps; rates in tokens/s of the batch, latencies in ms\n"
-      "{:>5} {:>12} {:>12} {:>12} {:>9} {:>9} {:>9} {:>9}\n",
-      options.model.model, engine.kernels(), engine.threads(), options.model.compute, options.model.kv, loaded.seconds,
-      options.prompt_tokens, options.runs, "batch", "prompt", "first token", "decode", "mean", "median", "P95", "P99");
-  Bench bench(options, *loaded.engine);
+  AUTOGLM_ASSIGN_OR_RETURN(std::vector<Subject> subjects, load_all(options));
+  std::optional<EnergyMeter> meter = EnergyMeter::find();
+  Report report(options, subjects, meter ? &*meter : nullptr);
   for (const int64_t batch : options.batches) {
-    AUTOGLM_ASSIGN_OR_RETURN(const Measured measured, bench.run(batch));
-    const Latency& step = measured.step;
-    json["results"].push_back({{"batch", batch},
-                               {"prompt_tokens_per_second", measured.prompt_rate},
-                               {"first_token_ms", json_of(measured.first_token)},
-                               {"decode_tokens_per_second", measured.decode_rate},
-                               {"step_ms", json_of(step)}});
-    summary += fmt::format("{:>5} {:>12.1f} {:>12.2f} {:>12.1f} {:>9.3f} {:>9.3f} {:>9.3f} {:>9.3f}\n", batch,
-                           measured.prompt_rate, measured.first_token.median, measured.decode_rate, step.mean,
-                           step.median, step.p95, step.p99);
+    std::vector<Samples> samples(subjects.size());
+    int64_t done = 0;
+    for (int64_t turn = 1; turn <= options.repeats; ++turn) {  // in turns, so that what disturbs one disturbs all
+      const int64_t runs = options.runs * turn / options.repeats - done;
+      for (size_t i = 0; i < subjects.size(); ++i) {
+        AUTOGLM_RETURN_IF_ERROR(subjects[i].measure(batch, runs, meter ? &*meter : nullptr, samples[i]));
+      }
+      done += runs;
+    }
+    for (size_t i = 0; i < subjects.size(); ++i) {
+      report.add(subjects[i], batch, options.prompt_tokens, samples[i], meter.has_value());
+    }
   }
-  json["peak_bytes"] = peak_rss_bytes();
-  json["predicted_bytes"] = engine.plan().total();
-  summary +=
-      fmt::format("peak memory {}, predicted {}", format_bytes(peak_rss_bytes()), format_bytes(engine.plan().total()));
-  cli::print(output, dump(json), summary);
+  report.print(output);
   return ok_status();
 }
 
 }  // namespace
 
 Command add_bench(CLI::App& root) {
-  Command command = cli::add_command(root, "bench", "Measure speed, latency and memory on random prompts",
+  Command command = cli::add_command(root, "bench", "Measure speed, latency, memory and energy on random prompts",
                                      "autoglm-edge bench models/glm-phone-demo --batch 1,8 --json");
   auto options = std::make_shared<BenchOptions>();
   CLI::App& app = *command.app;
   add_model_options(app, options->model);
+  app.remove_option(app.get_option("--threads"));
+  app.add_option("--threads", options->threads, "0: all cores; several, as 1,2,4, are measured in turn")
+      ->delimiter(',')
+      ->capture_default_str();
+  app.add_option("--compare", options->compare, "another model, measured in turn with the first; may be given again");
   app.add_option("--batch", options->batches, "sequences at once; several, as 1,8,16, are measured in turn")
       ->delimiter(',')
       ->capture_default_str();
   app.add_option("--prompt-tokens", options->prompt_tokens, "of each prompt")->capture_default_str();
   app.add_option("--runs", options->runs, "one-token steps that are timed")->capture_default_str();
-  app.add_option("--repeats", options->repeats, "times that the prompts are timed")->capture_default_str();
+  app.add_option("--repeats", options->repeats, "turns: times that the prompts are timed, the steps spread over them")
+      ->capture_default_str();
   app.add_option("--seed", options->seed, "of the random prompts")->capture_default_str();
   command.run = [options, output = command.output] {
     const Status status = run(*options, *output);

@@ -121,13 +121,10 @@ class TorchScorer : public eval::Scorer {
     });
   }
 
-  Result<double> milliseconds_per_token(int64_t context, int64_t steps, CancelToken& cancel) override {
-    return tensor::guarded([&]() -> Result<double> {
-      if (context < 1 || steps < 1) return invalid_argument("latency needs a context and steps of at least one token");
+  Result<std::vector<double>> step_milliseconds(const Tokens& prompt, int64_t steps, CancelToken& cancel) override {
+    return tensor::guarded([&]() -> Result<std::vector<double>> {
+      if (prompt.empty() || steps < 1) return invalid_argument("latency needs a prompt and at least one step");
       AUTOGLM_RETURN_IF_ERROR(ensure_generator(cancel));
-      Tokens prompt(static_cast<size_t>(context));
-      for (size_t i = 0; i < prompt.size(); ++i)
-        prompt[i] = static_cast<int32_t>(static_cast<int64_t>(i) % vocab_size());
       AUTOGLM_ASSIGN_OR_RETURN(at::Tensor logits, generator_->prefill({prompt}, &cancel));
       std::vector<double> times;
       for (int64_t i = 0; i < steps; ++i) {
@@ -136,9 +133,7 @@ class TorchScorer : public eval::Scorer {
         AUTOGLM_ASSIGN_OR_RETURN(logits, generator_->step(std::span(&token, 1), &cancel));
         times.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
       }
-      const auto middle = times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2);
-      std::nth_element(times.begin(), middle, times.end());
-      return *middle;
+      return times;
     });
   }
 

@@ -97,17 +97,17 @@ TEST(TorchScorer, ScoresTheSameAfterGenerating) {
 TEST(TorchScorer, MeasuresLatency) {
   const auto scorer = make_torch_scorer(open_decoder(tiny_folder("glm4")));
   CancelToken cancel;
-  const double ms = scorer->milliseconds_per_token(10, 5, cancel).value();
-  EXPECT_GT(ms, 0.001);
-  EXPECT_LT(ms, 5000);
-  EXPECT_EQ(scorer->milliseconds_per_token(0, 5, cancel).status().code(), StatusCode::kInvalidArgument);
+  const std::vector<double> times = scorer->step_milliseconds({1, 2, 3}, 5, cancel).value();
+  EXPECT_EQ(times.size(), 5u);
+  for (const double ms : times) EXPECT_GT(ms, 0.001);
+  EXPECT_EQ(scorer->step_milliseconds({}, 5, cancel).status().code(), StatusCode::kInvalidArgument);
 }
 
 TEST(TorchScorer, RefusesInOneLine) {
   CancelToken cancel;
   const auto scorer = make_torch_scorer(open_decoder(tiny_folder("glm4")), {.max_bytes = 1000});
   EXPECT_EQ(scorer->generate({{1}}, 4, {}, cancel).status().code(), StatusCode::kResourceExhausted);
-  EXPECT_EQ(scorer->milliseconds_per_token(4, 4, cancel).status().code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(scorer->step_milliseconds({1}, 4, cancel).status().code(), StatusCode::kResourceExhausted);
   EXPECT_EQ(scorer->score({{1}, {}}, cancel).status().code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(scorer->score({{1, 320}}, cancel).status().code(), StatusCode::kInvalidArgument);
   const auto batch = scorer->score({{1, 2, 3}}, cancel).value();

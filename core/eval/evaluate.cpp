@@ -271,13 +271,26 @@ class Evaluator {
 
   // ---- latency
 
+  struct Steps {
+    int64_t count = 0;
+    double median = 0;
+  };
   /// Nothing where the model does not fit into memory.
-  Result<std::optional<double>> time_steps(Scorer& scorer, const char* which, int64_t steps) {
-    const auto milliseconds = scorer.milliseconds_per_token(kLatencyContext, steps, cancel_);
-    if (milliseconds.ok()) return std::optional(*milliseconds);
-    if (milliseconds.status().code() != StatusCode::kResourceExhausted) return milliseconds.status();
-    latency_lacks_ = fmt::format("{}: {}", which, milliseconds.status().message());
-    return std::optional<double>();
+  Result<std::optional<Steps>> time_steps(Scorer& scorer, const char* which, int64_t steps) {
+    Tokens prompt(static_cast<size_t>(kLatencyContext));
+    for (size_t i = 0; i < prompt.size(); ++i) {
+      prompt[i] = static_cast<int32_t>(static_cast<int64_t>(i) % scorer.vocab_size());
+    }
+    auto times = scorer.step_milliseconds(prompt, steps, cancel_);
+    if (times.ok() && !times->empty()) {
+      const auto middle = times->begin() + std::ssize(*times) / 2;
+      std::nth_element(times->begin(), middle, times->end());
+      return std::optional(Steps{std::ssize(*times), *middle});
+    }
+    if (times.ok()) return internal_error("no step was timed");
+    if (times.status().code() != StatusCode::kResourceExhausted) return times.status();
+    latency_lacks_ = fmt::format("{}: {}", which, times.status().message());
+    return std::optional<Steps>();
   }
 
   /// Steps to time next; `measured` or fewer: there is no time for more that would be worth it.
@@ -296,12 +309,16 @@ class Evaluator {
       if (steps <= measured) return ok_status();
       AUTOGLM_ASSIGN_OR_RETURN(const auto own, time_steps(compressed_, "compressed model", steps));
       if (!own) return ok_status();
-      std::optional<double> source;
+      out_.latency = Latency{.context = kLatencyContext, .steps = own->count, .milliseconds_per_token = own->median};
+      step_seconds_ = own->median / 1000;
       if (source_ != nullptr) {
-        AUTOGLM_ASSIGN_OR_RETURN(source, time_steps(*source_, "source", steps));
+        AUTOGLM_ASSIGN_OR_RETURN(const auto source, time_steps(*source_, "source", steps));
+        if (source) {
+          out_.latency->source_milliseconds_per_token = source->median;
+          step_seconds_ += source->median / 1000;
+        }
       }
-      out_.latency = Latency{kLatencyContext, steps, *own, source};
-      step_seconds_ = (*own + source.value_or(0)) / 1000;
+      if (own->count < steps) return ok_status();  // the context ends there
     }
     return ok_status();
   }

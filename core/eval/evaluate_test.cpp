@@ -281,6 +281,15 @@ TEST(Evaluate, WorksWithoutASource) {
             StatusCode::kInvalidArgument);
 }
 
+TEST(Evaluate, LatencyEndsWithTheContext) {
+  Bench bench;
+  bench.options.level = VerifyLevel::kFull;
+  bench.compressed.most_steps = 7;
+  const Evaluation e = bench.run();
+  EXPECT_EQ(e.latency->steps, 7);
+  EXPECT_DOUBLE_EQ(e.latency->milliseconds_per_token, 2.5);
+}
+
 TEST(Evaluate, NotesModelsThatDoNotFitIntoMemory) {
   Bench bench;
   bench.options.level = VerifyLevel::kFull;

@@ -50,15 +50,16 @@ class FakeScorer : public Scorer {
     return all;
   }
 
-  Result<double> milliseconds_per_token(int64_t, int64_t steps, CancelToken& cancel) override {
+  Result<std::vector<double>> step_milliseconds(const Tokens&, int64_t steps, CancelToken& cancel) override {
     AUTOGLM_RETURN_IF_ERROR(cancel.check());
     if (!fits_in_memory) return resource_exhausted("the model needs 9 GB in memory, 4 GB are allowed");
     steps_timed = steps;
     spend(steps);
-    return 1000 * seconds_per_token;
+    return std::vector<double>(static_cast<size_t>(std::min(steps, most_steps)), 1000 * seconds_per_token);
   }
 
   bool fits_in_memory = true;
+  int64_t most_steps = std::numeric_limits<int64_t>::max();   ///< before the context ends
   int64_t most_tokens = std::numeric_limits<int64_t>::max();  ///< that can be scored together
   int64_t calls = 0, tokens_scored = 0, steps_timed = 0;
 

@@ -175,7 +175,9 @@ TEST(Compare, ReadsLargeVocabulariesInPieces) {
                                          CancelToken&) override {
       return internal_error("unused");
     }
-    Result<double> milliseconds_per_token(int64_t, int64_t, CancelToken&) override { return internal_error("unused"); }
+    Result<std::vector<double>> step_milliseconds(const Tokens&, int64_t, CancelToken&) override {
+      return internal_error("unused");
+    }
   };
   OneRow source, compressed;
   source.row = row;

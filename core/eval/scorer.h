@@ -40,8 +40,9 @@ class Scorer {
   virtual Result<std::vector<Tokens>> generate(const std::vector<Tokens>& prompts, int64_t max_new_tokens,
                                                const std::vector<int64_t>& stop, CancelToken& cancel) = 0;
 
-  /// Median milliseconds of one-token steps, `steps` of them, after a prompt of `context` tokens.
-  virtual Result<double> milliseconds_per_token(int64_t context, int64_t steps, CancelToken& cancel) = 0;
+  /// Milliseconds of each of `steps` one-token steps after `prompt`; of fewer where the model's context ends before.
+  /// kInvalidArgument: no prompt, or no room for a step; kResourceExhausted as of `generate`.
+  virtual Result<std::vector<double>> step_milliseconds(const Tokens& prompt, int64_t steps, CancelToken& cancel) = 0;
 };
 
 }  // namespace autoglm::eval

@@ -94,13 +94,10 @@ class RuntimeScorer : public eval::Scorer {
     return answers;
   }
 
-  Result<double> milliseconds_per_token(int64_t context, int64_t steps, CancelToken& cancel) override {
-    if (context < 1 || steps < 1) return invalid_argument("latency needs a context and steps of at least one token");
-    Tokens prompt(static_cast<size_t>(context));
-    for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<int32_t>(static_cast<int64_t>(i) % vocab_size());
-    AUTOGLM_ASSIGN_OR_RETURN(
-        const RequestId id,
-        engine_->submit({.prompt = std::move(prompt), .max_new_tokens = steps + 1, .ignore_end = true}));
+  Result<std::vector<double>> step_milliseconds(const Tokens& prompt, int64_t steps, CancelToken& cancel) override {
+    if (prompt.empty() || steps < 1) return invalid_argument("latency needs a prompt and at least one step");
+    AUTOGLM_ASSIGN_OR_RETURN(const RequestId id,
+                             engine_->submit({.prompt = prompt, .max_new_tokens = steps + 1, .ignore_end = true}));
     std::vector<double> times;
     std::vector<Event> events;
     for (bool prefilled = false; !engine_->idle();) {
@@ -115,10 +112,8 @@ class RuntimeScorer : public eval::Scorer {
         prefilled = true;
       }
     }
-    if (times.empty()) return invalid_argument("latency needs a context that leaves room for a step");
-    const auto middle = times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2);
-    std::nth_element(times.begin(), middle, times.end());
-    return *middle;
+    if (times.empty()) return invalid_argument("latency needs a prompt that leaves room for a step");
+    return times;
   }
 
  private:

@@ -80,8 +80,10 @@ TEST(RuntimeScorer, EightBitInputsStayClose) {
 TEST(RuntimeScorer, TimesSteps) {
   const auto scorer = scorer_of("qwen3");
   CancelToken cancel;
-  EXPECT_GT(must(scorer->milliseconds_per_token(8, 5, cancel)), 0);
-  EXPECT_EQ(scorer->milliseconds_per_token(0, 5, cancel).status().code(), StatusCode::kInvalidArgument);
+  const std::vector<double> times = must(scorer->step_milliseconds({1, 2, 3}, 5, cancel));
+  EXPECT_EQ(times.size(), 5u);
+  for (const double ms : times) EXPECT_GT(ms, 0);
+  EXPECT_EQ(scorer->step_milliseconds({}, 5, cancel).status().code(), StatusCode::kInvalidArgument);
 }
 
 TEST(RuntimeScorer, RefusesOneByOneAndGoesOn) {

@@ -126,6 +126,20 @@ def test_bench_reports_numbers(edge):
     assert result["peak_bytes"] > 1_000_000
 
 
+def test_bench_compares_in_turns(edge, tmp_path):
+    packed = tmp_path / "packed"
+    edge("pack", DEMO, "-o", packed).answered()
+    result = json.loads(edge("bench", DEMO, "--compare", packed, "--threads", "1,2", "--runs", "7", "--repeats", "2",
+                             "--prompt-tokens", "8", "--json").answered())
+    assert [(row["model"], row["threads"]) for row in result["results"]] == [
+        (str(model), threads) for model in (DEMO, packed) for threads in (1, 2)]
+    assert result["results"][0]["ratio"] == 1
+    for row in result["results"]:
+        assert row["ratio"] == pytest.approx(result["results"][0]["step_ms"]["median"] / row["step_ms"]["median"])
+    assert {(model["model"], model["threads"]) for model in result["models"]} == {
+        (row["model"], row["threads"]) for row in result["results"]}
+
+
 def test_packed_models_say_the_same(edge, tmp_path):
     out = tmp_path / "packed"
     result = json.loads(edge("pack", DEMO, "-o", out, "--json").answered())
@@ -172,8 +186,9 @@ def test_inspect_adds_up(edge):
 @pytest.mark.skipif(SANITIZED, reason="sanitizers occupy memory of their own")
 def test_memory_is_predicted_and_kept(edge):
     result = json.loads(edge("bench", DEMO, "--batch", "4", "--runs", "50", "--json").answered())
-    assert result["peak_bytes"] <= result["predicted_bytes"]
-    limit = result["predicted_bytes"] - 2_000_000  # the cache must give way
+    predicted = result["models"][0]["predicted_bytes"]
+    assert result["peak_bytes"] <= predicted
+    limit = predicted - 2_000_000  # the cache must give way
     limited = json.loads(edge("bench", DEMO, "--batch", "4", "--runs", "20", "--prompt-tokens", "16", "--json",
                               "--max-ram", limit).answered())
     assert limited["peak_bytes"] <= limit
