@@ -14,6 +14,7 @@
 #include "api/model_source.h"
 #include "compress/export/awq.h"
 #include "compress/export/gguf.h"
+#include "compress/export/gguf_import.h"
 #include "compress/export/gptq.h"
 #include "compress/export/hf.h"
 #include "compress/export/onnx.h"
@@ -115,6 +116,45 @@ Result<ExportOutcome> export_hf(const format::StoredModel& model, const ExportOp
   outcome.summary += fmt::format(
       "checked: {} tensors read back, all as the artifact says; rounding to {} moved none by "
       "more than {:.1e} of its matrix's largest\n",
+      report.checked, type, report.rounding);
+  return outcome;
+}
+
+/// A GGUF file as a plain folder.
+Result<ExportOutcome> export_from_gguf(const ExportOptions& options, CancelToken& cancel) {
+  AUTOGLM_ASSIGN_OR_RETURN(const auto dtype, parse_dtype(options.type));
+  AUTOGLM_ASSIGN_OR_RETURN(const auto reader, exports::GgufReader::open(options.model));
+  int64_t expected = 0;
+  for (const exports::GgufTensor& tensor : reader.tensors()) {
+    expected += tensor.rows() * tensor.cols() * format::size_of(dtype.value_or(exports::usual_dtype(reader)));
+  }
+  if (api::lies_in(options.model, options.output)) {
+    return invalid_argument(options.output + ": the output would replace the file that is read; name another");
+  }
+  AUTOGLM_ASSIGN_OR_RETURN(auto writer, open_writer(options, expected, cancel));
+  AUTOGLM_ASSIGN_OR_RETURN(const auto report, exports::import_gguf(reader, dtype, writer, cancel));
+  const int64_t bytes = writer.tensor_bytes();
+  AUTOGLM_RETURN_IF_ERROR(writer.commit());
+  const std::string type(to_string(report.dtype));
+  ExportOutcome outcome;
+  outcome.json = nlohmann::ordered_json{{"format", "hf"},
+                                        {"source", "gguf"},
+                                        {"output", writer.target().string()},
+                                        {"architecture", report.architecture},
+                                        {"family", report.family},
+                                        {"types", report.types},
+                                        {"dtype", type},
+                                        {"bytes", bytes},
+                                        {"left_out", report.left_out},
+                                        {"checked", report.checked},
+                                        {"rounding", report.rounding}}
+                     .dump(2);
+  outcome.summary =
+      fmt::format("{}: {} of plain {}, family {}, from {}{}\n", writer.target().string(), format_bytes(bytes), type,
+                  report.family, listed(report.types), left_out_words(report.left_out));
+  outcome.summary += fmt::format(
+      "checked: {} tensors read back, all as the file says; rounding to {} moved none by more than {:.1e} of its "
+      "largest\n",
       report.checked, type, report.rounding);
   return outcome;
 }
@@ -305,9 +345,16 @@ Result<ExportOutcome> export_model(const ExportOptions& options, CancelToken& ca
   if (format == formats().end()) return invalid_argument(unknown_word("format", options.format, names));
   AUTOGLM_RETURN_IF_ERROR(check_options(options));
   if (options.output.empty()) return invalid_argument("no output is named; give -o OUT");
+  std::error_code error;
+  if (api::is_gguf(options.model)) {
+    if (options.format != "hf") {
+      return invalid_argument(fmt::format("{} is made from a folder: first --format hf, then --format {} of that",
+                                          options.format, options.format));
+    }
+    return export_from_gguf(options, cancel);
+  }
   AUTOGLM_ASSIGN_OR_RETURN(const fs::path folder, api::find_model(options.model, cancel));
   AUTOGLM_ASSIGN_OR_RETURN(const auto model, format::StoredModel::open(folder));
-  std::error_code error;
   std::vector<fs::path> read = {folder, folder / "config.json", folder / "tokenizer.json"};
   for (const fs::path& file : model.checkpoint.files()) read.push_back(file);
   for (const fs::path& file : read) {

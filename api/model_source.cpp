@@ -24,6 +24,10 @@ Result<fs::path> find_model(const std::string& model, const CancelToken& cancel,
   std::error_code error;
   const fs::path folder(model);
   if (fs::is_directory(folder, error)) return folder;
+  if (is_gguf(model)) {
+    return bad_input(fmt::format("{} is a GGUF file; make a folder of it first: autoglm export {} --format hf -o DIR",
+                                 format::display_path(model), format::display_path(model)));
+  }
   if (fs::exists(folder, error)) {
     return bad_input(format::display_path(model) +
                      " is a file; name the folder that holds config.json and the safetensors files");
@@ -36,6 +40,11 @@ Result<fs::path> find_model(const std::string& model, const CancelToken& cancel,
   auto found = hub::fetch_model(hub::HubOptions::from_environment(), id, what, cancel);
   if (found.ok() || found.status().code() == StatusCode::kCancelled) return found;
   return found.status().with_context(fmt::format("{} is no folder here, and from the hub", model));
+}
+
+bool is_gguf(const std::string& model) {
+  std::error_code error;
+  return fs::path(model).extension() == ".gguf" && fs::is_regular_file(model, error);
 }
 
 bool lies_in(const fs::path& input, const fs::path& output) {

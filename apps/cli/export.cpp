@@ -9,11 +9,14 @@ Command add_export(CLI::App& root) {
                                 "autoglm export demo-int4 --format gguf -o demo-int4.gguf");
   CLI::App& app = *command.app;
   auto options = std::make_shared<ExportOptions>();
-  app.add_option("model,--model-path", options->model, "an artifact's folder, or any checkpoint");
+  app.add_option("model,--model-path", options->model,
+                 "an artifact's folder, or any checkpoint; with hf a GGUF file too");
   app.add_option("-o,--output", options->output, "what to write");
   app.add_option(
       "-f,--format", options->format,
-      "hf: a plain Hugging Face folder, for software that knows nothing of quantization; gguf: a file for "
+      "hf: a plain Hugging Face folder, for software that knows nothing of quantization, and for this program where "
+      "the "
+      "model is a GGUF file; gguf: a file for "
       "llama.cpp; onnx: a folder for onnxruntime and ONNX Runtime GenAI; gptq, awq: folders in the layouts of those "
       "quantizers, for tools that know no other; torchscript: a program for torch.jit.load, a format that PyTorch "
       "itself "

@@ -9,6 +9,7 @@
 #include <optional>
 #include <utility>
 
+#include "compress/export/gguf_layout.h"
 #include "compress/export/gguf_tokenizer.h"
 #include "compress/export/input_statistics.h"
 #include "core/base/progress.h"
@@ -29,30 +30,6 @@ using format::WeightRows;
 constexpr int64_t kPieceValues = 1 << 20;
 constexpr int64_t kMostLayers = 512;  // of llama.cpp
 
-/// How llama.cpp orders the rows of q and k heads, where not as transformers does.
-enum class HeadOrder {
-  kSame,
-  kInterleaved,  // transformers rotates halves, llama.cpp neighbours
-  kHalves,       // the reverse, of the rotated rows
-};
-
-/// llama.cpp's architecture for a family.
-struct Architecture {
-  Family family;
-  std::string_view name;
-  HeadOrder order = HeadOrder::kSame;
-};
-constexpr Architecture kArchitectures[] = {
-    {Family::kGlm, "chatglm"},     {Family::kChatGlm, "chatglm"},
-    {Family::kGlm4, "glm4"},       {Family::kGlm4v, "glm4", HeadOrder::kHalves},
-    {Family::kGlm4Moe, "glm4moe"}, {Family::kLlama, "llama", HeadOrder::kInterleaved},
-    {Family::kQwen2, "qwen2"},     {Family::kQwen3, "qwen3"}};
-
-Architecture architecture_of(Family family) {
-  return *std::find_if(std::begin(kArchitectures), std::end(kArchitectures),
-                       [&](const Architecture& one) { return one.family == family; });
-}
-
 /// What llama.cpp's graphs cannot compute, or what is not written for them yet.
 Status check_config(const ModelConfig& config, const Architecture& architecture) {
   const auto refuse = [&](std::string_view what) {
@@ -70,42 +47,6 @@ Status check_config(const ModelConfig& config, const Architecture& architecture)
   const bool whole_heads = architecture.order == HeadOrder::kInterleaved || architecture.name == "qwen3";
   if (whole_heads && config.rotary_dim != config.head_dim) return refuse("partial rotary");
   return ok_status();
-}
-
-std::string_view name_of(Role role, const Architecture& architecture) {
-  switch (role) {
-    case Role::kEmbedding: return "token_embd";
-    case Role::kFinalNorm: return "output_norm";
-    case Role::kHead: return "output";
-    case Role::kInputNorm: return "attn_norm";
-    case Role::kQ: return "attn_q";
-    case Role::kK: return "attn_k";
-    case Role::kV: return "attn_v";
-    case Role::kQkv: return "attn_qkv";
-    case Role::kQNorm: return "attn_q_norm";
-    case Role::kKNorm: return "attn_k_norm";
-    case Role::kO: return "attn_output";
-    case Role::kPostAttentionNorm: return "post_attention_norm";
-    case Role::kMlpNorm: return architecture.name == "glm4moe" ? "post_attention_norm" : "ffn_norm";
-    case Role::kGate: return "ffn_gate";
-    case Role::kUp:
-    case Role::kGateUp: return "ffn_up";
-    case Role::kDown: return "ffn_down";
-    case Role::kPostMlpNorm: return "post_ffw_norm";
-    case Role::kRouter: return "ffn_gate_inp";
-    case Role::kRouterCorrection: return "exp_probs_b";
-    case Role::kExpertGate: return "ffn_gate_exps";
-    case Role::kExpertUp: return "ffn_up_exps";
-    case Role::kExpertDown: return "ffn_down_exps";
-    case Role::kSharedGate: return "ffn_gate_shexp";
-    case Role::kSharedUp: return "ffn_up_shexp";
-    case Role::kSharedDown: return "ffn_down_shexp";
-  }
-  return "";
-}
-
-bool is_routed_expert(Role role) {
-  return role == Role::kExpertGate || role == Role::kExpertUp || role == Role::kExpertDown;
 }
 
 /// One tensor of the file and where its rows come from: one module, or all experts one above the other.
@@ -192,15 +133,13 @@ class GgufExport {
   Status plan_tensor(const ModuleSpec& module, Member member) {
     Item item{.modules = {&module}, .member = member};
     GgufTensor tensor;
-    const bool is_bias = member == Member::kBias || module.role == Role::kRouterCorrection;
-    tensor.name = fmt::format("{}{}.{}", module.layer >= 0 ? fmt::format("blk.{}.", module.layer) : "",
-                              name_of(module.role, architecture_), is_bias ? "bias" : "weight");
+    tensor.name = gguf_name(architecture_, module, member == Member::kBias);
     tensor.shape = member == Member::kBias ? format::Shape{module.shape[0]} : module.shape;
     if (tensor.shape.size() == 2 && module.role != Role::kRouter) {
       AUTOGLM_RETURN_IF_ERROR(choose_type(module, item.exact, tensor));
     }
     if (is_routed_expert(module.role)) AUTOGLM_RETURN_IF_ERROR(add_experts(module, item, tensor));
-    item.is_head = architecture_.order != HeadOrder::kSame && (module.role == Role::kQ || module.role == Role::kK);
+    item.is_head = has_ordered_heads(architecture_, module.role);
     items_.push_back(std::move(item));
     tensors_.push_back(std::move(tensor));
     return ok_status();
@@ -380,7 +319,8 @@ class GgufExport {
       encode(floats_, piece.tensor.cols(), importance_, piece.tensor.type, encoded_);
     }
     if (piece.item.is_head)
-      reorder(encoded_, piece.tensor.shape.size() == 1 ? row_bytes(piece.tensor.type, 1) : piece.width());
+      reorder_heads(architecture_.order, model_.config,
+                    piece.tensor.shape.size() == 1 ? row_bytes(piece.tensor.type, 1) : piece.width(), false, encoded_);
     return ok_status();
   }
 
@@ -409,26 +349,15 @@ class GgufExport {
         fmt::format("{} or its scale is beyond what {} holds; name another --type", value, to_string(tensor.type)));
   }
 
-  /// Puts the rows of whole heads, of `width` elements each, into llama.cpp's order.
-  template <typename T>
-  void reorder(std::vector<T>& rows, int64_t width) const {
-    const std::vector<T> source = rows;
-    const int64_t head = model_.config.head_dim, rotated = model_.config.rotary_dim;
-    for (int64_t to = 0; to < std::ssize(rows) / width; ++to) {
-      const int64_t i = to % head;
-      if (i >= rotated) continue;
-      const int64_t from = architecture_.order == HeadOrder::kInterleaved ? i % 2 * (rotated / 2) + i / 2
-                                                                          : i % (rotated / 2) * 2 + i / (rotated / 2);
-      std::copy_n(source.begin() + (to - i + from) * width, width, rows.begin() + to * width);
-    }
-  }
-
   /// Decodes what the file holds as llama.cpp does, and compares with the artifact's floats.
   Status compare_piece(const GgufFile& file, const Piece& piece) {
     encoded_.resize(static_cast<size_t>(piece.count * piece.width()));
     AUTOGLM_RETURN_IF_ERROR(file.read(piece.tensor, piece.row(), encoded_));
     AUTOGLM_RETURN_IF_ERROR(read_floats(piece));
-    if (piece.item.is_head) reorder(floats_, piece.tensor.shape.size() == 1 ? 1 : piece.tensor.cols());
+    if (piece.item.is_head) {
+      reorder_heads(architecture_.order, model_.config, piece.tensor.shape.size() == 1 ? 1 : piece.tensor.cols(), false,
+                    floats_);
+    }
     decoded_.resize(floats_.size());
     decode(piece.tensor.type, encoded_, decoded_);
     double difference = 0, largest = 0;

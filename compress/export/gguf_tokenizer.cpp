@@ -236,6 +236,151 @@ class TokenizerExport {
   std::vector<GgufMetadata> out_;
 };
 
+/// How a pre-tokenizer of llama.cpp splits, in tokenizer.json's words.
+struct PreTokenizer {
+  std::string_view name;
+  std::string_view regex;  ///< "": `digits`, or ByteLevel's own rules
+  bool digits = false;
+  bool ignores_merges = false;
+};
+constexpr PreTokenizer kPreTokenizers[] = {{"glm4", kThreeDigits, false, true},
+                                           {"llama-bpe", kThreeDigits, false, true},
+                                           {"llama3", kThreeDigits, false, true},
+                                           {"llama-v3", kThreeDigits, false, true},
+                                           {"chatglm-bpe", kThreeDigits},
+                                           {"qwen2", kOneDigit},
+                                           {"gpt-2", ""},
+                                           {"smollm", "", true}};
+
+class TokenizerImport {
+ public:
+  explicit TokenizerImport(const GgufReader& reader) : reader_(reader) {}
+
+  Result<std::vector<std::pair<std::string, std::string>>> run() {
+    AUTOGLM_ASSIGN_OR_RETURN(const std::string kind, needed<std::string>("tokenizer.ggml.model"));
+    if (kind != "gpt2") return refuse("a vocabulary of the kind " + format::display(kind));
+    AUTOGLM_ASSIGN_OR_RETURN(const std::string pre, needed<std::string>("tokenizer.ggml.pre"));
+    const auto rules = std::find_if(std::begin(kPreTokenizers), std::end(kPreTokenizers),
+                                    [&](const PreTokenizer& one) { return one.name == pre; });
+    if (rules == std::end(kPreTokenizers)) return refuse("the pre-tokenizer " + format::display(pre));
+    AUTOGLM_ASSIGN_OR_RETURN(tokens_, needed<std::vector<std::string>>("tokenizer.ggml.tokens"));
+    AUTOGLM_ASSIGN_OR_RETURN(types_, needed<std::vector<int64_t>>("tokenizer.ggml.token_type"));
+    AUTOGLM_ASSIGN_OR_RETURN(const auto merges, needed<std::vector<std::string>>("tokenizer.ggml.merges"));
+    if (types_.size() != tokens_.size())
+      return refuse(fmt::format("{} tokens with {} types", tokens_.size(), types_.size()));
+    AUTOGLM_ASSIGN_OR_RETURN(ids_, tokenizer_ids(reader_));
+    AUTOGLM_ASSIGN_OR_RETURN(const auto adds_bos, reader_.get<bool>("tokenizer.ggml.add_bos_token"));
+
+    std::vector<std::pair<std::string, std::string>> files;
+    AUTOGLM_ASSIGN_OR_RETURN(const Ordered tokenizer, tokenizer_json(*rules, merges, adds_bos.value_or(false)));
+    files.emplace_back("tokenizer.json", tokenizer.dump(1) + "\n");
+    files.emplace_back("tokenizer_config.json", config_json().dump(2) + "\n");
+    AUTOGLM_ASSIGN_OR_RETURN(const auto usual, reader_.get<std::string>("tokenizer.chat_template"));
+    if (usual) files.emplace_back("chat_template.jinja", *usual);
+    AUTOGLM_ASSIGN_OR_RETURN(const auto tools, reader_.get<std::string>("tokenizer.chat_template.tool_use"));
+    if (tools) files.emplace_back("additional_chat_templates/tool_use.jinja", *tools);
+    return files;
+  }
+
+ private:
+  using Ordered = nlohmann::ordered_json;
+
+  Status refuse(const std::string& what) const {
+    return bad_input(fmt::format("{}: {} is not read from GGUF; start from the Hugging Face folder",
+                                 format::display_path(reader_.path()), what));
+  }
+
+  template <typename T>
+  Result<T> needed(const char* key) const {
+    AUTOGLM_ASSIGN_OR_RETURN(auto value, reader_.get<T>(key));
+    if (value) return std::move(*value);
+    return bad_input(fmt::format("{}: metadata {} is missing", format::display_path(reader_.path()), key));
+  }
+
+  std::string text_of(int64_t id) const {
+    return id >= 0 && id < std::ssize(tokens_) ? tokens_[static_cast<size_t>(id)] : std::string();
+  }
+
+  Result<Ordered> tokenizer_json(const PreTokenizer& rules, const std::vector<std::string>& merges,
+                                 bool adds_bos) const {
+    Ordered added = Ordered::array(), vocabulary = Ordered::object(), pairs = Ordered::array();
+    Ordered::object_t& members = vocabulary.get_ref<Ordered::object_t&>();
+    members.reserve(tokens_.size());
+    for (size_t i = 0; i < tokens_.size(); ++i) {
+      if (!format::is_utf8(tokens_[i])) return refuse(fmt::format("token {}, which is no UTF-8,", i));
+      if (types_[i] == kNormal) members.emplace_back(tokens_[i], i);
+      if (types_[i] != kControl && types_[i] != kUserDefined) continue;
+      added.push_back({{"id", i},
+                       {"content", tokens_[i]},
+                       {"single_word", false},
+                       {"lstrip", false},
+                       {"rstrip", false},
+                       {"normalized", false},
+                       {"special", types_[i] == kControl}});
+    }
+    for (const std::string& merge : merges) {
+      const size_t space = merge.find(' ', 1);
+      if (space == std::string::npos || !format::is_utf8(merge)) return refuse("the merge " + format::display(merge));
+      pairs.push_back({merge.substr(0, space), merge.substr(space + 1)});
+    }
+    const auto byte_level = [](bool use_regex) {
+      return Ordered{
+          {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
+    };
+    Ordered steps = Ordered::array();
+    if (!rules.regex.empty()) {
+      steps.push_back(
+          {{"type", "Split"}, {"pattern", {{"Regex", rules.regex}}}, {"behavior", "Isolated"}, {"invert", false}});
+    }
+    if (rules.digits) steps.push_back({{"type", "Digits"}, {"individual_digits", true}});
+    steps.push_back(byte_level(rules.regex.empty()));
+    Ordered first = Ordered(nullptr);
+    if (adds_bos && ids_.bos) {
+      const std::string bos = text_of(*ids_.bos);
+      first = {{"type", "TemplateProcessing"},
+               {"single",
+                {{{"SpecialToken", {{"id", bos}, {"type_id", 0}}}}, {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}},
+               {"pair",
+                {{{"SpecialToken", {{"id", bos}, {"type_id", 0}}}},
+                 {{"Sequence", {{"id", "A"}, {"type_id", 0}}}},
+                 {{"Sequence", {{"id", "B"}, {"type_id", 1}}}}}},
+               {"special_tokens", {{bos, {{"id", bos}, {"ids", {*ids_.bos}}, {"tokens", {bos}}}}}}};
+    }
+    return Ordered{{"version", "1.0"},
+                   {"truncation", nullptr},
+                   {"padding", nullptr},
+                   {"added_tokens", std::move(added)},
+                   {"normalizer", nullptr},
+                   {"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", std::move(steps)}}},
+                   {"post_processor", std::move(first)},
+                   {"decoder", byte_level(true)},
+                   {"model",
+                    {{"type", "BPE"},
+                     {"dropout", nullptr},
+                     {"unk_token", nullptr},
+                     {"continuing_subword_prefix", nullptr},
+                     {"end_of_word_suffix", nullptr},
+                     {"fuse_unk", false},
+                     {"byte_fallback", false},
+                     {"ignore_merges", rules.ignores_merges},
+                     {"vocab", std::move(vocabulary)},
+                     {"merges", std::move(pairs)}}}};
+  }
+
+  nlohmann::ordered_json config_json() const {
+    Ordered json = {{"tokenizer_class", "PreTrainedTokenizerFast"}, {"clean_up_tokenization_spaces", false}};
+    if (!ids_.eos.empty()) json["eos_token"] = text_of(ids_.eos.front());
+    if (ids_.pad) json["pad_token"] = text_of(*ids_.pad);
+    if (ids_.bos) json["bos_token"] = text_of(*ids_.bos);
+    return json;
+  }
+
+  const GgufReader& reader_;
+  std::vector<std::string> tokens_;
+  std::vector<int64_t> types_;
+  TokenizerIds ids_;
+};
+
 }  // namespace
 
 Result<std::vector<GgufMetadata>> tokenizer_metadata(const fs::path& folder, const format::ModelConfig& config,
@@ -245,6 +390,40 @@ Result<std::vector<GgufMetadata>> tokenizer_metadata(const fs::path& folder, con
   } catch (const Json::exception&) {  // a member of another type than its name promises
     return bad_input(format::display_path(folder / "tokenizer.json") + ": a member has a type that it cannot have");
   }
+}
+
+Result<TokenizerIds> tokenizer_ids(const GgufReader& reader) {
+  TokenizerIds ids;
+  AUTOGLM_ASSIGN_OR_RETURN(const auto tokens, reader.get<std::vector<std::string>>("tokenizer.ggml.tokens"));
+  const int64_t count = tokens ? std::ssize(*tokens) : 0;
+  const auto add = [&](const char* key, const auto& put) -> Status {
+    AUTOGLM_ASSIGN_OR_RETURN(const auto id, reader.get<int64_t>(key));
+    if (!id) return ok_status();
+    if (*id < 0 || *id >= count) {
+      return bad_input(fmt::format("{}: metadata {} is {}, outside the vocabulary of {}",
+                                   format::display_path(reader.path()), key, *id, count));
+    }
+    put(*id);
+    return ok_status();
+  };
+  const auto ends = [&](int64_t id) {
+    if (std::find(ids.eos.begin(), ids.eos.end(), id) == ids.eos.end()) ids.eos.push_back(id);
+  };
+  for (const char* key :
+       {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
+    AUTOGLM_RETURN_IF_ERROR(add(key, ends));
+  }
+  if (tokens) {  // llama.cpp takes it for an end by its text
+    const auto found = std::find(tokens->begin(), tokens->end(), "<|endoftext|>");
+    if (found != tokens->end()) ends(found - tokens->begin());
+  }
+  AUTOGLM_RETURN_IF_ERROR(add("tokenizer.ggml.padding_token_id", [&](int64_t id) { ids.pad = id; }));
+  AUTOGLM_RETURN_IF_ERROR(add("tokenizer.ggml.bos_token_id", [&](int64_t id) { ids.bos = id; }));
+  return ids;
+}
+
+Result<std::vector<std::pair<std::string, std::string>>> tokenizer_files(const GgufReader& reader) {
+  return TokenizerImport(reader).run();
 }
 
 }  // namespace autoglm::exports

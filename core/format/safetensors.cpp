@@ -1,11 +1,9 @@
 #include "core/format/safetensors.h"
 
 #include <fmt/format.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <bit>
-#include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <tuple>
@@ -13,7 +11,7 @@
 #include <unordered_set>
 
 #include "core/format/display.h"
-#include "core/format/file.h"
+#include "core/format/mapped_file.h"
 
 namespace autoglm::format {
 namespace {
@@ -262,13 +260,9 @@ Result<SafetensorsHeader> parse_safetensors(std::span<const std::byte> file) {
 
 struct SafetensorsFile::Impl {
   std::filesystem::path path;
-  std::span<const std::byte> map;
+  MappedFile file;
   SafetensorsHeader header;
   std::unordered_map<std::string_view, const TensorInfo*> index;
-
-  ~Impl() {
-    if (!map.empty()) munmap(const_cast<std::byte*>(map.data()), map.size());
-  }
 };
 
 SafetensorsFile::SafetensorsFile(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -277,23 +271,12 @@ SafetensorsFile& SafetensorsFile::operator=(SafetensorsFile&&) noexcept = defaul
 SafetensorsFile::~SafetensorsFile() = default;
 
 Result<SafetensorsFile> SafetensorsFile::open(const std::filesystem::path& path) {
-  AUTOGLM_ASSIGN_OR_RETURN(const OpenedFile file, open_regular_file(path));
-  if (file.size == 0) return bad_input(display_path(path) + ": is empty");
-
-  auto impl = std::make_unique<Impl>();
-  impl->path = path;
-  const auto size = static_cast<size_t>(file.size);
-  void* map = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.fd.get(), 0);
-  if (map == MAP_FAILED) return system_failure(path, "cannot map", errno);
-  impl->map = {static_cast<const std::byte*>(map), size};
-
-  Result<SafetensorsHeader> header = parse_safetensors(impl->map);
+  AUTOGLM_ASSIGN_OR_RETURN(MappedFile file, MappedFile::open(path));
+  Result<SafetensorsHeader> header = parse_safetensors(file.bytes());
   if (!header.ok()) return header.status().with_context(display_path(path));
-  impl->header = std::move(*header);
+  auto impl = std::make_unique<Impl>(Impl{path, std::move(file), std::move(*header), {}});
   impl->index.reserve(impl->header.tensors.size());
   for (const TensorInfo& tensor : impl->header.tensors) impl->index.emplace(tensor.name, &tensor);
-  // Tensors are read once, mostly in the order of the file: read ahead, and drop pages behind early.
-  madvise(map, size, MADV_SEQUENTIAL);
   return SafetensorsFile(std::move(impl));
 }
 
@@ -307,22 +290,10 @@ const TensorInfo* SafetensorsFile::find(std::string_view name) const {
 }
 
 std::span<const std::byte> SafetensorsFile::bytes(const TensorInfo& tensor) const {
-  return impl_->map.subspan(static_cast<size_t>(tensor.offset), static_cast<size_t>(tensor.nbytes));
+  return impl_->file.bytes().subspan(static_cast<size_t>(tensor.offset), static_cast<size_t>(tensor.nbytes));
 }
 
-void SafetensorsFile::release(const TensorInfo& tensor) const {
-  // A page fault maps up to 64 KiB around it; rounding outward takes those pages too. What neighbours lose is only
-  // their place in this process: the pages stay in the page cache.
-  constexpr uint64_t kFaultAround = 64 << 10;
-  const uint64_t begin = static_cast<uint64_t>(tensor.offset) / kFaultAround * kFaultAround;
-  const uint64_t end = static_cast<uint64_t>(tensor.offset + tensor.nbytes);
-  const uint64_t length =
-      std::min<uint64_t>((end + kFaultAround - 1) / kFaultAround * kFaultAround, impl_->map.size()) - begin;
-  madvise(const_cast<std::byte*>(impl_->map.data()) + begin, length, MADV_DONTNEED);
-}
-
-void SafetensorsFile::keep() const {
-  madvise(const_cast<std::byte*>(impl_->map.data()), impl_->map.size(), MADV_NORMAL);
-}
+void SafetensorsFile::release(const TensorInfo& tensor) const { impl_->file.release(tensor.offset, tensor.nbytes); }
+void SafetensorsFile::keep() const { impl_->file.keep(); }
 
 }  // namespace autoglm::format

@@ -36,8 +36,6 @@ Result<SafetensorsHeader> parse_safetensors(std::span<const std::byte> file);
 
 /// One mapped file. Every length, offset, shape product, overlap, hole, dtype and duplicate name has been checked when
 /// `open` returns. Immutable and thread-safe; the spans it gives live as long as the object.
-///
-/// What remains: reading a span after another process has cut the file short ends in SIGBUS, as with any mapped file.
 class SafetensorsFile {
  public:
   /// kBadInput names the file and the tensor at fault.
@@ -53,12 +51,8 @@ class SafetensorsFile {
   const TensorInfo* find(std::string_view name) const;         ///< nullptr when absent
   std::span<const std::byte> bytes(const TensorInfo& tensor) const;
 
-  /// Gives the tensor's mapped pages back to the kernel, so that they no longer count as resident. Always safe: pages
-  /// that are read again, by this thread or another, come back from the file.
+  /// As of MappedFile: the tensor's pages are given back; those of the file are used where they lie.
   void release(const TensorInfo& tensor) const;
-
-  /// Tells the kernel that pages of this file are used where they lie, again and again, instead of once from its start
-  /// to its end.
   void keep() const;
 
  private:

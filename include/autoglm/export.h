@@ -9,7 +9,7 @@
 namespace autoglm {
 
 struct ExportOptions {
-  std::string model;      ///< an artifact's folder, or any checkpoint that `compress` reads
+  std::string model;      ///< an artifact's folder, or any checkpoint that `compress` reads; for hf a GGUF file too
   std::string output;     ///< what to write
   std::string format;     ///< hf: a plain Hugging Face folder; gguf: a file for llama.cpp; onnx: a folder for
                           ///< onnxruntime; gptq, awq: folders in those quantizers' layouts; torchscript: a folder for

@@ -134,9 +134,7 @@ struct Simd {
     const int16x8_t wide = vmovl_s8(vreinterpret_s8_u8(load_part<1>(x, n)));
     return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
   }
-  static void store_f16(std::byte* x, Vec v, int64_t n) {
-    store_part<2>(x, vreinterpret_u8_f16(vcvt_f16_f32(v)), n);
-  }
+  static void store_f16(std::byte* x, Vec v, int64_t n) { store_part<2>(x, vreinterpret_u8_f16(vcvt_f16_f32(v)), n); }
   static void store_bf16(std::byte* x, Vec v, int64_t n) {
     const uint32x4_t bits = vreinterpretq_u32_f32(v);
     const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
