@@ -20,7 +20,6 @@
 namespace autoglm::exports {
 namespace {
 
-using format::Family;
 using format::Member;
 using format::ModelConfig;
 using format::ModuleSpec;

@@ -279,7 +279,7 @@ class GgufImport {
   /// What was written is a tokenizer; what is wrong with it is wrong with the file.
   Status check_tokenizer() const {
     const Status status = tokenizer::Tokenizer::load(writer_.staging()).status();
-    if (status.ok()) return status;
+    if (status.ok()) return ok_status();
     std::string message = status.message();
     const std::string folder = format::display_path(writer_.staging()) + "/";
     if (const size_t at = message.find(folder); at != std::string::npos) message.erase(at, folder.size());
