@@ -339,7 +339,7 @@ class Compression {
     output_ = options_.output.empty() ? default_output(model_, options_.model, settings_) : options_.output;
     const fs::path scores = settings_.scores.empty() ? "" : fs::absolute(settings_.scores).parent_path();
     for (const fs::path& input : {model_, fs::path(calibration), fs::path(settings_.evaluation), scores}) {
-      if (input.empty() || !api::lies_in(input, output_)) continue;
+      if (input.empty() || !format::lies_in(input, output_)) continue;
       return invalid_argument(fmt::format("{}: the output would replace {}, which is in use; name another folder",
                                           output_, format::display_path(input)));
     }

@@ -124,11 +124,10 @@ Result<ExportOutcome> export_hf(const format::StoredModel& model, const ExportOp
 Result<ExportOutcome> export_from_gguf(const ExportOptions& options, CancelToken& cancel) {
   AUTOGLM_ASSIGN_OR_RETURN(const auto dtype, parse_dtype(options.type));
   AUTOGLM_ASSIGN_OR_RETURN(const auto reader, exports::GgufReader::open(options.model));
+  const int64_t width = format::size_of(dtype.value_or(exports::usual_dtype(reader)));
   int64_t expected = 0;
-  for (const exports::GgufTensor& tensor : reader.tensors()) {
-    expected += tensor.rows() * tensor.cols() * format::size_of(dtype.value_or(exports::usual_dtype(reader)));
-  }
-  if (api::lies_in(options.model, options.output)) {
+  for (const exports::GgufTensor& tensor : reader.tensors()) expected += tensor.rows() * tensor.cols() * width;
+  if (format::lies_in(options.model, options.output)) {
     return invalid_argument(options.output + ": the output would replace the file that is read; name another");
   }
   AUTOGLM_ASSIGN_OR_RETURN(auto writer, open_writer(options, expected, cancel));
@@ -358,7 +357,7 @@ Result<ExportOutcome> export_model(const ExportOptions& options, CancelToken& ca
   std::vector<fs::path> read = {folder, folder / "config.json", folder / "tokenizer.json"};
   for (const fs::path& file : model.checkpoint.files()) read.push_back(file);
   for (const fs::path& file : read) {
-    if (!fs::exists(file, error) || !api::lies_in(file, options.output)) continue;
+    if (!fs::exists(file, error) || !format::lies_in(file, options.output)) continue;
     return invalid_argument(fmt::format("{}: the output would replace {}, which is in use; name another",
                                         options.output, format::display_path(file)));
   }

@@ -47,14 +47,4 @@ bool is_gguf(const std::string& model) {
   return fs::path(model).extension() == ".gguf" && fs::is_regular_file(model, error);
 }
 
-bool lies_in(const fs::path& input, const fs::path& output) {
-  std::error_code error;
-  if (!fs::exists(output, error)) return false;
-  for (fs::path at = fs::canonical(input, error); !error; at = at.parent_path()) {
-    if (fs::equivalent(at, output, error)) return true;
-    if (at == at.parent_path()) break;
-  }
-  return false;
-}
-
 }  // namespace autoglm::api

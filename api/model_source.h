@@ -18,7 +18,4 @@ Result<std::filesystem::path> find_model(const std::string& model, const CancelT
 /// Whether a name is that of a GGUF file, which find_model refuses: only `export --format hf` reads one.
 bool is_gguf(const std::string& model);
 
-/// Whether writing `output`, a folder or a file, would take the place of what `input` is read from.
-bool lies_in(const std::filesystem::path& input, const std::filesystem::path& output);
-
 }  // namespace autoglm::api

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "runtime/kernels/attention.h"
@@ -72,7 +73,12 @@ void ReadMemory(benchmark::State& state) {
   }
   state.SetBytesProcessed(state.iterations() * kReadBytes);
 }
-BENCHMARK(ReadMemory)->ArgName("threads")->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMillisecond);
+void thread_cases(benchmark::internal::Benchmark* b) {
+  const auto all = static_cast<int64_t>(std::thread::hardware_concurrency());
+  b->ArgName("threads")->Arg(1)->Arg(2);
+  if (all > 2) b->Arg(all);
+}
+BENCHMARK(ReadMemory)->Apply(thread_cases)->UseRealTime()->Unit(benchmark::kMillisecond);
 
 /// One token through matrices of 4096 x 4096 that together exceed the caches.
 void Decode(benchmark::State& state) {

@@ -73,7 +73,9 @@ def wanted(a, form):
 
 
 def reading_rate(threads):
-    out = json.loads(call(KERNELS, f"--benchmark_filter=ReadMemory/threads:{threads}/", "--benchmark_format=json"))
+    out = json.loads(call(KERNELS, f"--benchmark_filter=ReadMemory/threads:{threads}/", "--benchmark_format=json") or "{}")
+    if not out.get("benchmarks"):
+        raise SystemExit(f"{KERNELS} measures ReadMemory with 1, 2 or all threads, not with {threads}")
     return out["benchmarks"][0]["bytes_per_second"]
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Libraries of another architecture, to compile and run its programs on this one: build/sysroot-ARCH, from the Debian or
-# Ubuntu release that runs here. Packages are unpacked there and nowhere else; no root is needed. Does nothing where it
-# is there already.
+# Libraries of another architecture, to compile and run its programs on this one: build/sysroot-ARCH, from the Debian
+# release that runs here. Packages are unpacked there and nowhere else; no root is needed. Does nothing where it is there
+# already. (Ubuntu keeps other architectures elsewhere than its own, which apt's settings do not name.)
 #
 #   tools/sysroot.sh arm64
 set -euo pipefail
@@ -9,6 +9,13 @@ cd "$(dirname "$0")/.."
 arch=$1
 root=$PWD/build/sysroot-$arch
 list=requirements/debian-sysroot.txt
+if [ "$(. /etc/os-release && echo "$ID")" != debian ]; then
+  echo "sysroot: only Debian's packages are known to this script" >&2
+  exit 1
+fi
+mkdir -p build
+exec 9>"$root.lock"
+flock 9  # two targets at once fetch one after the other
 want=$(sha256sum <"$list")
 [ "$(cat "$root/.stamp" 2>/dev/null)" != "$want" ] || exit 0
 

@@ -193,13 +193,13 @@ class Report {
         meter == nullptr ? "" : "     watts   J/token");
   }
 
-  /// `ratio`: of its decode rate to the first one's.
-  void add(const Subject& subject, int64_t batch, int64_t prompt_tokens, const Samples& samples, bool has_energy) {
+  /// The first subject of a batch comes first; `ratio`: its median step to this one's.
+  void add(const Subject& subject, bool is_first, int64_t batch, int64_t prompt_tokens, const Samples& samples,
+           bool has_energy) {
     const Latency first = latency_of(samples.prompts), step = latency_of(samples.steps);
     const double prompt_rate = 1000 * static_cast<double>(batch * prompt_tokens) / first.median;
     const double decode_rate = 1000 * static_cast<double>(batch) / step.mean;
-    if (batch != batch_) base_ = step.median;
-    batch_ = batch;
+    if (is_first) base_ = step.median;
     const double ratio = base_ / step.median;
     nlohmann::ordered_json row = {{"model", subject.model()},
                                   {"threads", subject.engine().threads()},
@@ -233,7 +233,6 @@ class Report {
  private:
   nlohmann::ordered_json json_;
   std::string summary_;
-  int64_t batch_ = 0;
   double base_ = 0;
 };
 
@@ -263,7 +262,7 @@ Status run(BenchOptions options, const cli::Output& output) {
       done += runs;
     }
     for (size_t i = 0; i < subjects.size(); ++i) {
-      report.add(subjects[i], batch, options.prompt_tokens, samples[i], meter.has_value());
+      report.add(subjects[i], i == 0, batch, options.prompt_tokens, samples[i], meter.has_value());
     }
   }
   report.print(output);

@@ -4,8 +4,10 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstdlib>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
@@ -76,6 +78,11 @@ class ConfigReader {
   Status refuse_other_rotary() const {
     AUTOGLM_ASSIGN_OR_RETURN(const auto scaling, reader_.get<std::string>(key("rope.scaling.type")));
     if (scaling && *scaling != "none") return refuse("rotary scaling of type " + format::display(*scaling));
+    for (const char* name : {"rope.scaling.factor", "rope.scale_linear"}) {  // linear, where no type is named
+      AUTOGLM_ASSIGN_OR_RETURN(const auto factor, real(name));
+      if (!scaling && factor.value_or(0) != 0 && *factor != 1)
+        return refuse("rotary scaling by " + fmt::format("{}", *factor));
+    }
     if (reader_.find("rope_freqs.weight") != nullptr) return refuse("a table of rotary frequencies (rope_freqs)");
     AUTOGLM_ASSIGN_OR_RETURN(const auto sections, reader_.get<std::vector<int64_t>>(key("rope.dimension_sections")));
     if (sections) return refuse("the text half of a vision model");
@@ -85,6 +92,15 @@ class ConfigReader {
   std::string key(std::string_view name) const { return fmt::format("{}.{}", architecture_.name, name); }
 
   Result<std::optional<int64_t>> whole(std::string_view name) const { return reader_.get<int64_t>(key(name)); }
+  /// As the shortest decimal that is the same float: 1e-05, not 9.999999747378752e-06.
+  Result<std::optional<double>> real(std::string_view name) const {
+    AUTOGLM_ASSIGN_OR_RETURN(const auto value, reader_.get<double>(key(name)));
+    if (!value) return value;
+    if (!(std::abs(*value) <= std::numeric_limits<float>::max())) {
+      return bad_input(fmt::format("{}: metadata {} is {}", format::display_path(reader_.path()), key(name), *value));
+    }
+    return std::optional(std::strtod(fmt::format("{}", static_cast<float>(*value)).c_str(), nullptr));
+  }
   Result<int64_t> needed(std::string_view name) const {
     AUTOGLM_ASSIGN_OR_RETURN(const auto value, whole(name));
     if (value) return *value;
@@ -103,8 +119,8 @@ class ConfigReader {
     AUTOGLM_ASSIGN_OR_RETURN(const auto rotated, whole("rope.dimension_count"));
     AUTOGLM_ASSIGN_OR_RETURN(const int64_t context, needed("context_length"));
     AUTOGLM_ASSIGN_OR_RETURN(const int64_t intermediate, needed("feed_forward_length"));
-    AUTOGLM_ASSIGN_OR_RETURN(const auto eps, reader_.get<double>(key("attention.layer_norm_rms_epsilon")));
-    AUTOGLM_ASSIGN_OR_RETURN(const auto base, reader_.get<double>(key("rope.freq_base")));
+    AUTOGLM_ASSIGN_OR_RETURN(const auto eps, real("attention.layer_norm_rms_epsilon"));
+    AUTOGLM_ASSIGN_OR_RETURN(const auto base, real("rope.freq_base"));
     if (heads < 1 || !eps || extra.value_or(0) < 0 || extra.value_or(0) >= blocks) {
       return bad_input(fmt::format("{}: {} blocks, {} heads and {} cannot be a model",
                                    format::display_path(reader_.path()), blocks, heads,
@@ -121,8 +137,8 @@ class ConfigReader {
                   {"num_key_value_heads", kv_heads.value_or(heads)},
                   {"head_dim", head_dim},
                   {"max_position_embeddings", context},
-                  {"rms_norm_eps", shortest(*eps)},
-                  {"rope_theta", shortest(base.value_or(10000))}});
+                  {"rms_norm_eps", *eps},
+                  {"rope_theta", base.value_or(10000)}});
     if (architecture_.family != Family::kQwen2) json_["attention_bias"] = has_bias;
     const bool is_glm = architecture_.family == Family::kGlm || architecture_.family == Family::kGlm4 ||
                         architecture_.family == Family::kGlm4Moe;
@@ -141,23 +157,20 @@ class ConfigReader {
     AUTOGLM_ASSIGN_OR_RETURN(const auto shared, whole("expert_shared_count"));
     AUTOGLM_ASSIGN_OR_RETURN(const auto dense, whole("leading_dense_block_count"));
     AUTOGLM_ASSIGN_OR_RETURN(const auto gating, whole("expert_gating_func"));
-    AUTOGLM_ASSIGN_OR_RETURN(const auto scale, reader_.get<double>(key("expert_weights_scale")));
+    AUTOGLM_ASSIGN_OR_RETURN(const auto scale, real("expert_weights_scale"));
     AUTOGLM_ASSIGN_OR_RETURN(const auto normed, reader_.get<bool>(key("expert_weights_norm")));
+    AUTOGLM_ASSIGN_OR_RETURN(const auto groups, whole("expert_group_count"));
+    if (groups.value_or(1) > 1) return refuse("routing by groups of experts");
     if (gating.value_or(2) != 2) return refuse("routing by another function than sigmoid");
     json_.update({{"n_routed_experts", count},
                   {"num_experts_per_tok", used},
                   {"moe_intermediate_size", width},
                   {"n_shared_experts", shared.value_or(0)},
                   {"first_k_dense_replace", dense.value_or(0)},
-                  {"norm_topk_prob", normed.value_or(true)},
-                  {"routed_scaling_factor", shortest(scale.value_or(1))},
+                  {"norm_topk_prob", normed.value_or(false)},
+                  {"routed_scaling_factor", scale.value_or(1)},
                   {"use_qk_norm", reader_.find("blk.0.attn_q_norm.weight") != nullptr}});
     return ok_status();
-  }
-
-  /// The shortest decimal that is the same float: 1e-05, not 9.999999747378752e-06.
-  static double shortest(double value) {
-    return std::strtod(fmt::format("{}", static_cast<float>(value)).c_str(), nullptr);
   }
 
   const GgufReader& reader_;
@@ -174,7 +187,7 @@ struct Source {
 /// The values of one tensor, as they are to be written, a few rows at a time.
 class Pieces {
  public:
-  /// All outlive it. `source`'s tensor has the module's shape.
+  /// All outlive it. `source` has the module's rows, perhaps among others.
   Pieces(const GgufReader& reader, const Architecture& architecture, const ModelConfig& config,
          const ModuleSpec& module, bool is_bias, const Source& source, DType dtype)
       : reader_(reader),
@@ -206,9 +219,12 @@ class Pieces {
     bytes_.resize(values_.size() * static_cast<size_t>(format::size_of(dtype_)));
     format::from_float(dtype_, values_, bytes_);
     if (const int64_t at = format::first_non_finite(dtype_, bytes_); at >= 0) {
-      return bad_input(fmt::format("{}: tensor {}: element {} is {}, which {} does not hold; name another --type",
-                                   format::display_path(reader_.path()), format::display(source_.tensor->name),
-                                   done_ * cols_ + at, values_[static_cast<size_t>(at)], to_string(dtype_)));
+      const float value = values_[static_cast<size_t>(at)];
+      const std::string what = std::isfinite(value)
+                                   ? fmt::format("which {} does not hold; name another --type", to_string(dtype_))
+                                   : "the file is damaged, fetch or convert it again";
+      return bad_input(fmt::format("{}: tensor {} holds {}: {}", format::display_path(reader_.path()),
+                                   format::display(source_.tensor->name), value, what));
     }
     for (const float value : values_) {
       const double rounded = format::rounded_to(dtype_, value);
@@ -257,6 +273,7 @@ class GgufImport {
     AUTOGLM_RETURN_IF_ERROR(write_small_files());
     AUTOGLM_RETURN_IF_ERROR(
         for_each_tensor("writing", [&](const ModuleSpec& module, bool is_bias) { return write(module, is_bias); }));
+    AUTOGLM_RETURN_IF_ERROR(refuse_what_is_left());
     AUTOGLM_RETURN_IF_ERROR(writer_.finish());
     AUTOGLM_RETURN_IF_ERROR(check_tokenizer());
     AUTOGLM_ASSIGN_OR_RETURN(const auto written, format::StoredModel::open(writer_.staging()));
@@ -271,9 +288,24 @@ class GgufImport {
  private:
   Status write_small_files() {
     AUTOGLM_RETURN_IF_ERROR(writer_.write_file("config.json", config_.to_json({})));
-    AUTOGLM_ASSIGN_OR_RETURN(const auto files, tokenizer_files(reader_));
+    AUTOGLM_ASSIGN_OR_RETURN(const auto files, tokenizer_files(reader_, config_.vocab_size));
     for (const auto& [name, text] : files) AUTOGLM_RETURN_IF_ERROR(writer_.write_file(name, text));
     return writer_.write_file("generation_config.json", Json({{"eos_token_id", config_.eos_token_ids}}).dump(2) + "\n");
+  }
+
+  /// Only layers after the decoder's may be left out (MTP): all else takes part in what llama.cpp computes.
+  Status refuse_what_is_left() const {
+    for (const GgufTensor& tensor : reader_.tensors()) {
+      if (used_.contains(tensor.name)) continue;
+      int64_t layer = -1;
+      const char* const end = tensor.name.data() + tensor.name.size();
+      if (tensor.name.starts_with("blk.")) std::from_chars(tensor.name.data() + 4, end, layer);
+      if (layer >= config_.num_hidden_layers) continue;
+      return bad_input(fmt::format("{}: tensor {} has no place in a {} model; start from the Hugging Face folder",
+                                   format::display_path(reader_.path()), format::display(tensor.name),
+                                   to_string(config_.family)));
+    }
+    return ok_status();
   }
 
   /// What was written is a tokenizer; what is wrong with it is wrong with the file.

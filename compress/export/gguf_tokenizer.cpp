@@ -242,11 +242,12 @@ struct PreTokenizer {
   std::string_view regex;  ///< "": `digits`, or ByteLevel's own rules
   bool digits = false;
   bool ignores_merges = false;
+  bool adds_bos = false;  ///< where the file does not say (src/llama-vocab.cpp)
 };
 constexpr PreTokenizer kPreTokenizers[] = {{"glm4", kThreeDigits, false, true},
-                                           {"llama-bpe", kThreeDigits, false, true},
-                                           {"llama3", kThreeDigits, false, true},
-                                           {"llama-v3", kThreeDigits, false, true},
+                                           {"llama-bpe", kThreeDigits, false, true, true},
+                                           {"llama3", kThreeDigits, false, true, true},
+                                           {"llama-v3", kThreeDigits, false, true, true},
                                            {"chatglm-bpe", kThreeDigits},
                                            {"qwen2", kOneDigit},
                                            {"gpt-2", ""},
@@ -254,7 +255,7 @@ constexpr PreTokenizer kPreTokenizers[] = {{"glm4", kThreeDigits, false, true},
 
 class TokenizerImport {
  public:
-  explicit TokenizerImport(const GgufReader& reader) : reader_(reader) {}
+  TokenizerImport(const GgufReader& reader, int64_t vocab_size) : reader_(reader), vocab_size_(vocab_size) {}
 
   Result<std::vector<std::pair<std::string, std::string>>> run() {
     AUTOGLM_ASSIGN_OR_RETURN(const std::string kind, needed<std::string>("tokenizer.ggml.model"));
@@ -266,13 +267,17 @@ class TokenizerImport {
     AUTOGLM_ASSIGN_OR_RETURN(tokens_, needed<std::vector<std::string>>("tokenizer.ggml.tokens"));
     AUTOGLM_ASSIGN_OR_RETURN(types_, needed<std::vector<int64_t>>("tokenizer.ggml.token_type"));
     AUTOGLM_ASSIGN_OR_RETURN(const auto merges, needed<std::vector<std::string>>("tokenizer.ggml.merges"));
+    if (std::ssize(tokens_) > vocab_size_) {
+      return refuse(fmt::format("a vocabulary of {} over an embedding of {} rows", tokens_.size(), vocab_size_));
+    }
     if (types_.size() != tokens_.size())
       return refuse(fmt::format("{} tokens with {} types", tokens_.size(), types_.size()));
     AUTOGLM_ASSIGN_OR_RETURN(ids_, tokenizer_ids(reader_));
     AUTOGLM_ASSIGN_OR_RETURN(const auto adds_bos, reader_.get<bool>("tokenizer.ggml.add_bos_token"));
 
     std::vector<std::pair<std::string, std::string>> files;
-    AUTOGLM_ASSIGN_OR_RETURN(const Ordered tokenizer, tokenizer_json(*rules, merges, adds_bos.value_or(false)));
+    AUTOGLM_ASSIGN_OR_RETURN(const Ordered tokenizer,
+                             tokenizer_json(*rules, merges, adds_bos.value_or(rules->adds_bos)));
     files.emplace_back("tokenizer.json", tokenizer.dump(1) + "\n");
     files.emplace_back("tokenizer_config.json", config_json().dump(2) + "\n");
     AUTOGLM_ASSIGN_OR_RETURN(const auto usual, reader_.get<std::string>("tokenizer.chat_template"));
@@ -308,6 +313,9 @@ class TokenizerImport {
     members.reserve(tokens_.size());
     for (size_t i = 0; i < tokens_.size(); ++i) {
       if (!format::is_utf8(tokens_[i])) return refuse(fmt::format("token {}, which is no UTF-8,", i));
+      if (types_[i] != kNormal && types_[i] != kControl && types_[i] != kUserDefined && types_[i] != kUnused) {
+        return refuse(fmt::format("token {} of type {}", i, types_[i]));
+      }
       if (types_[i] == kNormal) members.emplace_back(tokens_[i], i);
       if (types_[i] != kControl && types_[i] != kUserDefined) continue;
       added.push_back({{"id", i},
@@ -376,6 +384,7 @@ class TokenizerImport {
   }
 
   const GgufReader& reader_;
+  int64_t vocab_size_;
   std::vector<std::string> tokens_;
   std::vector<int64_t> types_;
   TokenizerIds ids_;
@@ -422,8 +431,8 @@ Result<TokenizerIds> tokenizer_ids(const GgufReader& reader) {
   return ids;
 }
 
-Result<std::vector<std::pair<std::string, std::string>>> tokenizer_files(const GgufReader& reader) {
-  return TokenizerImport(reader).run();
+Result<std::vector<std::pair<std::string, std::string>>> tokenizer_files(const GgufReader& reader, int64_t vocab_size) {
+  return TokenizerImport(reader, vocab_size).run();
 }
 
 }  // namespace autoglm::exports

@@ -28,7 +28,8 @@ struct TokenizerIds {
 Result<TokenizerIds> tokenizer_ids(const GgufReader& reader);
 
 /// The reverse of tokenizer_metadata: tokenizer.json, tokenizer_config.json and the chat templates of a file, by name.
-/// kBadInput: a kind of vocabulary or pre-tokenizer that is not read (named), lists of different lengths.
-Result<std::vector<std::pair<std::string, std::string>>> tokenizer_files(const GgufReader& reader);
+/// kBadInput: a kind of vocabulary or pre-tokenizer that is not read (named), lists of different lengths, more
+/// tokens than the embedding's `vocab_size` rows.
+Result<std::vector<std::pair<std::string, std::string>>> tokenizer_files(const GgufReader& reader, int64_t vocab_size);
 
 }  // namespace autoglm::exports

@@ -33,7 +33,9 @@ std::vector<fs::path> sorted_entries(const fs::path& folder) {
 
 bool EnergyMeter::find_rapl(const fs::path& sysfs) {
   for (const fs::path& zone : sorted_entries(sysfs / "class/powercap")) {
-    // Zones of a package (cores, memory) are counted in it; "psys" counts the packages again.
+    // Zones of a package (cores, memory) are counted in it; "psys" counts the packages again, and so does a second
+    // interface to the same ones, intel-rapl-mmio.
+    if (zone.filename().string().rfind("intel-rapl:", 0) != 0) continue;
     if (read<std::string>(zone / "name").value_or("").rfind("package-", 0) != 0) continue;
     const auto energy = read<uint64_t>(zone / "energy_uj");
     if (!energy) continue;
@@ -45,7 +47,10 @@ bool EnergyMeter::find_rapl(const fs::path& sysfs) {
 
 bool EnergyMeter::find_hwmon(const fs::path& sysfs) {
   for (const fs::path& device : sorted_entries(sysfs / "class/hwmon")) {
-    const std::string device_name = read<std::string>(device / "name").value_or("sensor");
+    // Monitors of a board or a processor; a graphics card's or a battery's sensor says nothing of what runs here.
+    const std::string device_name = read<std::string>(device / "name").value_or("");
+    const auto is = [&](const char* prefix) { return device_name.rfind(prefix, 0) == 0; };
+    if (!is("ina") && !is("scmi") && !is("amd_energy")) continue;
     if (const auto energy = read<uint64_t>(device / "energy1_input")) {
       counters_.push_back({device / "energy1_input", 0, *energy});
       name_ = fmt::format("hwmon {}, energy", device_name);

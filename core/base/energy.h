@@ -10,7 +10,8 @@
 namespace autoglm {
 
 /// Reads Linux's sysfs: the RAPL counters of every processor package (class/powercap, readable by root alone on most
-/// systems), else the first energy or power sensor of class/hwmon. It counts the whole package or board, other
+/// systems), else the first energy or power sensor of class/hwmon that belongs to a board monitor
+/// or the processor (ina*, scmi*, amd_energy). It counts the whole package or board, other
 /// processes included. Not thread-safe.
 class EnergyMeter {
  public:

@@ -45,6 +45,8 @@ TEST_F(EnergyTest, AddsUpPackagesAndFollowsThemAroundTheirRange) {
     put(zones + zone + "/max_energy_range_uj", "10000000");
     put(zones + zone + "/energy_uj", "9000000");
   }
+  put("class/powercap/intel-rapl-mmio:0/name", "package-0");  // the same package by another interface
+  put("class/powercap/intel-rapl-mmio:0/energy_uj", "0");
   put(zones + "0:0/name", "core");
   put(zones + "0:0/energy_uj", "5");
   auto meter = find();
@@ -72,7 +74,10 @@ TEST_F(EnergyTest, PowerIsIntegratedOverTime) {
 }
 
 TEST_F(EnergyTest, ABoardsCounterIsTakenAsItIs) {
-  put("class/hwmon/hwmon0/name", "board");
+  put("class/hwmon/hwmon0/name", "amdgpu");
+  put("class/hwmon/hwmon0/power1_average", "1000000");
+  EXPECT_FALSE(find());
+  put("class/hwmon/hwmon0/name", "amd_energy");
   put("class/hwmon/hwmon0/energy1_input", "1000000");
   auto meter = find();
   ASSERT_TRUE(meter);

@@ -173,4 +173,14 @@ Status sync_folder(const std::filesystem::path& folder) {
   return ok_status();
 }
 
+bool lies_in(const fs::path& input, const fs::path& output) {
+  std::error_code error;
+  if (!fs::exists(output, error)) return false;
+  for (fs::path at = fs::canonical(input, error); !error; at = at.parent_path()) {
+    if (fs::equivalent(at, output, error)) return true;
+    if (at == at.parent_path()) break;
+  }
+  return false;
+}
+
 }  // namespace autoglm::format

@@ -88,6 +88,9 @@ Status replace_file(const std::filesystem::path& path, std::string_view contents
 /// SHA-256 of a file of any size, read in pieces. kCancelled between two of them; `cancel` may be null.
 Result<std::string> sha256_of_file(const std::filesystem::path& path, const CancelToken* cancel = nullptr);
 
+/// Whether writing `output`, a folder or a file, would take the place of what `input` is read from.
+bool lies_in(const std::filesystem::path& input, const std::filesystem::path& output);
+
 /// Makes the entries of a folder (creations, renames) survive a power cut.
 Status sync_folder(const std::filesystem::path& folder);
 

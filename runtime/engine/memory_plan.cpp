@@ -32,6 +32,8 @@ int64_t largest_piece(const Weights& weights) {
 
 }  // namespace
 
+Status check_threads(int64_t threads) { return check("threads", threads, 1, kMaxThreads); }
+
 kernels::KvLayout kv_layout(const format::ModelConfig& config, kernels::KvType type) {
   return {type, config.num_key_value_heads, config.head_dim, kPageTokens};
 }
@@ -41,7 +43,7 @@ Result<MemoryPlan> plan_memory(const Weights& weights, EngineOptions& options) {
   if (options.max_context == 0) options.max_context = config.max_position_embeddings;
   AUTOGLM_RETURN_IF_ERROR(check("max_context", options.max_context, 1, config.max_position_embeddings));
   AUTOGLM_RETURN_IF_ERROR(check("max_sequences", options.max_sequences, 1, kMaxSequences));
-  AUTOGLM_RETURN_IF_ERROR(check("threads", options.threads, 1, kMaxThreads));
+  AUTOGLM_RETURN_IF_ERROR(check_threads(options.threads));
   AUTOGLM_RETURN_IF_ERROR(check("prefill_chunk", options.prefill_chunk, 1, kMaxChunk));
   AUTOGLM_RETURN_IF_ERROR(check("max_ram", options.max_ram, 0, INT64_MAX));
   AUTOGLM_RETURN_IF_ERROR(check("kv_bytes", options.kv_bytes, 0, INT64_MAX));

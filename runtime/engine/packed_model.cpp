@@ -7,6 +7,7 @@
 #include <cmath>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -17,6 +18,7 @@
 #include "core/format/display.h"
 #include "core/format/json.h"
 #include "core/format/small_files.h"
+#include "runtime/engine/memory_plan.h"
 #include "runtime/engine/weight_reader.h"
 
 namespace autoglm::engine {
@@ -61,9 +63,9 @@ std::string_view word_of(const Table& table, Value value) {
   return "";
 }
 
-Json to_json(const PackedModel::Entry& entry) {
+Json to_json(const std::string& name, const PackedModel::Entry& entry) {
   const kernels::PackedShape& shape = entry.shape;
-  Json json = {{"type", word_of(kWeightTypes, shape.type)}, {"rows", shape.rows}, {"cols", shape.cols}};
+  Json json = {{"name", name}, {"type", word_of(kWeightTypes, shape.type)}, {"rows", shape.rows}, {"cols", shape.cols}};
   if (shape.type == kernels::WeightType::kQuantized) {
     json["bits"] = shape.bits;
     json["group_cols"] = shape.group_cols;
@@ -214,7 +216,7 @@ class Packer {
         return piece;
       };
       AUTOGLM_RETURN_IF_ERROR(writer_.add_streamed(tensor_of(module.name), format::DType::kU8, {size}, pieces));
-      matrices_[module.name] = to_json({linear.weight.shape(), linear.input, sha.finish()});
+      matrices_.push_back(to_json(module.name, {linear.weight.shape(), linear.input, sha.finish()}));
       if (!linear.bias.empty()) biases_.emplace_back(module.bias_name(), std::move(linear.bias));
       for (int64_t rows = 0; rows < linear.weight.rows(); ++first) rows += modules[first]->shape[0];
     }
@@ -225,7 +227,7 @@ class Packer {
     const Span bytes = std::as_bytes(std::span(values));
     Sha256 sha;
     sha.add(text_of(bytes));
-    vectors_[name] = sha.finish();
+    vectors_.push_back({{"name", name}, {"sha256", sha.finish()}});
     return writer_.add(name, format::DType::kF32, {std::ssize(values)}, bytes);
   }
 
@@ -247,7 +249,7 @@ class Packer {
   format::CheckpointWriter& writer_;
   kernels::ThreadPool& pool_;
   const CancelToken* cancel_;
-  Json matrices_ = Json::object(), vectors_ = Json::object();
+  Json matrices_ = Json::array(), vectors_ = Json::array();
   std::vector<std::pair<std::string, std::vector<float>>> biases_;  // written after all matrices
 };
 
@@ -255,15 +257,24 @@ Result<Packed> pack_folder(const std::filesystem::path& folder, const std::files
                            const PackOptions& options) {
   AUTOGLM_ASSIGN_OR_RETURN(const format::ModelConfig config, format::ModelConfig::load(folder));
   if (is_packed(config)) return invalid_argument(format::display_path(folder) + ": is packed already");
+  const auto cores = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  const int threads = options.threads == 0 ? cores : options.threads;
+  AUTOGLM_RETURN_IF_ERROR(check_threads(threads));
   AUTOGLM_ASSIGN_OR_RETURN(const WeightReader reader, WeightReader::open(folder));
+  std::vector<std::filesystem::path> read = reader.stored().checkpoint.files();
+  read.push_back(folder / "config.json");
+  for (const std::filesystem::path& file : read) {
+    if (!format::lies_in(file, out)) continue;
+    return invalid_argument(fmt::format("{}: the output would replace {}, which is packed; name another",
+                                        format::display_path(out), format::display_path(file)));
+  }
   AUTOGLM_ASSIGN_OR_RETURN(const Weights::Bytes bytes, reader.bytes());
   AUTOGLM_ASSIGN_OR_RETURN(auto writer,
                            format::CheckpointWriter::create(out, {.max_shard_bytes = INT64_MAX,
                                                                   .overwrite = options.overwrite,
                                                                   .expected_bytes = bytes.packed + bytes.mapped,
                                                                   .cancel = options.cancel}));
-  const auto cores = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-  kernels::ThreadPool pool(options.threads > 0 ? options.threads : cores);
+  kernels::ThreadPool pool(threads);
   AUTOGLM_RETURN_IF_ERROR(Packer(reader, writer, pool, options.cancel).add_all());
   AUTOGLM_RETURN_IF_ERROR(writer.write_file("config.json", config.to_json({{"quant_method", kMethod}})));
   AUTOGLM_RETURN_IF_ERROR(format::copy_small_files(folder, writer.folder()));
@@ -324,45 +335,56 @@ Status PackedModel::parse(std::string_view description) {
     return bad_input(fmt::format("is of version {} with the layout {}, and this program runs version {} with {}",
                                  version, format::display(layout), kVersion, format::display(kLayout)));
   }
+  const auto twice = [](const std::string& name) { return bad_input(format::display(name) + " occurs twice"); };
   for (const char* key : {"matrices", "vectors"}) {
     AUTOGLM_RETURN_IF_ERROR(require(json, key));
-    if (!json.at(key).is_object()) return bad_input(fmt::format("{} is no object", key));
+    if (!json.at(key).is_array()) return bad_input(fmt::format("{} is no array", key));
   }
-  for (const auto& [module, value] : json.at("matrices").items()) {
+  for (const Json& value : json.at("matrices")) {
+    AUTOGLM_ASSIGN_OR_RETURN(const std::string name, text(value, "name"));
     auto entry = parse_entry(value);
-    if (!entry.ok()) return entry.status().with_context(format::display(module));
-    matrices_.emplace(module, std::move(*entry));
+    if (!entry.ok()) return entry.status().with_context(format::display(name));
+    if (!matrices_.emplace(name, std::move(*entry)).second) return twice(name);
   }
-  for (const auto& [tensor, value] : json.at("vectors").items()) {
-    if (!value.is_string()) return bad_input(fmt::format("{} is no text", format::display(tensor)));
-    vectors_.emplace(tensor, value.get<std::string>());
+  for (const Json& value : json.at("vectors")) {
+    AUTOGLM_ASSIGN_OR_RETURN(const std::string name, text(value, "name"));
+    AUTOGLM_ASSIGN_OR_RETURN(std::string sum, text(value, "sha256"));
+    if (!vectors_.emplace(name, std::move(sum)).second) return twice(name);
   }
   return ok_status();
 }
 
-/// Everything that config.json asks for is there.
+/// Everything that config.json asks for is there, and nothing else is.
 Status PackedModel::check() {
-  AUTOGLM_RETURN_IF_ERROR(check_matrices({&embedding()}));
+  std::set<std::string> used;
+  AUTOGLM_RETURN_IF_ERROR(check_matrices({&embedding()}, used));
   for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
-    for (const auto& modules : matrices_of_block(layout_, layer)) AUTOGLM_RETURN_IF_ERROR(check_matrices(modules));
+    for (const auto& modules : matrices_of_block(layout_, layer))
+      AUTOGLM_RETURN_IF_ERROR(check_matrices(modules, used));
   }
-  if (&head() != &embedding()) AUTOGLM_RETURN_IF_ERROR(check_matrices({&head()}));
+  if (&head() != &embedding()) AUTOGLM_RETURN_IF_ERROR(check_matrices({&head()}, used));
   for (const ModuleSpec& module : layout_.modules()) {
-    if (module.shape.size() != 2) AUTOGLM_RETURN_IF_ERROR(check_vector(module.weight_name(), module.shape[0]));
+    if (module.shape.size() != 2) AUTOGLM_RETURN_IF_ERROR(check_vector(module.weight_name(), module.shape[0], used));
+  }
+  for (const auto& [name, entry] : matrices_) {
+    if (!used.contains(name)) return damaged(fmt::format("packed.json has {}, config.json not", format::display(name)));
+  }
+  for (const auto& [name, sum] : vectors_) {
+    if (!used.contains(name)) return damaged(fmt::format("packed.json has {}, config.json not", format::display(name)));
   }
   const std::string& rows = embedding().name;
   AUTOGLM_ASSIGN_OR_RETURN(kernels::PackedWeight embedding_weight, weight(rows, matrices_.at(rows)));
-  checkpoint_->keep(tensor_of(rows));
   embedding_ = std::make_shared<const kernels::PackedWeight>(std::move(embedding_weight));
   return ok_status();
 }
 
 /// Every module has its rows in a matrix, and each matrix and bias lies where and as it should.
-Status PackedModel::check_matrices(const std::vector<const ModuleSpec*>& modules) const {
+Status PackedModel::check_matrices(const std::vector<const ModuleSpec*>& modules, std::set<std::string>& used) const {
   for (size_t at = 0; at < modules.size();) {
     const ModuleSpec& first = *modules[at];
     const auto found = matrices_.find(first.name);
     if (found == matrices_.end()) return damaged(fmt::format("packed.json has no {}", format::display(first.name)));
+    used.insert(first.name);
     const kernels::PackedShape& shape = found->second.shape;
     int64_t rows = 0;
     for (; rows < shape.rows && at < modules.size(); ++at) {
@@ -376,12 +398,13 @@ Status PackedModel::check_matrices(const std::vector<const ModuleSpec*>& modules
           fmt::format("{} has {} rows where config.json has {}", format::display(first.name), shape.rows, rows));
     }
     if (const auto packed = weight(first.name, found->second); !packed.ok()) return packed.status();
-    if (first.has_bias) AUTOGLM_RETURN_IF_ERROR(check_vector(first.bias_name(), rows));
+    if (first.has_bias) AUTOGLM_RETURN_IF_ERROR(check_vector(first.bias_name(), rows, used));
   }
   return ok_status();
 }
 
-Status PackedModel::check_vector(const std::string& name, int64_t size) const {
+Status PackedModel::check_vector(const std::string& name, int64_t size, std::set<std::string>& used) const {
+  used.insert(name);
   const format::TensorInfo* info = checkpoint_->find(name);
   if (info != nullptr && info->dtype == format::DType::kF32 && info->shape == format::Shape{size} &&
       vectors_.contains(name)) {
@@ -417,14 +440,19 @@ Status PackedModel::verify(kernels::ThreadPool& pool, const CancelToken* cancel)
       const Span piece = rest.first(std::min(rest.size(), kPieceBytes));
       sha.add(text_of(piece));
       rest = rest.subspan(piece.size());
+      checkpoint_->release(name);
     }
     return sha.finish() == wanted ? ok_status()
                                   : damaged(fmt::format("tensor {} differs from its checksum", format::display(name)));
   };
   pool.parallel_for(std::ssize(sums), [&](int64_t begin, int64_t end, int) {
     for (auto at = static_cast<size_t>(begin); at < static_cast<size_t>(end); ++at) {
-      const Status status = check(sums[at].first, sums[at].second);
-      checkpoint_->release(sums[at].first);
+      Status status;
+      try {
+        status = check(sums[at].first, sums[at].second);
+      } catch (const std::bad_alloc&) {
+        status = resource_exhausted("not enough memory to verify a packed model");
+      }
       if (status.ok()) continue;
       const std::lock_guard lock(mutex);
       if (failure.ok()) failure = status;
@@ -451,6 +479,7 @@ Result<std::vector<Linear>> PackedModel::linears(const std::vector<const ModuleS
     const Entry& entry = matrices_.at(first.name);
     Linear& linear = loaded.emplace_back();
     AUTOGLM_ASSIGN_OR_RETURN(linear.weight, weight(first.name, entry));
+    checkpoint_->keep(tensor_of(first.name));  // of many files, of this one
     linear.input = entry.input;
     if (first.has_bias) {
       AUTOGLM_ASSIGN_OR_RETURN(linear.bias, floats(first.bias_name()));

@@ -3,13 +3,14 @@
 /// nothing, and processes share its pages.
 ///
 /// A packed folder is a model folder (config.json, tokenizer) whose quantization_config has the quant_method
-/// "autoglm-packed". Its model.safetensors holds, by the family's usual module names,
+/// "autoglm-packed". Its model.safetensors (with thousands of matrices, its shards) holds, by the family's usual module
+/// names,
 ///
 ///   M.packed       U8, a multiple of 64 bytes and at one in the file: the bytes of a PackedWeight (weight_view.h) of
 ///                  module M and of those that share its input, one below the other, then zeros
 ///   M.weight       F32: what is no matrix (norms, router corrections)
 ///   M.bias         F32: biases, of all rows of M.packed
-///   packed.json    U8: {"version", "layout", "matrices": {M: shape, input, sha256}, "vectors": {tensor: sha256}}
+///   packed.json    U8: {"version", "layout", "matrices": [{name, shape, input, sha256}], "vectors": [{name, sha256}]}
 ///   packed.sha256  U8: the SHA-256 of packed.json in hexadecimal
 ///
 /// The layout is one for all processors: kernels differ, the bytes do not.
@@ -18,6 +19,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -41,8 +43,8 @@ struct Packed {
 };
 
 /// Writes the packed form of the checkpoint in `folder` to the new folder `out`, and reads it back against its
-/// checksums before it is put in place. At most one matrix is in memory at a time. Errors as of Weights::open and
-/// CheckpointWriter; kInvalidArgument: `folder` is packed already.
+/// checksums before it is put in place. In memory are the matrices that share one input. Errors as of Weights::open and
+/// CheckpointWriter; kInvalidArgument: `folder` is packed already, or `out` would take its place.
 Result<Packed> pack(const std::filesystem::path& folder, const std::filesystem::path& out,
                     const PackOptions& options = {});
 
@@ -74,8 +76,8 @@ class PackedModel final : public Weights {
   PackedModel() = default;
   Status parse(std::string_view description);
   Status check();
-  Status check_matrices(const std::vector<const format::ModuleSpec*>& modules) const;
-  Status check_vector(const std::string& name, int64_t size) const;
+  Status check_matrices(const std::vector<const format::ModuleSpec*>& modules, std::set<std::string>& used) const;
+  Status check_vector(const std::string& name, int64_t size, std::set<std::string>& used) const;
   Result<kernels::PackedWeight> weight(const std::string& module, const Entry& entry) const;
   Result<std::vector<float>> floats(const std::string& name) const;
   Status damaged(std::string_view what) const;

@@ -52,6 +52,10 @@ TEST(PackedModel, LoadingTakesNoMemoryOfItsOwn) {
   const auto opened = must(Weights::open(packed_of(artifact.quantized.path(), scratch)));
   const Weights::Bytes packed = must(opened->bytes());
   EXPECT_EQ(packed.packed, 0);
+  kernels::ThreadPool pool(1);
+  const auto once = must(opened->linears({&opened->head()}, pool, nullptr));
+  const auto again = must(opened->linears({&opened->head()}, pool, nullptr));
+  EXPECT_EQ(once[0].weight.bytes().data(), again[0].weight.bytes().data());  // where the file is mapped, no copy
   EXPECT_GT(packed.mapped, must(must(Weights::open(artifact.quantized.path()))->bytes()).packed);
 }
 
@@ -149,10 +153,10 @@ TEST(PackedModel, WhatContradictsConfigOrFileIsNamed) {
                                                        {R"("type":"quantized")", R"("type":"qnantized")"},
                                                        {R"("rows":128)", R"("rows":127)"},
                                                        {R"("cols":128)", R"("cols":-12)"},
-                                                       {R"(o_proj":)", R"(p_proj":)"},
+                                                       {R"(o_proj","type)", R"(p_proj","type)"},
                                                        {R"("vectors":)", R"("vectorz":)"},
                                                        {R"("matrices":)", R"("matricez":)"},
-                                                       {R"(model.norm.weight":)", R"(model.norn.weight":)"},
+                                                       {R"(model.norm.weight",)", R"(model.norn.weight",)"},
                                                        {R"("group_cols":32)", R"("group_cols":99)"},
                                                        {R"({"version")", R"([[version")"}};
   for (const auto& [from, to] : edits) {
@@ -160,6 +164,13 @@ TEST(PackedModel, WhatContradictsConfigOrFileIsNamed) {
     folder.edit(from, to);
     EXPECT_THAT(folder.refusal(), HasSubstr("pack the model again")) << to;
   }
+}
+
+TEST(PackedModel, WhatNobodyAskedForIsNamed) {
+  PackedFolder folder;  // two entries of the same length, in which one name takes another's place
+  folder.edit(R"("name":"model.layers.0.post_mlp_layernorm.weight")",
+              R"("name":"model.layers.0.post_mlp_layernorn.weight")");
+  EXPECT_THAT(folder.refusal(), HasSubstr("post_mlp_layernor"));
 }
 
 TEST(PackedModel, NumbersThatAreNoneAreNamed) {
@@ -192,6 +203,10 @@ TEST(Pack, KeepsWhatStands) {
               HasSubstr("is packed already"));
   EXPECT_EQ(pack(folder.artifact().quantized.path(), folder.path()).status().code(), StatusCode::kInvalidArgument);
   EXPECT_TRUE(pack(folder.artifact().quantized.path(), folder.path(), {.overwrite = true}).ok());
+  const std::filesystem::path source = folder.artifact().quantized.path();
+  EXPECT_EQ(pack(source, source, {.overwrite = true}).status().code(), StatusCode::kInvalidArgument);
+  EXPECT_TRUE(WeightReader::open(source).ok());
+  EXPECT_EQ(pack(source, folder.path() / "x", {.threads = 100000}).status().code(), StatusCode::kInvalidArgument);
 
   const ScratchFolder scratch;
   CancelToken cancel;

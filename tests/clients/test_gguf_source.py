@@ -162,6 +162,10 @@ def refusal(file, tmp_path):
 @pytest.mark.parametrize("edit,words", [
     (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN), ["rotary scaling", "yarn"]),
     (lambda w: w.add_tensor("rope_freqs.weight", np.ones(8, np.float32)), ["rope_freqs"]),
+    (lambda w: w.add_float32("chatglm.rope.scaling.factor", 4), ["rotary scaling", "4"]),
+    (lambda w: w.add_float32("chatglm.rope.freq_base", float("nan")), ["rope.freq_base", "nan"]),
+    (lambda w: w.add_tensor("blk.0.attn_output.bias", np.ones(64, np.float32)), ["blk.0.attn_output.bias", "no place"]),
+    (lambda w: w.add_tensor("blk.0.attn_q_norm.weight", np.ones(16, np.float32)), ["blk.0.attn_q_norm.weight", "no place"]),
     (lambda w: w.add_bos_token_id(100000), ["bos_token_id", "100000"]),
     (lambda w: w.add_uint32("general.alignment", 3), ["alignment"])])
 def test_what_is_not_read_is_named(edit, words, tiny, tmp_path):
