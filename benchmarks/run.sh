@@ -24,4 +24,8 @@ if [ -n "${SCRATCH:-}" ]; then
   $python large.py "$SCRATCH" --shape glm-4-9b --max-ram 4G --verify fast
   echo "== exports of a real shape"
   $python exports.py "$SCRATCH"
+  echo "== the runtime beside llama.cpp and ONNX Runtime"
+  cmake -S .. -B ../build/release -DAUTOGLM_BENCHMARKS=ON >/dev/null
+  cmake --build ../build/release --target autoglm_kernels_benchmark autoglm-edge
+  $python runtime.py "$SCRATCH" --layers 14 --prompt 256 --runs 32
 fi
