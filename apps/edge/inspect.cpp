@@ -36,9 +36,9 @@ Status verify(const ModelOptions& options) {
     return invalid_argument(format::display_path(options.model) +
                             ": has no checksums, only what `pack` wrote has them");
   }
-  AUTOGLM_RETURN_IF_ERROR(engine::check_threads(options.engine.threads));
+  AUTOGLM_ASSIGN_OR_RETURN(const int threads, engine::thread_count(options.engine.threads));
   AUTOGLM_ASSIGN_OR_RETURN(const auto packed, engine::PackedModel::open(options.model));
-  kernels::ThreadPool pool(options.engine.threads);
+  kernels::ThreadPool pool(threads);
   return packed.verify(pool, &CancelToken::global());
 }
 

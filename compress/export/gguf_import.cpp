@@ -58,7 +58,6 @@ class ConfigReader {
     if (family == Family::kGlm4Moe) AUTOGLM_RETURN_IF_ERROR(experts());
     json_["hidden_act"] = "silu";
     json_["tie_word_embeddings"] = reader_.find("output.weight") == nullptr;
-    json_["dtype"] = dtype == DType::kF16 ? "float16" : dtype == DType::kBF16 ? "bfloat16" : "float32";
     AUTOGLM_ASSIGN_OR_RETURN(const TokenizerIds ids, tokenizer_ids(reader_));
     json_["eos_token_id"] = ids.eos;
     json_["pad_token_id"] =
@@ -66,14 +65,12 @@ class ConfigReader {
     if (ids.bos) json_["bos_token_id"] = *ids.bos;
     auto config = ModelConfig::parse(json_.dump());
     if (!config.ok()) return config.status().with_context(format::display_path(reader_.path()));
+    config->dtype = dtype;  // which to_json words
     return config;
   }
 
  private:
-  Status refuse(std::string_view what) const {
-    return bad_input(fmt::format("{}: {} is not read from GGUF; start from the Hugging Face folder",
-                                 format::display_path(reader_.path()), what));
-  }
+  Status refuse(std::string_view what) const { return reader_.refuse(what); }
 
   Status refuse_other_rotary() const {
     AUTOGLM_ASSIGN_OR_RETURN(const auto scaling, reader_.get<std::string>(key("rope.scaling.type")));
@@ -101,11 +98,7 @@ class ConfigReader {
     }
     return std::optional(std::strtod(fmt::format("{}", static_cast<float>(*value)).c_str(), nullptr));
   }
-  Result<int64_t> needed(std::string_view name) const {
-    AUTOGLM_ASSIGN_OR_RETURN(const auto value, whole(name));
-    if (value) return *value;
-    return bad_input(fmt::format("{}: metadata {} is missing", format::display_path(reader_.path()), key(name)));
-  }
+  Result<int64_t> needed(std::string_view name) const { return reader_.needed<int64_t>(key(name)); }
 
   Status sizes() {
     const GgufTensor* embedding = reader_.find("token_embd.weight");

@@ -278,6 +278,15 @@ Status GgufReader::wrong_kind(std::string_view key) const {
                                format::display(key)));
 }
 
+Status GgufReader::missing(std::string_view key) const {
+  return bad_input(fmt::format("{}: metadata {} is missing", format::display_path(path_), key));
+}
+
+Status GgufReader::refuse(std::string_view what) const {
+  return bad_input(fmt::format("{}: {} is not read from GGUF; start from the Hugging Face folder",
+                               format::display_path(path_), what));
+}
+
 void GgufReader::read(const GgufTensor& tensor, int64_t first, int64_t count, std::span<float> out) const {
   const int64_t width = row_bytes(tensor.type, tensor.cols()), from = tensor.offset + first * width;
   decode(tensor.type, file_.bytes().subspan(static_cast<size_t>(from), static_cast<size_t>(count * width)), out);

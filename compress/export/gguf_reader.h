@@ -48,6 +48,17 @@ class GgufReader {
     return wrong_kind(key);
   }
 
+  /// The same of a key that must be there; kBadInput names it.
+  template <typename T>
+  Result<T> needed(std::string_view key) const {
+    AUTOGLM_ASSIGN_OR_RETURN(auto value, get<T>(key));
+    if (value) return std::move(*value);
+    return missing(key);
+  }
+
+  /// kBadInput: what of the file cannot be made into a folder.
+  Status refuse(std::string_view what) const;
+
   /// Rows [first, first + count) of a tensor as floats; `out` holds count * cols of them. The pages that were read are
   /// given back.
   void read(const GgufTensor& tensor, int64_t first, int64_t count, std::span<float> out) const;
@@ -55,6 +66,7 @@ class GgufReader {
  private:
   GgufReader(std::filesystem::path path, format::MappedFile file, GgufHeader header);
   Status wrong_kind(std::string_view key) const;
+  Status missing(std::string_view key) const;
 
   std::filesystem::path path_;
   format::MappedFile file_;

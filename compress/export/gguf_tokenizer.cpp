@@ -258,15 +258,15 @@ class TokenizerImport {
   TokenizerImport(const GgufReader& reader, int64_t vocab_size) : reader_(reader), vocab_size_(vocab_size) {}
 
   Result<std::vector<std::pair<std::string, std::string>>> run() {
-    AUTOGLM_ASSIGN_OR_RETURN(const std::string kind, needed<std::string>("tokenizer.ggml.model"));
+    AUTOGLM_ASSIGN_OR_RETURN(const std::string kind, reader_.needed<std::string>("tokenizer.ggml.model"));
     if (kind != "gpt2") return refuse("a vocabulary of the kind " + format::display(kind));
-    AUTOGLM_ASSIGN_OR_RETURN(const std::string pre, needed<std::string>("tokenizer.ggml.pre"));
+    AUTOGLM_ASSIGN_OR_RETURN(const std::string pre, reader_.needed<std::string>("tokenizer.ggml.pre"));
     const auto rules = std::find_if(std::begin(kPreTokenizers), std::end(kPreTokenizers),
                                     [&](const PreTokenizer& one) { return one.name == pre; });
     if (rules == std::end(kPreTokenizers)) return refuse("the pre-tokenizer " + format::display(pre));
-    AUTOGLM_ASSIGN_OR_RETURN(tokens_, needed<std::vector<std::string>>("tokenizer.ggml.tokens"));
-    AUTOGLM_ASSIGN_OR_RETURN(types_, needed<std::vector<int64_t>>("tokenizer.ggml.token_type"));
-    AUTOGLM_ASSIGN_OR_RETURN(const auto merges, needed<std::vector<std::string>>("tokenizer.ggml.merges"));
+    AUTOGLM_ASSIGN_OR_RETURN(tokens_, reader_.needed<std::vector<std::string>>("tokenizer.ggml.tokens"));
+    AUTOGLM_ASSIGN_OR_RETURN(types_, reader_.needed<std::vector<int64_t>>("tokenizer.ggml.token_type"));
+    AUTOGLM_ASSIGN_OR_RETURN(const auto merges, reader_.needed<std::vector<std::string>>("tokenizer.ggml.merges"));
     if (std::ssize(tokens_) > vocab_size_) {
       return refuse(fmt::format("a vocabulary of {} over an embedding of {} rows", tokens_.size(), vocab_size_));
     }
@@ -290,17 +290,7 @@ class TokenizerImport {
  private:
   using Ordered = nlohmann::ordered_json;
 
-  Status refuse(const std::string& what) const {
-    return bad_input(fmt::format("{}: {} is not read from GGUF; start from the Hugging Face folder",
-                                 format::display_path(reader_.path()), what));
-  }
-
-  template <typename T>
-  Result<T> needed(const char* key) const {
-    AUTOGLM_ASSIGN_OR_RETURN(auto value, reader_.get<T>(key));
-    if (value) return std::move(*value);
-    return bad_input(fmt::format("{}: metadata {} is missing", format::display_path(reader_.path()), key));
-  }
+  Status refuse(std::string_view what) const { return reader_.refuse(what); }
 
   std::string text_of(int64_t id) const {
     return id >= 0 && id < std::ssize(tokens_) ? tokens_[static_cast<size_t>(id)] : std::string();

@@ -66,9 +66,7 @@ Result<nlohmann::json> hashes_of(const fs::path& folder, const nlohmann::json& r
     AUTOGLM_ASSIGN_OR_RETURN(out[name], format::sha256_of_file(it->path(), cancel));
   }
   if (error) return format::system_failure(folder, "cannot list", error.value());
-  Sha256 sum;
-  sum.add(record.dump());
-  out[kPart] = sum.finish();
+  out[kPart] = sha256(record.dump());
   return out;
 }
 

@@ -80,4 +80,10 @@ std::string Sha256::finish() {
   return text;
 }
 
+std::string sha256(std::string_view bytes) {
+  Sha256 hash;
+  hash.add(bytes);
+  return hash.finish();
+}
+
 }  // namespace autoglm

@@ -25,4 +25,7 @@ class Sha256 {
   uint64_t bytes_ = 0;
 };
 
+/// The digits of bytes that are there at once.
+std::string sha256(std::string_view bytes);
+
 }  // namespace autoglm

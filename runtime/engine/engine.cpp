@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <deque>
-#include <thread>
 #include <utility>
 
 #include "core/base/memory.h"
@@ -395,7 +394,6 @@ Result<std::unique_ptr<Engine>> Engine::create(const std::filesystem::path& fold
                                                const CancelToken* cancel) {
   try {
     EngineOptions options = asked;
-    if (options.threads == 0) options.threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
     AUTOGLM_ASSIGN_OR_RETURN(const kernels::Kernels* kernels, kernels::select());
     AUTOGLM_ASSIGN_OR_RETURN(std::unique_ptr<const Weights> weights, Weights::open(folder));
     AUTOGLM_ASSIGN_OR_RETURN(const MemoryPlan plan, plan_memory(*weights, options));

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <thread>
 
 #include "core/base/memory.h"
 #include "runtime/engine/weight_reader.h"
@@ -32,7 +33,11 @@ int64_t largest_piece(const Weights& weights) {
 
 }  // namespace
 
-Status check_threads(int64_t threads) { return check("threads", threads, 1, kMaxThreads); }
+Result<int> thread_count(int asked) {
+  const int threads = asked != 0 ? asked : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  AUTOGLM_RETURN_IF_ERROR(check("threads", threads, 1, kMaxThreads));
+  return threads;
+}
 
 kernels::KvLayout kv_layout(const format::ModelConfig& config, kernels::KvType type) {
   return {type, config.num_key_value_heads, config.head_dim, kPageTokens};
@@ -43,7 +48,7 @@ Result<MemoryPlan> plan_memory(const Weights& weights, EngineOptions& options) {
   if (options.max_context == 0) options.max_context = config.max_position_embeddings;
   AUTOGLM_RETURN_IF_ERROR(check("max_context", options.max_context, 1, config.max_position_embeddings));
   AUTOGLM_RETURN_IF_ERROR(check("max_sequences", options.max_sequences, 1, kMaxSequences));
-  AUTOGLM_RETURN_IF_ERROR(check_threads(options.threads));
+  AUTOGLM_ASSIGN_OR_RETURN(options.threads, thread_count(options.threads));
   AUTOGLM_RETURN_IF_ERROR(check("prefill_chunk", options.prefill_chunk, 1, kMaxChunk));
   AUTOGLM_RETURN_IF_ERROR(check("max_ram", options.max_ram, 0, INT64_MAX));
   AUTOGLM_RETURN_IF_ERROR(check("kv_bytes", options.kv_bytes, 0, INT64_MAX));

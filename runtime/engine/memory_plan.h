@@ -9,8 +9,8 @@ namespace autoglm::engine {
 /// kResourceExhausted: options.max_ram is too little for weights, activations and a smallest cache.
 Result<MemoryPlan> plan_memory(const Weights& weights, EngineOptions& options);
 
-/// kInvalidArgument: more threads than a pool may have.
-Status check_threads(int64_t threads);
+/// As many as asked for; 0: one for each core. kInvalidArgument: more than a pool may have.
+Result<int> thread_count(int asked);
 
 /// How the cache stores keys and values of this model.
 kernels::KvLayout kv_layout(const format::ModelConfig& config, kernels::KvType type);

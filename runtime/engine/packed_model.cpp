@@ -8,7 +8,6 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <thread>
 #include <utility>
 
 #include "core/base/progress.h"
@@ -225,9 +224,7 @@ class Packer {
 
   Status add_vector(const std::string& name, const std::vector<float>& values) {
     const Span bytes = std::as_bytes(std::span(values));
-    Sha256 sha;
-    sha.add(text_of(bytes));
-    vectors_.push_back({{"name", name}, {"sha256", sha.finish()}});
+    vectors_.push_back({{"name", name}, {"sha256", sha256(text_of(bytes))}});
     return writer_.add(name, format::DType::kF32, {std::ssize(values)}, bytes);
   }
 
@@ -237,9 +234,7 @@ class Packer {
                                    {"matrices", std::move(matrices_)},
                                    {"vectors", std::move(vectors_)}})
                                  .dump();
-    Sha256 sha;
-    sha.add(text);
-    const std::string sum = sha.finish();
+    const std::string sum = sha256(text);
     AUTOGLM_RETURN_IF_ERROR(writer_.add(kDescription, format::DType::kU8, {std::ssize(text)}, bytes_of(text)));
     return writer_.add(kChecksum, format::DType::kU8, {std::ssize(sum)}, bytes_of(sum));
   }
@@ -257,9 +252,7 @@ Result<Packed> pack_folder(const std::filesystem::path& folder, const std::files
                            const PackOptions& options) {
   AUTOGLM_ASSIGN_OR_RETURN(const format::ModelConfig config, format::ModelConfig::load(folder));
   if (is_packed(config)) return invalid_argument(format::display_path(folder) + ": is packed already");
-  const auto cores = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-  const int threads = options.threads == 0 ? cores : options.threads;
-  AUTOGLM_RETURN_IF_ERROR(check_threads(threads));
+  AUTOGLM_ASSIGN_OR_RETURN(const int threads, thread_count(options.threads));
   AUTOGLM_ASSIGN_OR_RETURN(const WeightReader reader, WeightReader::open(folder));
   std::vector<std::filesystem::path> read = reader.stored().checkpoint.files();
   read.push_back(folder / "config.json");
@@ -317,9 +310,7 @@ Result<PackedModel> PackedModel::open(const std::filesystem::path& folder) {
   }
   AUTOGLM_ASSIGN_OR_RETURN(const Span text, model.checkpoint_->bytes(kDescription));
   AUTOGLM_ASSIGN_OR_RETURN(const Span sum, model.checkpoint_->bytes(kChecksum));
-  Sha256 sha;
-  sha.add(text_of(text));
-  if (sha.finish() != text_of(sum)) return model.damaged("packed.json does not agree with its checksum");
+  if (sha256(text_of(text)) != text_of(sum)) return model.damaged("packed.json does not agree with its checksum");
   if (const Status status = model.parse(text_of(text)); !status.ok()) {
     return model.damaged("packed.json: " + status.message());
   }
@@ -492,12 +483,9 @@ Result<std::vector<Linear>> PackedModel::linears(const std::vector<const ModuleS
 Result<std::vector<float>> PackedModel::vector(const ModuleSpec& module) const { return floats(module.weight_name()); }
 
 Result<std::vector<float>> PackedModel::floats(const std::string& name) const {
-  AUTOGLM_ASSIGN_OR_RETURN(const Span bytes, checkpoint_->bytes(name));
-  std::vector<float> values(bytes.size() / sizeof(float));
-  format::to_float(format::DType::kF32, bytes, values);
-  const auto bad = std::find_if(values.begin(), values.end(), [](float x) { return !std::isfinite(x); });
-  if (bad == values.end()) return values;
-  return damaged(fmt::format("tensor {}: element {} is not finite", format::display(name), bad - values.begin()));
+  auto values = finite_floats(*checkpoint_, name);
+  if (values.ok()) return values;
+  return bad_input(values.status().message() + "; pack the model again");
 }
 
 Status PackedModel::embedding_row(int64_t id, std::span<float> out) const {

@@ -93,9 +93,7 @@ class PackedFolder {
     char* const at = std::search(begin, end, from.begin(), from.end());
     ASSERT_NE(at, end) << from;
     std::copy(to.begin(), to.end(), at);
-    Sha256 sha;
-    sha.add({begin, size("packed.json")});
-    const std::string sum = sha.finish();
+    const std::string sum = sha256({begin, size("packed.json")});
     std::copy(sum.begin(), sum.end(), tensor("packed.sha256"));
   }
 

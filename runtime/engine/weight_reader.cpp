@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <mutex>
 #include <nlohmann/json.hpp>
 
@@ -54,22 +53,8 @@ Result<std::vector<Weights::Matrix>> WeightReader::matrices() const {
   return all;
 }
 
-Result<std::vector<float>> WeightReader::vector(const ModuleSpec& module) const { return floats(module.weight_name()); }
-
-Result<std::vector<float>> WeightReader::floats(const std::string& name) const {
-  const format::TensorInfo* info = stored_->checkpoint.find(name);
-  if (info == nullptr) {
-    return bad_input(fmt::format("{}: tensor {} is missing", format::display_path(stored_->checkpoint.folder()),
-                                 format::display(name)));
-  }
-  AUTOGLM_ASSIGN_OR_RETURN(const std::span<const std::byte> bytes, stored_->checkpoint.bytes(name));
-  std::vector<float> values(bytes.size() / static_cast<size_t>(format::size_of(info->dtype)));
-  format::to_float(info->dtype, bytes, values);
-  const auto bad = std::find_if(values.begin(), values.end(), [](float x) { return !std::isfinite(x); });
-  if (bad == values.end()) return values;
-  return bad_input(fmt::format("{}: tensor {}: element {} is {}",
-                               format::display_path(stored_->checkpoint.file_of(name)), format::display(name),
-                               bad - values.begin(), std::isnan(*bad) ? "NaN" : "infinite"));
+Result<std::vector<float>> WeightReader::vector(const ModuleSpec& module) const {
+  return finite_floats(stored_->checkpoint, module.weight_name());
 }
 
 Status WeightReader::embedding_row(int64_t id, std::span<float> out) const {
@@ -93,7 +78,7 @@ Result<Linear> WeightReader::load(const std::vector<const ModuleSpec*>& modules,
   AUTOGLM_ASSIGN_OR_RETURN(linear.input, stored_->input_quant(*modules.front()));
   for (const ModuleSpec* module : modules) {
     if (!module->has_bias) continue;
-    AUTOGLM_ASSIGN_OR_RETURN(const std::vector<float> bias, floats(module->bias_name()));
+    AUTOGLM_ASSIGN_OR_RETURN(const std::vector<float> bias, finite_floats(stored_->checkpoint, module->bias_name()));
     linear.bias.insert(linear.bias.end(), bias.begin(), bias.end());
   }
   const ModuleSpec& first = *modules.front();

@@ -33,7 +33,6 @@ class WeightReader final : public Weights {
  private:
   WeightReader() = default;
   Result<kernels::PackedShape> packed_shape(const format::ModuleSpec& module) const;  ///< loaded on its own
-  Result<std::vector<float>> floats(const std::string& tensor) const;
   Result<Linear> load(const std::vector<const format::ModuleSpec*>& modules, const kernels::PackedShape& shape,
                       kernels::ThreadPool& pool, const CancelToken* cancel) const;
 

@@ -1,7 +1,13 @@
 #include "runtime/engine/weights.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
 #include <utility>
 
+#include "core/format/display.h"
+#include "core/format/dtype.h"
 #include "runtime/engine/packed_model.h"
 #include "runtime/engine/weight_reader.h"
 
@@ -32,6 +38,21 @@ Result<Weights::Bytes> Weights::bytes() const {
     total.mapped += matrix.bytes.mapped;
   }
   return total;
+}
+
+Result<std::vector<float>> finite_floats(const format::Checkpoint& checkpoint, const std::string& name) {
+  const format::TensorInfo* info = checkpoint.find(name);
+  if (info == nullptr) {
+    return bad_input(
+        fmt::format("{}: tensor {} is missing", format::display_path(checkpoint.folder()), format::display(name)));
+  }
+  AUTOGLM_ASSIGN_OR_RETURN(const std::span<const std::byte> bytes, checkpoint.bytes(name));
+  std::vector<float> values(bytes.size() / static_cast<size_t>(format::size_of(info->dtype)));
+  format::to_float(info->dtype, bytes, values);
+  const auto bad = std::find_if(values.begin(), values.end(), [](float x) { return !std::isfinite(x); });
+  if (bad == values.end()) return values;
+  return bad_input(fmt::format("{}: tensor {}: element {} is {}", format::display_path(checkpoint.file_of(name)),
+                               format::display(name), bad - values.begin(), std::isnan(*bad) ? "NaN" : "infinite"));
 }
 
 std::vector<std::vector<const ModuleSpec*>> matrices_of_block(const format::TensorLayout& layout, int64_t layer) {

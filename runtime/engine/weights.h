@@ -62,6 +62,9 @@ class Weights {
   virtual Status embedding_row(int64_t id, std::span<float> out) const = 0;
 };
 
+/// A tensor of `checkpoint` as floats; kBadInput: it is missing, or an element (named) is not finite.
+Result<std::vector<float>> finite_floats(const format::Checkpoint& checkpoint, const std::string& name);
+
 /// The matrices of a block, those that share their input together, in order of use.
 std::vector<std::vector<const format::ModuleSpec*>> matrices_of_block(const format::TensorLayout& layout,
                                                                       int64_t layer);

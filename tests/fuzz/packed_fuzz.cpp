@@ -75,11 +75,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       fuzz::scratch_file("config.json", reinterpret_cast<const uint8_t*>(kConfig.data()), kConfig.size()).parent_path();
 
   const std::string_view text(reinterpret_cast<const char*>(data), size);
-  Sha256 sha;
-  sha.add(text);
   std::vector<format::StoredTensor> tensors = weights;
   tensors.push_back(text_tensor("packed.json", text));
-  tensors.push_back(text_tensor("packed.sha256", sha.finish()));
+  tensors.push_back(text_tensor("packed.sha256", sha256(text)));
   std::filesystem::remove(folder / "model.safetensors");
   require(format::write_tensors(folder / "model.safetensors", tensors).ok());
 
