@@ -70,8 +70,9 @@ int64_t Forward::workspace_bytes(const format::ModelConfig& c, int64_t tokens, i
                 c.moe_intermediate_size * experts});
   const int64_t floats =
       4 * c.hidden_size + 2 * q + 2 * kv + 3 * width + 2 * experts * c.hidden_size + c.n_routed_experts + c.rotary_dim;
-  const int64_t widest = std::max({c.hidden_size, q, width});  // int8 copies of inputs, or inputs moved apart
-  return tokens * (floats + 2 * widest) * 4 + rows * (c.vocab_size + c.hidden_size) * 4;
+  const int64_t widest = std::max({c.hidden_size, q, width});  // int8 or split copies of inputs, and inputs moved apart
+  return (tokens * (floats + 2 * widest) + kernels::kTileTokens * widest) * 4 +
+         rows * (c.vocab_size + c.hidden_size) * 4;
 }
 
 template <typename Body>

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/format/display.h"
+#include "runtime/kernels/amx/amx.h"
 #include "runtime/kernels/avx2/avx2.h"
 #include "runtime/kernels/avx512/avx512.h"
 #include "runtime/kernels/dotprod/dotprod.h"
@@ -14,13 +15,34 @@
 #include "runtime/kernels/kernels.h"
 #include "runtime/kernels/neon/neon.h"
 
-#if defined(__aarch64__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#elif defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
 
 namespace autoglm::kernels {
 namespace {
+
+#if defined(__x86_64__)
+bool has_avx512_vnni() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512vnni");
+}
+
+/// Whether there are tiles of INT8 and BF16, and Linux (5.16 and later) lets this process use them.
+bool has_amx() {
+  constexpr unsigned kBf16 = 1U << 22, kTile = 1U << 24, kInt8 = 1U << 25, kAll = kBf16 | kTile | kInt8;
+  constexpr long kRequestState = 0x1023, kTileState = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & kAll) == kAll &&
+         syscall(SYS_arch_prctl, kRequestState, kTileState) == 0;
+}
+#endif
 
 /// A set of this build, the best first.
 struct Isa {
@@ -29,12 +51,8 @@ struct Isa {
 };
 constexpr Isa kIsas[] = {
 #if defined(__x86_64__)
-    {[] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-              __builtin_cpu_supports("avx512vnni");
-     },
-     avx512::fill_table},
+    {[] { return has_avx512_vnni() && has_amx(); }, amx::fill_table},
+    {has_avx512_vnni, avx512::fill_table},
     // F16C came before AVX2 on every processor; not every compiler can ask for it.
     {[] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }, avx2::fill_table},
 #elif defined(__aarch64__)

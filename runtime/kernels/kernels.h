@@ -28,10 +28,23 @@ struct LinearTask {
   int64_t x_stride = 0;
 
   /// For linear_int8 in place of x: x = xq * x_scales[t].
-  const int8_t* xq = nullptr;       ///< [m, packed_cols]; zero in packed padding
+  const int8_t* xq = nullptr;       ///< [m, packed_cols], or in tiles where wants_int8_tiles; zero in packed padding
   const float* x_scales = nullptr;  ///< [m]
   const int32_t* x_sums = nullptr;  ///< [m, packed_cols / 16 + 1]: the sum of the first 16 * i values of a token
+
+  const std::byte* x_parts = nullptr;  ///< for linear_split in place of x: split rows, in tiles
 };
+
+/// Rows of bytes, one for each token, in tiles: [padded_tokens(m) / 16][row / 64][16 tokens][64 bytes]. The rows of
+/// tokens that only fill up the last tile may have any value.
+inline constexpr int64_t kTileTokens = 16, kTileRowBytes = 64;
+static constexpr int64_t padded_tokens(int64_t m) { return (m + kTileTokens - 1) / kTileTokens * kTileTokens; }
+
+/// A split row is two parts of so many BF16 each, zero beyond packed_cols: the nearest to x, and the nearest to what is
+/// left, which together are within 2^-16 of it.
+static constexpr int64_t split_cols(const WeightView& weight) {
+  return (weight.packed_cols + kChunkCols - 1) / kChunkCols * kChunkCols;
+}
 
 /// Storage of cached keys and values. int8 has one float scale for each token and head (value = q * scale).
 enum class KvType : uint8_t { kF32, kF16, kInt8 };
@@ -105,6 +118,13 @@ struct Kernels {
   /// xq = round(x / scale) to nearest even, clamped to [-128, 127]; `scale` 0 asks for the token's own, max |x| / 127.5
   /// (compressed-tensors' symmetric int8). Returns the scale used; a token of zeros has scale 2^-23.
   float (*quantize)(const float* x, int64_t n, float scale, int8_t* xq) = nullptr;
+
+  /// For processors that multiply tiles, else null: whether linear_int8 takes its inputs in tiles, and whether several
+  /// tokens are multiplied faster by linear_split, which is `linear` on rows that `split` made, of 2 * cols BF16.
+  bool (*wants_int8_tiles)(const WeightView& weight, int64_t m) = nullptr;
+  bool (*wants_split_tiles)(const WeightView& weight, int64_t m) = nullptr;
+  void (*split)(const float* x, int64_t n, int64_t cols, std::byte* row) = nullptr;
+  void (*linear_split)(const LinearTask&) = nullptr;
 
   void (*store_kv)(const KvStore&) = nullptr;
   void (*attention)(const AttentionTask&) = nullptr;

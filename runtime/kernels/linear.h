@@ -1,5 +1,6 @@
 #pragma once
 /// Matrix products on all threads of a pool.
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -39,11 +40,22 @@ class Linear {
   void run(const LinearCall& call, Compute compute, float input_scale = 0) { run({&call, 1}, compute, input_scale); }
 
  private:
+  /// What a table makes of the inputs of a call before it multiplies them: rows of bytes, one for each token.
+  struct Input {
+    enum Kind : uint8_t { kFloat, kInt8, kSplit } kind = kFloat;
+    bool tiles = false;
+    int64_t row_bytes = 0;
+  };
+  Input input_of(const LinearCall& call, Compute compute) const;
+  void make_rows(const Input& input, const LinearTask& task, float input_scale, std::byte* rows, float* scales,
+                 int32_t* sums);
+
   const Kernels& kernels_;
   ThreadPool& pool_;
   std::vector<LinearTask> tasks_;
-  std::vector<float> spread_;  ///< inputs moved to packed columns
-  std::vector<int8_t> xq_;
+  std::vector<float> spread_;    ///< inputs moved to packed columns
+  std::vector<std::byte> rows_;  ///< inputs in int8 or split
+  std::vector<std::byte> row_;   ///< of each thread, one row before it is put into tiles
   std::vector<float> x_scales_;
   std::vector<int32_t> x_sums_;
 };

@@ -1,0 +1,79 @@
+#include "runtime/kernels/amx/amx.h"
+#include "runtime/kernels/amx/tiles.h"
+#include "runtime/kernels/avx512/avx512.h"
+#include "runtime/kernels/avx512/int8.h"
+
+namespace autoglm::kernels::amx {
+namespace {
+
+constexpr int64_t kStep = 64;  // columns
+
+/// Panels and roundings are those of the products without tiles.
+struct Int8 : avx512::Int8 {
+  /// The sums of the products of columns [col, end).
+  template <int tiles>
+  static void multiply(const Tile& tile, const Panel (&panels)[2], int64_t col, int64_t end, Sums<int32_t>& sums) {
+    const int64_t row = tile.task->weight->packed_cols;
+    const int8_t* x = tile.task->xq + tile.first_token * row;
+    zero_sums<tiles>();
+    for (int64_t k = col; k < end; k += kStep) {
+      const int64_t at = (k - tile.first_col) * kBlockRows;
+      _tile_loadd(6, panels[0].quads + at, kVectorBytes);
+      _tile_loadd(4, x + k * kTileTokens, kTileRowBytes);
+      _tile_dpbsud(0, 4, 6);
+      _tile_loadd(7, panels[1].quads + at, kVectorBytes);
+      _tile_dpbsud(1, 4, 7);
+      if constexpr (tiles == 2) {
+        _tile_loadd(5, x + (k + row) * kTileTokens, kTileRowBytes);
+        _tile_dpbsud(2, 5, 6);
+        _tile_dpbsud(3, 5, 7);
+      }
+    }
+    store_sums<tiles>(sums);
+  }
+
+  template <int tiles>
+  static void panel(const Tile& tile, const Panel (&panels)[2], int tokens) {
+    const LinearTask& task = *tile.task;
+    const WeightView& view = *task.weight;
+    const int64_t sums_stride = view.packed_cols / 16 + 1;
+    const int32_t* x_sums = task.x_sums + tile.first_token * sums_stride;
+    const int offset = 1 << (view.bits - 1);
+    Sums<int32_t> sums;
+    for (int64_t col = tile.first_col, end = col; col < tile.last_col; col = end) {
+      const int64_t group = col / view.scale_cols;
+      end = smaller((group + 1) * view.scale_cols, tile.last_col);
+      multiply<tiles>(tile, panels, col, end, sums);
+      __m512 scale[2], shift[2];
+      for (int i = 0; i < 2; ++i) {
+        const int64_t index = (tile.block[i] * view.groups + group) * kBlockRows;
+        scale[i] = avx512::load_scales(view, index);
+        if (view.zeros != nullptr) shift[i] = _mm512_mul_ps(scale[i], avx512::load_zeros(view, index));
+      }
+      for (int t = 0; t < tokens; ++t) {
+        const int32_t x_sum = x_sums[t * sums_stride + end / 16] - x_sums[t * sums_stride + col / 16];
+        const __m512i taken_off = _mm512_set1_epi32(offset * x_sum);
+        for (int i = 0; i < 2; ++i) {
+          const __m512i sum = _mm512_sub_epi32(_mm512_load_si512(sums.at[i][t]), taken_off);
+          float* to = tile.sums + t * kPairRows + i * kBlockRows;
+          __m512 y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale[i], _mm512_load_ps(to));
+          if (view.zeros != nullptr) y = _mm512_fnmadd_ps(shift[i], _mm512_set1_ps(static_cast<float>(x_sum)), y);
+          _mm512_store_ps(to, y);
+        }
+      }
+    }
+  }
+};
+
+}  // namespace
+
+/// With groups of 32 columns, adding up is what takes the time.
+bool wants_int8_tiles(const WeightView& weight, int64_t m) {
+  return m >= kLeastTokens && weight.scale_cols % kStep == 0 && weight.packed_cols % kStep == 0;
+}
+
+void linear_int8(const LinearTask& task) {
+  wants_int8_tiles(*task.weight, task.m) ? run_on_tiles<Int8>(task) : avx512::linear_int8(task);
+}
+
+}  // namespace autoglm::kernels::amx
