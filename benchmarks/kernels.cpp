@@ -4,8 +4,12 @@
 ///   build/edge/benchmarks/autoglm_kernels_benchmark --benchmark_filter=Decode
 ///
 /// Decode figures are bytes of packed weights read in a second ("bytes_per_second"), from a set of matrices larger than
-/// the caches; ReadMemory is the yardstick. Prefill figures are multiply-adds ("items_per_second").
+/// the caches; ReadMemory is the yardstick. Prefill figures are multiply-adds ("items_per_second"); PeakVnni is theirs
+/// where weights and inputs are INT8.
 #include <benchmark/benchmark.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include <cstdio>
 #include <cstdlib>
@@ -79,6 +83,33 @@ void thread_cases(benchmark::internal::Benchmark* b) {
   if (all > 2) b->Arg(all);
 }
 BENCHMARK(ReadMemory)->Apply(thread_cases)->UseRealTime()->Unit(benchmark::kMillisecond);
+
+#if defined(__x86_64__)
+/// `count` times twelve vpdpbusd that do not wait for one another; 64 multiply-adds each.
+__attribute__((target("avx512f,avx512vnni"))) void multiply_registers(int64_t count) {
+  constexpr int kSums = 12;
+  __m512i sums[kSums], x = _mm512_set1_epi32(static_cast<int>(count)), w = _mm512_set1_epi8(3);
+  for (__m512i& sum : sums) sum = _mm512_setzero_si512();
+  for (int64_t i = 0; i < count; ++i) {
+    for (__m512i& sum : sums) sum = _mm512_dpbusd_epi32(sum, w, x);
+    __asm__ volatile("" : "+v"(x));  // else the products are the same each time
+  }
+  for (const __m512i& sum : sums) __asm__ volatile("" : : "v"(sum));
+}
+
+void PeakVnni(benchmark::State& state) {
+  if (!__builtin_cpu_supports("avx512vnni")) return state.SkipWithError("no AVX-512 VNNI here");
+  constexpr int64_t kCount = 1 << 20;
+  ThreadPool pool(static_cast<int>(state.range(0)));
+  for (auto _ : state) {
+    pool.parallel_for(pool.threads(), [](int64_t begin, int64_t end, int) {
+      for (int64_t part = begin; part < end; ++part) multiply_registers(kCount);
+    });
+  }
+  state.SetItemsProcessed(state.iterations() * pool.threads() * kCount * 12 * 64);
+}
+BENCHMARK(PeakVnni)->Apply(thread_cases)->UseRealTime()->Unit(benchmark::kMillisecond);
+#endif
 
 /// One token through matrices of 4096 x 4096 that together exceed the caches.
 void Decode(benchmark::State& state) {

@@ -1,23 +1,23 @@
 #!/usr/bin/env python3
-"""Speed of the runtime on a random checkpoint in a real shape: 16 bits, INT8 and INT4 of ours beside llama.cpp (the xllamacpp
-package) and ONNX Runtime GenAI on the same weights, each in a process of its own, in turns.
+"""Speed of the runtime on a random checkpoint in a real shape: 16 bits, INT8 and INT4 of ours beside llama.cpp
+(peer_llama_cpp.py) and ONNX Runtime GenAI on the same weights, each in a process of its own, in turns.
 
 usage: runtime.py FOLDER [--shape glm-edge-1.5b] [--layers N] [--prompt 512] [--runs 64] [--rounds 3] [--batches 1,8] [--threads N]
                   [--only REGEX] [--demo]
 
 FOLDER is a scratch folder; what was made there is used again. --demo takes the demo model in place of a random one. Decode: tokens
 after the prompt, one at a time. "of reading": bytes of weights that a token needs, by decode time, as a share of what this machine
-reads (ReadMemory of autoglm_kernels_benchmark, in the same run). Figures are medians of the rounds.
+reads (ReadMemory of autoglm_kernels_benchmark, in the same run). Figures are medians of the rounds, latencies of a step too.
 """
 import argparse
 import json
+import math
 import os
 import re
 import shutil
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -91,48 +91,24 @@ def ours(a, model, compute, batch):
     out = json.loads(call(EDGE, "bench", model, "--compute", compute, "--prompt-tokens", a.prompt, "--runs", a.runs, "--repeats", 1,
                           "--threads", a.threads, "--batch", batch, "--json"))
     row = out["results"][0]
-    return {"prompt": row["prompt_tokens_per_second"], "decode": row["decode_tokens_per_second"]}
+    return {"prompt": row["prompt_tokens_per_second"], "decode": row["decode_tokens_per_second"], "median": row["step_ms"]["median"],
+            "p99": row["step_ms"]["p99"]}
 
 
 def peer(a, name, model, batch):
-    """One measurement in a process of its own: this script again, with --child."""
-    done = call(sys.executable, __file__, a.folder, "--child", name, model, "--prompt", a.prompt, "--runs", a.runs, "--threads", a.threads,
-                "--batches", batch)
-    return json.loads(done.strip().splitlines()[-1])
+    """One measurement in a process of its own: of llama.cpp, or this script again, with --child."""
+    options = ["--prompt", a.prompt, "--runs", a.runs, "--threads", a.threads]
+    if name == "llama.cpp":
+        done = call(sys.executable, ROOT / "benchmarks/peer_llama_cpp.py", model, *options, "--batch", batch)
+    else:
+        done = call(sys.executable, __file__, a.folder, *options, "--batches", batch, "--child", model)
+    got = json.loads(done.strip().splitlines()[-1])
+    steps = sorted(got.pop("step_ms"))
+    return got | {"median": statistics.median(steps), "p99": steps[math.ceil(0.99 * len(steps)) - 1]}
 
 
 def prompt_of(length, seed):
     return [(seed * 7919 + i * 31) % 4000 + 50 for i in range(length)]
-
-
-def llama_cpp(a, model, batch):
-    import xllamacpp
-    params = xllamacpp.CommonParams()
-    params.model.path = model
-    params.n_ctx, params.n_parallel, params.verbosity = batch * (a.prompt + a.runs + 32), batch, 0
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = a.threads
-    server = xllamacpp.Server(params)
-
-    def complete(seed, tokens):
-        answer = server.handle_completions({"prompt": prompt_of(a.prompt, seed), "temperature": 0, "cache_prompt": False,
-                                            "n_predict": tokens, "ignore_eos": True})
-        return (json.loads(answer) if isinstance(answer, (str, bytes)) else answer)["timings"]
-
-    if batch == 1:
-        timings = complete(1, a.runs + 1)
-        return {"prompt": timings["prompt_per_second"], "decode": 1000 * (timings["predicted_n"] - 1) / timings["predicted_ms"]}
-
-    def seconds(tokens):
-        threads = [threading.Thread(target=complete, args=(i, tokens)) for i in range(batch)]
-        start = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return time.perf_counter() - start
-
-    short, long = seconds(1), seconds(a.runs + 1)
-    return {"prompt": batch * a.prompt / short, "decode": batch * a.runs / (long - short)}
 
 
 def onnxruntime(a, model, batch):
@@ -146,10 +122,12 @@ def onnxruntime(a, model, batch):
     start = time.perf_counter()
     generator.append_tokens([prompt_of(a.prompt, i) for i in range(batch)] if batch > 1 else prompt_of(a.prompt, 1))
     generator.generate_next_token()
-    first = time.perf_counter()
+    times = [time.perf_counter()]
     for _ in range(a.runs):
         generator.generate_next_token()
-    return {"prompt": batch * a.prompt / (first - start), "decode": batch * a.runs / (time.perf_counter() - first)}
+        times.append(time.perf_counter())
+    return {"prompt": batch * a.prompt / (times[0] - start), "decode": batch * a.runs / (times[-1] - times[0]),
+            "step_ms": [1000 * (after - before) for before, after in zip(times, times[1:])]}
 
 
 def main():
@@ -164,11 +142,10 @@ def main():
     parser.add_argument("--batches", default="1")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--only", default="", help="rows whose name matches")
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.child:
-        name, model = a.child
-        print(json.dumps({"llama.cpp": llama_cpp, "onnxruntime": onnxruntime}[name](a, model, int(a.batches))))
+        print(json.dumps(onnxruntime(a, a.child, int(a.batches))))
         return
 
     forms = prepare(a)
@@ -183,13 +160,14 @@ def main():
     rate = statistics.median(reading)
     print(f"{'demo' if a.demo else a.shape}{f', {a.layers} layers' if a.layers else ''}, {a.threads} threads, prompt {a.prompt}, "
           f"{a.runs} steps, {a.rounds} rounds; this machine reads {rate / 1e9:.1f} GB/s")
-    print(f"{'runtime':14}{'weights':12}{'compute':9}{'batch':>6}{'decode t/s':>12}{'x our bf16':>12}{'of reading':>12}{'prompt t/s':>12}")
-    middle = {key: {kind: statistics.median(each[kind] for each in all_of) for kind in ("decode", "prompt")} for key, all_of in found.items()}
+    print(f"{'runtime':14}{'weights':12}{'compute':9}{'batch':>6}{'decode t/s':>12}{'x our bf16':>12}{'of reading':>12}{'prompt t/s':>12}"
+          f"{'step ms':>10}{'p99':>9}")
+    middle = {key: {kind: statistics.median(each[kind] for each in all_of) for kind in all_of[0]} for key, all_of in found.items()}
     for (runtime, form, compute, batch), row in middle.items():
         base = middle.get(("autoglm-edge", "bf16", "float", batch))
         ratio = f"{row['decode'] / base['decode']:.2f}" if base else ""
         share = f"{100 * bytes_of_a_token(forms[form]) * row['decode'] / rate:.0f} %" if compute and batch == 1 else ""
-        print(f"{runtime:14}{form:12}{compute:9}{batch:6}{row['decode']:12.1f}{ratio:>12}{share:>12}{row['prompt']:12.1f}")
+        print(f"{runtime:14}{form:12}{compute:9}{batch:6}{row['decode']:12.1f}{ratio:>12}{share:>12}{row['prompt']:12.1f}{row['median']:10.2f}{row['p99']:9.2f}")
 
 
 if __name__ == "__main__":

