@@ -18,6 +18,16 @@ COMMANDS = ("generate", "chat", "bench", "pack", "inspect", "version")
 ANSWER_END = '<think>Search is here</think>\ndo(action="Tap", element="Search")\n'
 
 
+@pytest.fixture(scope="module", params=["stored", "packed"])
+def model(request, tmp_path_factory):
+    """The demo model as it is stored, and packed."""
+    if request.param == "stored":
+        return DEMO
+    out = tmp_path_factory.mktemp("packed") / "model"
+    run_program(EDGE, "pack", DEMO, "-o", out, "--quiet").answered()
+    return out
+
+
 # The program itself.
 
 def libraries():
@@ -128,7 +138,7 @@ def test_bench_reports_numbers(edge):
 
 def test_bench_compares_in_turns(edge, tmp_path):
     packed = tmp_path / "packed"
-    edge("pack", DEMO, "-o", packed).answered()
+    edge("pack", DEMO, "-o", packed, "--quiet").answered()
     result = json.loads(edge("bench", DEMO, "--compare", packed, "--threads", "1,2", "--runs", "7", "--repeats", "2",
                              "--prompt-tokens", "8", "--json").answered())
     assert [(row["model"], row["threads"]) for row in result["results"]] == [
@@ -142,7 +152,7 @@ def test_bench_compares_in_turns(edge, tmp_path):
 
 def test_packed_models_say_the_same(edge, tmp_path):
     out = tmp_path / "packed"
-    result = json.loads(edge("pack", DEMO, "-o", out, "--json").answered())
+    result = json.loads(edge("pack", DEMO, "-o", out, "--json", "--quiet").answered())
     assert result["bytes"] == pytest.approx(result["source_bytes"], rel=0.01)
     said = edge("generate", DEMO, "-p", PROMPT).answered()
     assert edge("generate", out, "-p", PROMPT).answered() == said
@@ -153,7 +163,7 @@ def test_packed_models_say_the_same(edge, tmp_path):
 
 def test_a_packed_file_with_a_flipped_bit(edge, tmp_path):
     out = tmp_path / "packed"
-    edge("pack", DEMO, "-o", out).answered()
+    edge("pack", DEMO, "-o", out, "--quiet").answered()
     weights = out / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[len(data) // 2] ^= 1
@@ -166,11 +176,11 @@ def test_a_packed_file_with_a_flipped_bit(edge, tmp_path):
 
 def test_pack_keeps_what_stands(edge, tmp_path):
     out = tmp_path / "packed"
-    edge("pack", DEMO, "-o", out).answered()
+    edge("pack", DEMO, "-o", out, "--quiet").answered()
     edge("pack", DEMO, "-o", out).refused(USAGE, "exists", "--overwrite")
     edge("pack", out, "-o", tmp_path / "again").refused(USAGE, "packed already")
     edge("inspect", DEMO, "--verify").refused(USAGE, "checksums")
-    edge("pack", DEMO, "-o", out, "--overwrite").answered()
+    edge("pack", DEMO, "-o", out, "--overwrite", "--quiet").answered()
 
 
 def test_inspect_adds_up(edge):
@@ -184,21 +194,21 @@ def test_inspect_adds_up(edge):
 # Memory.
 
 @pytest.mark.skipif(SANITIZED, reason="sanitizers occupy memory of their own")
-def test_memory_is_predicted_and_kept(edge):
-    result = json.loads(edge("bench", DEMO, "--batch", "4", "--runs", "50", "--json").answered())
+def test_memory_is_predicted_and_kept(edge, model):
+    result = json.loads(edge("bench", model, "--batch", "4", "--runs", "50", "--json").answered())
     predicted = result["models"][0]["predicted_bytes"]
     assert result["peak_bytes"] <= predicted
     limit = predicted - 2_000_000  # the cache must give way
-    limited = json.loads(edge("bench", DEMO, "--batch", "4", "--runs", "20", "--prompt-tokens", "16", "--json",
+    limited = json.loads(edge("bench", model, "--batch", "4", "--runs", "20", "--prompt-tokens", "16", "--json",
                               "--max-ram", limit).answered())
     assert limited["peak_bytes"] <= limit
 
 
-def test_too_little_memory_is_said_before_loading(edge):
-    edge("generate", DEMO, "-p", "x", "--max-ram", "1M").refused(RESOURCES, "1.00 MB", "weights")
+def test_too_little_memory_is_said_before_loading(edge, model):
+    edge("generate", model, "-p", "x", "--max-ram", "1M").refused(RESOURCES, "1.00 MB", "weights")
 
 
-def test_a_refused_allocation_is_one_line(edge):
+def test_a_refused_allocation_is_one_line(edge, model):
     if SANITIZED:
         pytest.skip("sanitizers reserve address space")
     megabytes = 1 << 20
@@ -206,7 +216,7 @@ def test_a_refused_allocation_is_one_line(edge):
     def limit():
         resource.setrlimit(resource.RLIMIT_AS, (60 * megabytes, 60 * megabytes))
 
-    outcome = edge("bench", DEMO, "--batch", "512", "--prompt-tokens", "900", preexec_fn=limit)
+    outcome = edge("bench", model, "--batch", "512", "--prompt-tokens", "900", preexec_fn=limit)
     outcome.refused(RESOURCES)
 
 
@@ -227,12 +237,12 @@ def test_wrong_values(edge, options, word):
     edge("generate", DEMO, "-p", "x", *options).refused(USAGE, word)
 
 
-def test_prompts_of_no_and_too_many_tokens(edge):
-    edge("generate", DEMO, "-p", "").refused(USAGE, "empty")
-    edge("generate", DEMO, "--raw", "-p", "tap " * 5000).refused(USAGE, "tokens", "2048")
-    count = json.loads(edge("generate", DEMO, "--raw", "-p", "tap tap", "-n", "1", "--json").answered())["prompt_tokens"]
-    edge("generate", DEMO, "--raw", "-p", "tap tap", "-n", "5", "--context", count).answered()
-    edge("generate", DEMO, "--raw", "-p", "tap tap", "--context", count - 1).refused(USAGE, "context")
+def test_prompts_of_no_and_too_many_tokens(edge, model):
+    edge("generate", model, "-p", "").refused(USAGE, "empty")
+    edge("generate", model, "--raw", "-p", "tap " * 5000).refused(USAGE, "tokens", "2048")
+    count = json.loads(edge("generate", model, "--raw", "-p", "tap tap", "-n", "1", "--json").answered())["prompt_tokens"]
+    edge("generate", model, "--raw", "-p", "tap tap", "-n", "5", "--context", count).answered()
+    edge("generate", model, "--raw", "-p", "tap tap", "--context", count - 1).refused(USAGE, "context")
 
 
 def test_no_model_and_no_such_folder(edge):
@@ -269,8 +279,8 @@ def test_the_reference_kernels_say_the_same(edge):
     assert generic == edge("generate", DEMO, "-p", PROMPT).answered()
 
 
-def test_ctrl_c_ends_with_one_line():
-    command = [EDGE, "bench", DEMO, "--repeats", "1000", "--prompt-tokens", "1000", "--batch", ",".join(["1"] * 200)]
+def test_ctrl_c_ends_with_one_line(model):
+    command = [EDGE, "bench", model, "--repeats", "1000", "--prompt-tokens", "1000", "--batch", ",".join(["1"] * 200)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     time.sleep(1)
     process.send_signal(signal.SIGINT)
