@@ -28,7 +28,7 @@ struct LinearTask {
   int64_t x_stride = 0;
 
   /// For linear_int8 in place of x: x = xq * x_scales[t].
-  const int8_t* xq = nullptr;       ///< [m, packed_cols], or in tiles where wants_int8_tiles; zero in packed padding
+  const int8_t* xq = nullptr;       ///< [m, packed_cols], zero in packed padding; in tiles where wants_int8_tiles
   const float* x_scales = nullptr;  ///< [m]
   const int32_t* x_sums = nullptr;  ///< [m, packed_cols / 16 + 1]: the sum of the first 16 * i values of a token
 
@@ -40,6 +40,10 @@ struct LinearTask {
 inline constexpr int64_t kTileTokens = 16, kTileRowBytes = 64;
 static constexpr int64_t padded_tokens(int64_t m) { return (m + kTileTokens - 1) / kTileTokens * kTileTokens; }
 
+/// A row of int8 in tiles: packed_cols, then any value.
+static constexpr int64_t int8_row_bytes(const WeightView& weight) {
+  return (weight.packed_cols + kTileRowBytes - 1) / kTileRowBytes * kTileRowBytes;
+}
 /// A split row is two parts of so many BF16 each, zero beyond packed_cols: the nearest to x, and the nearest to what is
 /// left, which together are within 2^-16 of it.
 static constexpr int64_t split_cols(const WeightView& weight) {

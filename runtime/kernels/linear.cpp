@@ -44,7 +44,7 @@ Linear::Input Linear::input_of(const LinearCall& call, Compute compute) const {
   const WeightView& view = call.weight->view();
   if (compute == Compute::kInt8 && view.type == WeightType::kQuantized) {
     const bool tiles = kernels_.wants_int8_tiles != nullptr && kernels_.wants_int8_tiles(view, call.m);
-    return {.kind = Input::kInt8, .tiles = tiles, .row_bytes = view.packed_cols};
+    return {.kind = Input::kInt8, .tiles = tiles, .row_bytes = tiles ? int8_row_bytes(view) : view.packed_cols};
   }
   if (kernels_.wants_split_tiles == nullptr || !kernels_.wants_split_tiles(view, call.m)) return {};
   return {.kind = Input::kSplit, .tiles = true, .row_bytes = 4 * split_cols(view)};

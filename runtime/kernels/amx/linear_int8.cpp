@@ -6,25 +6,26 @@
 namespace autoglm::kernels::amx {
 namespace {
 
-constexpr int64_t kStep = 64;  // columns
-
-/// Panels and roundings are those of the products without tiles.
+/// Panels and roundings are those of the products without tiles. `step`: columns that are multiplied at once, 64, or 32
+/// where a scale covers no more or the last 64 are not whole.
+template <int step>
 struct Int8 : avx512::Int8 {
   /// The sums of the products of columns [col, end).
   template <int tiles>
   static void multiply(const Tile& tile, const Panel (&panels)[2], int64_t col, int64_t end, Sums<int32_t>& sums) {
-    const int64_t row = tile.task->weight->packed_cols;
+    const int64_t row = int8_row_bytes(*tile.task->weight);
     const int8_t* x = tile.task->xq + tile.first_token * row;
     zero_sums<tiles>();
-    for (int64_t k = col; k < end; k += kStep) {
+    for (int64_t k = col; k < end; k += step) {
       const int64_t at = (k - tile.first_col) * kBlockRows;
+      const int8_t* from = x + k / kTileRowBytes * kTileRowBytes * kTileTokens + k % kTileRowBytes;
       _tile_loadd(6, panels[0].quads + at, kVectorBytes);
-      _tile_loadd(4, x + k * kTileTokens, kTileRowBytes);
+      _tile_loadd(4, from, kTileRowBytes);
       _tile_dpbsud(0, 4, 6);
       _tile_loadd(7, panels[1].quads + at, kVectorBytes);
       _tile_dpbsud(1, 4, 7);
       if constexpr (tiles == 2) {
-        _tile_loadd(5, x + (k + row) * kTileTokens, kTileRowBytes);
+        _tile_loadd(5, from + row * kTileTokens, kTileRowBytes);
         _tile_dpbsud(2, 5, 6);
         _tile_dpbsud(3, 5, 7);
       }
@@ -67,13 +68,15 @@ struct Int8 : avx512::Int8 {
 
 }  // namespace
 
-/// With groups of 32 columns, adding up is what takes the time.
 bool wants_int8_tiles(const WeightView& weight, int64_t m) {
-  return m >= kLeastTokens && weight.scale_cols % kStep == 0 && weight.packed_cols % kStep == 0;
+  return m >= kLeastTokens && weight.scale_cols % kChunkCols == 0;
 }
 
 void linear_int8(const LinearTask& task) {
-  wants_int8_tiles(*task.weight, task.m) ? run_on_tiles<Int8>(task) : avx512::linear_int8(task);
+  const WeightView& view = *task.weight;
+  if (!wants_int8_tiles(view, task.m)) return avx512::linear_int8(task);
+  const bool whole = view.scale_cols % 64 == 0 && view.packed_cols % 64 == 0;
+  whole ? run_on_tiles<Int8<64>, 64>(task) : run_on_tiles<Int8<32>, 32>(task);
 }
 
 }  // namespace autoglm::kernels::amx

@@ -120,6 +120,6 @@ void split(const float* x, int64_t n, int64_t cols, std::byte* row) {
   }
 }
 
-void linear_split(const LinearTask& task) { run_on_tiles<Split>(task); }
+void linear_split(const LinearTask& task) { run_on_tiles<Split, 2 * kStep>(task); }
 
 }  // namespace autoglm::kernels::amx

@@ -1,7 +1,7 @@
 #pragma once
-/// What the products on tiles share. Eight tiles of 16 rows of 64 bytes: 0 to 3 are sums of 16 tokens by 16 rows of the
-/// weight, 4 and 5 hold a step of columns of 16 tokens, 6 and 7 as many of a block of rows, as the instructions take
-/// their second factor: 16 vectors of one 32-bit lane for each row, a lane being 4 columns of bytes or 2 of BF16.
+/// What the products on tiles share. Eight tiles of up to 16 rows of 64 bytes: 0 to 3 are sums of 16 tokens by 16 rows
+/// of the weight, 4 and 5 hold a step of columns of 16 tokens, 6 and 7 as many of a block of rows, as the instructions
+/// take their second factor: vectors of one 32-bit lane for each row, a lane being 4 columns of bytes or 2 of BF16.
 #include <immintrin.h>
 
 #include "runtime/kernels/blocked.h"
@@ -12,17 +12,16 @@ namespace {
 /// Fewer tokens are multiplied as quickly without tiles.
 constexpr int64_t kLeastTokens = 4;
 
-/// What ldtilecfg reads (Intel SDM, vol. 1, 18.3).
+/// What ldtilecfg reads (Intel SDM, vol. 1, 18.3). `step`: the bytes of a token that are multiplied at once.
+template <int step>
 struct alignas(64) Config {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, step, step, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, step / 4, step / 4};
 };
 
 /// What stands at `at` is in memory: the compiler need not know that instructions of tiles read it.
 inline void written(const void* at) { __asm__ volatile("" : : "r"(at) : "memory"); }
-
-constexpr int64_t kTileBytes = kTileTokens * kTileRowBytes;
 
 /// Sums of up to two tiles of tokens, [block][token][row].
 template <class T>
@@ -63,9 +62,9 @@ struct OnTiles : Op {
   }
 };
 
-template <class Op>
+template <class Op, int step>
 inline void run_on_tiles(const LinearTask& task) {
-  const Config config;
+  const Config<step> config;
   written(&config);
   _tile_loadconfig(&config);
   run_blocked<OnTiles<Op>>(task);
