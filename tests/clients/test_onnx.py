@@ -10,7 +10,7 @@ import onnxruntime_genai
 import pytest
 import torch
 import transformers
-from conftest import FAMILIES, divergence, model_folder, task_prompts
+from conftest import FAMILIES, FEW, TINY_FAMILIES, divergence, few, model_folder, task_prompts
 from safetensors.torch import load_file, save_file
 from test_export import export, export_fails
 from test_transformers import load, token_ids
@@ -132,7 +132,7 @@ def test_a_quantized_head_that_is_the_embedding(compress, our_logits, tmp_path):
     compare(artifact, tmp_path / "out", our_logits, 1e-5)
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "glm-phone-demo"])
+@pytest.mark.parametrize("family", few(TINY_FAMILIES))
 def test_matmul_nbits_of_every_family(family, compress, our_logits, tmp_path):
     """Random weights, and inputs rounded to 8 bits: further off than a trained model, near enough to show a wrong order."""
     artifact = compress(family, "-q", "int4-g16", "--method", "rtn")
@@ -142,7 +142,7 @@ def test_matmul_nbits_of_every_family(family, compress, our_logits, tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["int4-g16", "w8a8"])
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "glm-phone-demo"])
+@pytest.mark.parametrize("family", few(TINY_FAMILIES))
 def test_quantized_families(family, scheme, compress, our_logits, tmp_path):
     artifact = compress(family, "-q", scheme, "--method", "rtn")
     export(artifact, tmp_path / "out", "--format", "onnx")
@@ -213,7 +213,7 @@ def test_an_opset_that_is_too_old(options, least, compress, tmp_path):
     check_graph(tmp_path / "out")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", few(FAMILIES, ["glm-phone-demo", *FEW]))
 def test_float16(family, our_logits, tmp_path):
     """The cache and all products in 16 bits; random weights round further off than a trained model."""
     export(model_folder(family), tmp_path / "out", "--format", "onnx", "--type", "fp16")

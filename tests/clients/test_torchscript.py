@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import FAMILIES, divergence, model_folder, task_prompts
+from conftest import FAMILIES, TINY_FAMILIES, divergence, few, model_folder, task_prompts
 from test_export import export
 from test_transformers import load, token_ids
 
 DEMO = model_folder("glm-phone-demo")
 TASKS = int(os.environ.get("AUTOGLM_TASKS", 20))  # of 200
 STEPS = 16
-TINY = [family for family in FAMILIES if family != "glm-phone-demo"]
 
 
 @torch.no_grad()
@@ -77,7 +76,7 @@ def test_static_activations(compress, our_logits, tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["int4-g16", "w8a8"])
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("family", few(TINY_FAMILIES))
 def test_quantized_families(family, scheme, compress, our_logits, tmp_path):
     artifact = compress(family, "-q", scheme, "--method", "rtn")
     export(artifact, tmp_path / "out", "--format", "torchscript")
