@@ -4,8 +4,8 @@
 ///   build/edge/benchmarks/autoglm_kernels_benchmark --benchmark_filter=Decode
 ///
 /// Decode figures are bytes of packed weights read in a second ("bytes_per_second"), from a set of matrices larger than
-/// the caches; ReadMemory is the yardstick. Prefill figures are multiply-adds ("items_per_second"); PeakVnni is theirs
-/// where weights and inputs are INT8.
+/// the caches; ReadMemory is the yardstick. Prefill figures are multiply-adds ("items_per_second"); PeakVnni is what
+/// INT8 could reach without tiles, which avx512_amx has.
 #include <benchmark/benchmark.h>
 #if defined(__x86_64__)
 #include <immintrin.h>

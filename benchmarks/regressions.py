@@ -5,7 +5,7 @@ usage: regressions.py OLD NEW [--filter REGEX] [--rounds 7] [--threshold 5]
 
 OLD and NEW are build folders with -DAUTOGLM_BENCHMARKS=ON, or programs of Google Benchmark. The builds run in turns, so that a
 machine which slows down slows both. A case became slower when the median of its rounds' ratios is above the threshold (in
-percent), and nearly all rounds agree.
+percent), and nearly all rounds agree; or when it runs in OLD alone.
 """
 import argparse
 import json
@@ -32,7 +32,7 @@ def seconds(file, name):
     out = subprocess.run([file, f"--benchmark_filter=^{re.escape(name)}$", "--benchmark_format=json", "--benchmark_min_time=0.05"],
                          capture_output=True, text=True, check=True).stdout
     run = json.loads(out)["benchmarks"][0]
-    return None if run.get("error_occurred") else run["real_time"]
+    return None if run.get("error_occurred") else run["real_time"] * {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1}[run["time_unit"]]
 
 
 def main():
@@ -53,12 +53,15 @@ def main():
         ratios = []
         for i in range(a.rounds):
             times = {}
-            for file in (old, new) if i % 2 == 0 else (new, old):
-                times[file] = seconds(file, name)
-            if None not in times.values():
-                ratios.append(times[new] / times[old])
+            for side, file in (("old", old), ("new", new)) if i % 2 == 0 else (("new", new), ("old", old)):
+                times[side] = seconds(file, name)
+            if None in times.values():
+                break
+            ratios.append(times["new"] / times["old"])
         if not ratios:
-            print(f"{name}: does not run here")
+            print(f"{name}: {'does not run here' if times['old'] is None else 'NO LONGER RUNS'}")
+            if times["old"] is not None:
+                slower.append(name)
             continue
         middle, limit = statistics.median(ratios), 1 + a.threshold / 100
         is_slower = middle > limit and sum(r > 1 for r in ratios) >= 0.85 * len(ratios)
@@ -67,7 +70,8 @@ def main():
             slower.append(name)
     for name in sorted(before - set(names)):
         print(f"{name}: only in {a.old}")
-    print(f"{len(slower)} of {len(names)} cases became slower" + (": " + ", ".join(slower) if slower else ""))
+        slower.append(name)
+    print(f"{len(slower)} of {len(before | set(names))} cases became slower or are missing" + (": " + ", ".join(slower) if slower else ""))
     sys.exit(1 if slower else 0)
 
 

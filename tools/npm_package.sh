@@ -14,4 +14,4 @@ scratch=$(mktemp -d "$folder.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 archive=$(cd "$scratch" && "$npm" pack --loglevel=error "$package" | tail -1)
 tar -xzf "$scratch/$archive" -C "$scratch"
-mv "$scratch/package" "$folder"
+mv -T "$scratch/package" "$folder" 2>/dev/null || [ -d "$folder" ]  # another process was faster

@@ -84,14 +84,14 @@ TEST_P(EngineTest, GreedyTokensAreTheLikeliestOnes) {
 }
 
 TEST_P(EngineTest, SequencesThatRunTogetherDoNotDisturbOneAnother) {
-  auto engine = make(tiny_folder(GetParam()), {.threads = 2, .max_sequences = 3, .prefill_chunk = 7});
+  auto engine = make(tiny_folder(GetParam()), {.threads = 2, .max_sequences = 5, .prefill_chunk = 7});
   std::map<RequestId, Tokens> expected;
-  for (int64_t i = 0; i < 6; ++i) {
-    const Tokens prompt = prompt_of(GetParam(), i % 2, 1 + 4 * i);
+  for (int64_t i = 0; i < 8; ++i) {
+    const Tokens prompt = prompt_of(GetParam(), i % 2, 1 + 3 * i);
     expected[must(engine->submit(endless(prompt, 3 + i)))] = greedy(tiny_folder(GetParam()), prompt, 3 + i);
   }
   const auto events = drain(*engine);
-  ASSERT_EQ(events.size(), 6u);
+  ASSERT_EQ(events.size(), 8u);
   for (const auto& [id, tokens] : expected) EXPECT_EQ(tokens_of(events.at(id)), tokens) << id;
 }
 

@@ -61,7 +61,7 @@ Forward::Forward(const Model& model, KvCache& cache, const kernels::Kernels& ker
       linear_(kernels, pool),
       qkv_width_((config_.num_attention_heads + 2 * config_.num_key_value_heads) * config_.head_dim) {}
 
-int64_t Forward::workspace_bytes(const format::ModelConfig& c, int64_t tokens, int64_t rows) {
+int64_t Forward::workspace_bytes(const format::ModelConfig& c, int64_t tokens, int64_t rows, int threads) {
   const int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
   const bool moe = c.n_routed_experts > 0;
   const int64_t experts = moe ? c.num_experts_per_tok : 0;
@@ -70,9 +70,13 @@ int64_t Forward::workspace_bytes(const format::ModelConfig& c, int64_t tokens, i
                 c.moe_intermediate_size * experts});
   const int64_t floats =
       4 * c.hidden_size + 2 * q + 2 * kv + 3 * width + 2 * experts * c.hidden_size + c.n_routed_experts + c.rotary_dim;
-  const int64_t widest = std::max({c.hidden_size, q, width});  // int8 or split copies of inputs, and inputs moved apart
-  return (tokens * (floats + 2 * widest) + kernels::kTileTokens * widest) * 4 +
-         rows * (c.vocab_size + c.hidden_size) * 4;
+  // Inputs moved apart, and copies of them in int8 or split, up to whole tiles; of experts those of all their tokens.
+  const int64_t widest = std::max({c.hidden_size, q, width});
+  const int64_t routed = tokens * experts;
+  const int64_t filled_up = routed + kernels::kTileTokens * std::min(c.n_routed_experts, routed);
+  const int64_t copies = std::max((2 * tokens + kernels::kTileTokens) * widest,
+                                  (routed + filled_up) * std::max(c.hidden_size, c.moe_intermediate_size));
+  return (tokens * floats + copies + threads * widest + rows * (c.vocab_size + c.hidden_size)) * 4;
 }
 
 template <typename Body>

@@ -35,11 +35,12 @@ class Forward {
           kernels::Compute compute);
 
   /// Bytes of activations for `tokens` tokens in a batch and `rows` rows of logits, about.
-  static int64_t workspace_bytes(const format::ModelConfig& config, int64_t tokens, int64_t rows);
+  static int64_t workspace_bytes(const format::ModelConfig& config, int64_t tokens, int64_t rows, int threads);
 
   /// Runs all tokens of `runs` through the blocks, appends keys and values to the cache, and puts the last block's
   /// output into `hidden`: [runs, hidden] of each run's last token, or [tokens, hidden]. Causal within a sequence.
-  /// Results for a run do not depend on the others. kCancelled between layers.
+  /// Results for a run depend on the others by rounding alone: how products are added up, and whether inputs are split
+  /// (kernels/linear.h), follows the number of tokens. kCancelled between layers.
   Status run(std::span<const TokenRun> runs, Rows rows, std::span<float> hidden, const CancelToken* cancel = nullptr);
 
   /// Final norm and head: hidden [n, hidden] -> logits [n, vocab].

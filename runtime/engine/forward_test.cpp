@@ -2,7 +2,7 @@
 
 #include <gmock/gmock.h>
 
-#include "runtime/engine/testing.h"
+#include "runtime/engine/artifact_testing.h"
 
 namespace autoglm::engine {
 namespace {
@@ -70,6 +70,32 @@ TEST_P(GoldenTest, TheNumberOfThreadsChangesNothing) {
     const std::vector<float> logits = rig.run(ids(0, 0, kGoldenTokens));
     if (first.empty()) first = logits;
     EXPECT_EQ(logits, first) << threads;
+  }
+}
+
+// With six tokens at once processors that have tiles multiply otherwise than with one.
+TEST(Forward, ManySequencesTogetherGiveTheLogitsOfEachAlone) {
+  const Artifact artifact("glm4_moe", config(linear(weights(4, true, "group", 32))));
+  for (const kernels::Compute compute : {kernels::Compute::kFloat, kernels::Compute::kInt8}) {
+    const Rig::Options options = {.compute = compute, .kv = kernels::KvType::kF32};
+    Rig together(artifact.quantized.path(), options);
+    std::vector<Rig::Sequence> sequences(6);
+    std::vector<Rig::Sequence*> all;
+    std::vector<Tokens> prompts, steps;
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      const Tokens ids = golden_ids("glm4_moe", static_cast<int64_t>(i % 2));
+      all.push_back(&sequences[i]);
+      prompts.emplace_back(ids.begin(), ids.begin() + 2 + static_cast<long>(i));
+      steps.push_back({ids.back()});
+    }
+    together.run(all, prompts);
+    const auto logits = together.run(all, steps);
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      Rig alone(artifact.quantized.path(), options);
+      Rig::Sequence sequence;
+      alone.run({&sequence}, {prompts[i]});
+      EXPECT_LT(relative_error(logits[i], alone.run({&sequence}, {steps[i]})[0]), 1e-4) << i;
+    }
   }
 }
 

@@ -58,7 +58,8 @@ Result<MemoryPlan> plan_memory(const Weights& weights, EngineOptions& options) {
   plan.process = current_rss_bytes();
   AUTOGLM_ASSIGN_OR_RETURN(plan.weights, weights.bytes());
   const int64_t batch = std::min(options.prefill_chunk, options.max_sequences * options.max_context);
-  const int64_t running = Forward::workspace_bytes(config, batch + options.max_sequences, options.max_sequences);
+  const int64_t running =
+      Forward::workspace_bytes(config, batch + options.max_sequences, options.max_sequences, options.threads);
   plan.activations =
       std::max(running, plan.weights.packed > 0 ? options.threads * largest_piece(weights) * kDecoded : 0);
 

@@ -77,7 +77,8 @@ static void fill_floats(const WeightView& view, int64_t block, int64_t first_col
 
 /// Op has:  Panel, kPanelCols (a multiple of 32), kTokens,
 ///          static void fill(const WeightView&, int64_t block, int64_t first_col, int64_t last_col, Panel&),
-///          template <int T> static void tile(const Tile&, const Panel (&)[2]),
+///          template <int T> static void tile(const Tile&, const Panel (&)[2]), or not a template but for any number of
+///          tokens up to kTokens: static void tile(const Tile&, const Panel (&)[2], int64_t tokens),
 ///          static float factor(const LinearTask&, int64_t token): what multiplies a token's sums at the end.
 template <class Op>
 static void run_blocked(const LinearTask& task) {
@@ -101,7 +102,12 @@ static void run_blocked(const LinearTask& task) {
           for (int64_t t = 0; t < tokens; t += Op::kTokens) {
             tile.first_token = strip_token + t;
             tile.sums = sums + t * kPairRows;
-            run_tile<Op, Op::kTokens>(tile, panels, smaller(Op::kTokens, tokens - t));
+            const int64_t part = smaller(Op::kTokens, tokens - t);
+            if constexpr (requires { Op::tile(tile, panels, part); }) {
+              Op::tile(tile, panels, part);
+            } else {
+              run_tile<Op, Op::kTokens>(tile, panels, part);
+            }
           }
         }
         const int64_t rows = smaller(kPairRows, strip_end - row);

@@ -51,6 +51,10 @@ TEST(Dispatch, EveryTableIsWholeAndItsOwn) {
   for (const Kernels* table : available()) {
     EXPECT_TRUE(names.insert(table->name).second);
     EXPECT_TRUE(linears.emplace(table->linear, table->linear_int8).second) << table->name << " runs another's kernels";
+    const bool tiles = table->wants_int8_tiles != nullptr;
+    EXPECT_EQ(table->wants_split_tiles != nullptr, tiles);
+    EXPECT_EQ(table->split != nullptr, tiles);
+    EXPECT_EQ(table->linear_split != nullptr, tiles);
     EXPECT_NE(table->quantize, nullptr);
     EXPECT_NE(table->store_kv, nullptr);
     EXPECT_NE(table->attention, nullptr);

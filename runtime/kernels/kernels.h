@@ -35,19 +35,21 @@ struct LinearTask {
   const std::byte* x_parts = nullptr;  ///< for linear_split in place of x: split rows, in tiles
 };
 
-/// Rows of bytes, one for each token, in tiles: [padded_tokens(m) / 16][row / 64][16 tokens][64 bytes]. The rows of
-/// tokens that only fill up the last tile may have any value.
+/// Rows of bytes, one for each token, in tiles: [padded_tokens(m) / 16][row / 64][16 tokens][64 bytes], at a multiple
+/// of
+/// 64. The rows of tokens that only fill up the last tile may have any value.
 inline constexpr int64_t kTileTokens = 16, kTileRowBytes = 64;
 static constexpr int64_t padded_tokens(int64_t m) { return (m + kTileTokens - 1) / kTileTokens * kTileTokens; }
 
-/// A row of int8 in tiles: packed_cols, then any value.
+/// Of a token's int8 in tiles: packed_cols, then any value.
 static constexpr int64_t int8_row_bytes(const WeightView& weight) {
   return (weight.packed_cols + kTileRowBytes - 1) / kTileRowBytes * kTileRowBytes;
 }
-/// A split row is two parts of so many BF16 each, zero beyond packed_cols: the nearest to x, and the nearest to what is
-/// left, which together are within 2^-16 of it.
-static constexpr int64_t split_cols(const WeightView& weight) {
-  return (weight.packed_cols + kChunkCols - 1) / kChunkCols * kChunkCols;
+
+/// Of a token that is split: two parts of as many BF16, each packed_cols and then zeros. The first is nearest to x, the
+/// second to what is left; together they are within 2^-16 of x, or 2^-126 where that is more.
+static constexpr int64_t split_row_bytes(const WeightView& weight) {
+  return (weight.packed_cols + kChunkCols - 1) / kChunkCols * kChunkCols * 4;
 }
 
 /// Storage of cached keys and values. int8 has one float scale for each token and head (value = q * scale).
@@ -123,11 +125,12 @@ struct Kernels {
   /// (compressed-tensors' symmetric int8). Returns the scale used; a token of zeros has scale 2^-23.
   float (*quantize)(const float* x, int64_t n, float scale, int8_t* xq) = nullptr;
 
-  /// For processors that multiply tiles, else null: whether linear_int8 takes its inputs in tiles, and whether several
-  /// tokens are multiplied faster by linear_split, which is `linear` on rows that `split` made, of 2 * cols BF16.
+  /// For processors that multiply tiles, else all null: whether linear_int8 takes its inputs in tiles, and whether
+  /// several tokens are multiplied faster by linear_split, which is `linear` on split rows.
   bool (*wants_int8_tiles)(const WeightView& weight, int64_t m) = nullptr;
   bool (*wants_split_tiles)(const WeightView& weight, int64_t m) = nullptr;
-  void (*split)(const float* x, int64_t n, int64_t cols, std::byte* row) = nullptr;
+  /// Writes n values of x as two parts of `part_cols` BF16 each, a multiple of 16. What is infinite has no rest.
+  void (*split)(const float* x, int64_t n, int64_t part_cols, std::byte* row) = nullptr;
   void (*linear_split)(const LinearTask&) = nullptr;
 
   void (*store_kv)(const KvStore&) = nullptr;

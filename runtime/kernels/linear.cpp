@@ -38,6 +38,21 @@ void put_into_tiles(const std::byte* row, int64_t row_bytes, int64_t token, std:
   }
 }
 
+/// Up to the next multiple of a row of a tile.
+size_t aligned(size_t bytes) {
+  constexpr size_t kAlignment = kTileRowBytes;
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+std::byte* aligned(std::vector<std::byte>& bytes) {
+  return reinterpret_cast<std::byte*>(aligned(reinterpret_cast<size_t>(bytes.data())));
+}
+
+/// Whether two calls multiply the same numbers by matrices of as many columns, none of them moved apart.
+bool have_one_input(const LinearCall& a, const LinearCall& b) {
+  return a.x == b.x && a.x_stride == b.x_stride && a.m == b.m && a.weight->cols() == b.weight->cols() &&
+         !a.weight->view().is_spread() && !b.weight->view().is_spread();
+}
+
 }  // namespace
 
 Linear::Input Linear::input_of(const LinearCall& call, Compute compute) const {
@@ -47,56 +62,65 @@ Linear::Input Linear::input_of(const LinearCall& call, Compute compute) const {
     return {.kind = Input::kInt8, .tiles = tiles, .row_bytes = tiles ? int8_row_bytes(view) : view.packed_cols};
   }
   if (kernels_.wants_split_tiles == nullptr || !kernels_.wants_split_tiles(view, call.m)) return {};
-  return {.kind = Input::kSplit, .tiles = true, .row_bytes = 4 * split_cols(view)};
+  return {.kind = Input::kSplit, .tiles = true, .row_bytes = split_row_bytes(view)};
 }
 
-void Linear::make_rows(const Input& input, const LinearTask& task, float input_scale, std::byte* rows, float* scales,
-                       int32_t* sums) {
+void Linear::convert(const Input& input, const LinearTask& task, int64_t token, int thread, float input_scale) {
+  const float* x = task.x + token * task.x_stride;
   const int64_t n = task.weight->packed_cols;
-  pool_.parallel_for(task.m, [&](int64_t begin, int64_t end, int thread) {
-    for (int64_t t = begin; t < end; ++t) {
-      const float* x = task.x + t * task.x_stride;
-      std::byte* const row = input.tiles ? row_.data() + thread * input.row_bytes : rows + t * input.row_bytes;
-      if (input.kind == Input::kSplit) {
-        kernels_.split(x, n, split_cols(*task.weight), row);
-      } else {
-        auto* const xq = reinterpret_cast<int8_t*>(row);
-        scales[t] = kernels_.quantize(x, n, input_scale, xq);
-        sum_up(xq, n, sums + t * (n / 16 + 1));
-      }
-      if (input.tiles) put_into_tiles(row, input.row_bytes, t, rows);
-    }
-  });
+  std::byte* const rows = aligned(rows_) + input.rows_at;
+  std::byte* const row = input.tiles ? thread_rows_.data() + thread * input.row_bytes : rows + token * input.row_bytes;
+  if (input.kind == Input::kSplit) {
+    kernels_.split(x, n, input.row_bytes / 4, row);
+  } else {
+    auto* const xq = reinterpret_cast<int8_t*>(row);
+    x_scales_[input.tokens_at + static_cast<size_t>(token)] = kernels_.quantize(x, n, input_scale, xq);
+    sum_up(xq, n, x_sums_.data() + input.sums_at + token * (n / 16 + 1));
+  }
+  if (input.tiles) put_into_tiles(row, input.row_bytes, token, rows);
 }
 
 void Linear::run(std::span<const LinearCall> calls, Compute compute, float input_scale) {
   // Sizes first: the buffers must not move while tasks point into them.
   size_t floats = 0, bytes = 0, tokens = 0, sums = 0, row = 0;
-  const auto size_of_rows = [](const Input& input, int64_t m) {
-    return static_cast<size_t>((input.tiles ? padded_tokens(m) : m) * input.row_bytes);
-  };
-  for (const LinearCall& call : calls) {
+  int64_t converted = 0;
+  inputs_.clear();
+  for (size_t i = 0; i < calls.size(); ++i) {
+    const LinearCall& call = calls[i];
     const WeightView& view = call.weight->view();
     const auto m = static_cast<size_t>(call.m), cols = static_cast<size_t>(view.packed_cols);
     if (view.is_spread()) floats += m * cols;
-    const Input input = input_of(call, compute);
-    bytes += size_of_rows(input, call.m);
-    if (input.tiles) row = std::max(row, static_cast<size_t>(input.row_bytes));
-    if (input.kind != Input::kInt8) continue;
-    tokens += m;
-    sums += m * (cols / 16 + 1);
+    Input input = input_of(call, compute);
+    if (i > 0 && have_one_input(calls[i - 1], call) && inputs_.back().is_like(input)) {
+      input = inputs_.back();
+      input.is_shared = true;
+    } else if (input.kind != Input::kFloat) {
+      input.rows_at = bytes;
+      input.tokens_at = tokens;
+      input.sums_at = sums;
+      bytes += aligned(static_cast<size_t>((input.tiles ? padded_tokens(call.m) : call.m) * input.row_bytes));
+      if (input.tiles) row = std::max(row, static_cast<size_t>(input.row_bytes));
+      if (input.kind == Input::kInt8) {
+        tokens += m;
+        sums += m * (cols / 16 + 1);
+      }
+      converted += call.m;
+    }
+    inputs_.push_back(input);
   }
   spread_.assign(std::max(floats, size_t{1}), 0.0f);
   row *= static_cast<size_t>(pool_.threads());
-  if (row_.size() < row) row_.resize(row);
+  bytes += kTileRowBytes;  // to begin at an aligned address
+  if (thread_rows_.size() < row) thread_rows_.resize(row);
   if (rows_.size() < bytes) rows_.resize(bytes);
   if (x_scales_.size() < tokens) x_scales_.resize(tokens);
   if (x_sums_.size() < sums) x_sums_.resize(sums);
 
   tasks_.clear();
-  floats = bytes = tokens = sums = 0;
+  floats = 0;
   int64_t units = 0;
-  for (const LinearCall& call : calls) {
+  for (size_t i = 0; i < calls.size(); ++i) {
+    const LinearCall& call = calls[i];
     const WeightView& view = call.weight->view();
     LinearTask task{.weight = &view,
                     .m = call.m,
@@ -105,34 +129,36 @@ void Linear::run(std::span<const LinearCall> calls, Compute compute, float input
                     .y_stride = call.y_stride,
                     .x = call.x,
                     .x_stride = call.x_stride};
-    const auto m = static_cast<size_t>(call.m), cols = static_cast<size_t>(view.packed_cols);
     if (view.is_spread()) {
       float* to = spread_.data() + floats;
       for (int64_t t = 0; t < call.m; ++t) spread(view, call.x + t * call.x_stride, to + t * view.packed_cols);
       task.x = to;
       task.x_stride = view.packed_cols;
-      floats += m * cols;
+      floats += static_cast<size_t>(call.m * view.packed_cols);
     }
-    const Input input = input_of(call, compute);
-    std::byte* const rows = rows_.data() + bytes;
+    const Input& input = inputs_[i];
+    const std::byte* rows = aligned(rows_) + input.rows_at;
     if (input.kind == Input::kInt8) {
       task.xq = reinterpret_cast<const int8_t*>(rows);
-      task.x_scales = x_scales_.data() + tokens;
-      task.x_sums = x_sums_.data() + sums;
+      task.x_scales = x_scales_.data() + input.tokens_at;
+      task.x_sums = x_sums_.data() + input.sums_at;
     } else if (input.kind == Input::kSplit) {
       task.x_parts = rows;
-    }
-    if (input.kind != Input::kFloat) {
-      make_rows(input, task, input_scale, rows, x_scales_.data() + tokens, x_sums_.data() + sums);
-    }
-    bytes += size_of_rows(input, call.m);
-    if (input.kind == Input::kInt8) {
-      tokens += m;
-      sums += m * (cols / 16 + 1);
     }
     units += units_of(task);
     tasks_.push_back(task);
   }
+
+  pool_.parallel_for(converted, [&](int64_t begin, int64_t end, int thread) {
+    int64_t passed = 0;
+    for (size_t i = 0; i < tasks_.size(); ++i) {
+      const LinearTask& task = tasks_[i];
+      if (inputs_[i].kind == Input::kFloat || inputs_[i].is_shared) continue;
+      const int64_t first = std::max(begin - passed, int64_t{0}), last = std::min(end - passed, task.m);
+      for (int64_t t = first; t < last; ++t) convert(inputs_[i], task, t, thread, input_scale);
+      passed += task.m;
+    }
+  });
 
   pool_.parallel_for(units, [&](int64_t begin, int64_t end, int) {
     int64_t passed = 0;

@@ -23,12 +23,12 @@ struct LinearCall {
 };
 
 enum class Compute : uint8_t {
-  kFloat,  ///< activations as they are
+  kFloat,  ///< activations as they are, or within 2^-16 where a table splits them (Kernels::split)
   kInt8    ///< activations of quantized weights rounded to int8 for each token; float weights as with kFloat
 };
 
 /// Runs linears with one table and one pool, and owns the buffers that they need in between, which grow to the largest
-/// call and stay. Not thread-safe. Results do not depend on how work is split.
+/// call and stay. Not thread-safe. Results do not depend on how work is shared among threads.
 class Linear {
  public:
   /// Both outlive it.
@@ -40,22 +40,29 @@ class Linear {
   void run(const LinearCall& call, Compute compute, float input_scale = 0) { run({&call, 1}, compute, input_scale); }
 
  private:
-  /// What a table makes of the inputs of a call before it multiplies them: rows of bytes, one for each token.
+  /// What a table makes of the input of a call before it multiplies it: rows of bytes, one for each token, in tiles or
+  /// one after the other; and where they are in the buffers. kFloat: nothing.
   struct Input {
     enum Kind : uint8_t { kFloat, kInt8, kSplit } kind = kFloat;
     bool tiles = false;
     int64_t row_bytes = 0;
+    size_t rows_at = 0, tokens_at = 0, sums_at = 0;
+    bool is_shared = false;  ///< with the call before, which converts it
+
+    bool is_like(const Input& other) const {
+      return kind == other.kind && tiles == other.tiles && row_bytes == other.row_bytes;
+    }
   };
   Input input_of(const LinearCall& call, Compute compute) const;
-  void make_rows(const Input& input, const LinearTask& task, float input_scale, std::byte* rows, float* scales,
-                 int32_t* sums);
+  void convert(const Input& input, const LinearTask& task, int64_t token, int thread, float input_scale);
 
   const Kernels& kernels_;
   ThreadPool& pool_;
   std::vector<LinearTask> tasks_;
-  std::vector<float> spread_;    ///< inputs moved to packed columns
-  std::vector<std::byte> rows_;  ///< inputs in int8 or split
-  std::vector<std::byte> row_;   ///< of each thread, one row before it is put into tiles
+  std::vector<Input> inputs_;
+  std::vector<float> spread_;           ///< inputs moved to packed columns
+  std::vector<std::byte> rows_;         ///< inputs in int8 or split
+  std::vector<std::byte> thread_rows_;  ///< a row for each thread, before it is put into tiles
   std::vector<float> x_scales_;
   std::vector<int32_t> x_sums_;
 };

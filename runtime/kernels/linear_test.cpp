@@ -175,11 +175,13 @@ TEST_P(LinearTest, HoldsTheExtremes) {
       ASSERT_TRUE(packed.ok());
       const double q = weight.args.q_max() - weight.args.q_min();
       for (const float x : {-128.0f, 127.0f}) {
-        for (const size_t m : {1, 3}) {
-          const auto y = run(*packed, std::vector<float>(m * cols, x), {}, Compute::kInt8, 1.0f);
-          for (size_t i = 0; i < y.size(); ++i) {
-            const double exact = sign * q * x * static_cast<double>(cols) * weight.scales[i % 16];
-            ASSERT_NEAR(y[i], exact, std::abs(exact) * 1e-4) << bits;
+        for (const size_t m : {1, 3, 5, 20}) {
+          for (const Compute compute : {Compute::kInt8, Compute::kFloat}) {
+            const auto y = run(*packed, std::vector<float>(m * cols, x), {}, compute, 1.0f);
+            for (size_t i = 0; i < y.size(); ++i) {
+              const double exact = sign * q * x * static_cast<double>(cols) * weight.scales[i % 16];
+              ASSERT_NEAR(y[i], exact, std::abs(exact) * (compute == Compute::kInt8 ? 1e-4 : 2e-3)) << bits;
+            }
           }
         }
       }
@@ -190,7 +192,8 @@ TEST_P(LinearTest, HoldsTheExtremes) {
 // Every value of a weight in every place, seen through unit vectors: what is computed is exactly the scale times q.
 TEST_P(LinearTest, PicksEveryElementExactly) {
   for (int bits = 1; bits <= 8; ++bits) {
-    const auto weight = random_weight({bits, true, 32}, 32, 64, DType::kBF16, static_cast<unsigned>(bits));
+    const int64_t group = bits % 2 == 0 ? 32 : 64;
+    const auto weight = random_weight({bits, true, group}, 32, 64, DType::kBF16, static_cast<unsigned>(bits));
     const auto packed = PackedWeight::pack(weight);
     const auto w = dequantized(weight);
     std::vector<float> unit(64 * 64, 0.0f);
@@ -219,6 +222,44 @@ TEST_P(LinearTest, GivesTheSameBytesWithAnyNumberOfThreads) {
       const auto one = run(*packed, x, {}, compute);
       for (const int threads : {2, 3, 7}) EXPECT_EQ(run(*packed, x, {}, compute, 0, threads), one);
     }
+  }
+}
+
+TEST_P(LinearTest, SharesTheInputOfNeighbouringCalls) {
+  ThreadPool pool(2);
+  Linear linear(*GetParam(), pool);
+  const size_t cols = 128, m = 9;
+  const auto x = random_floats(m * cols, 1), other = random_floats(m * cols, 2);
+  std::vector<PackedWeight> weights;
+  for (const QuantCase& kind : {QuantCase{4, true, 32}, {8, true, 0}, {4, true, 8}, {4, false, 64}, {4, true, 64}}) {
+    weights.push_back(*PackedWeight::pack(random_weight(kind, 48, cols, DType::kBF16, 3)));
+  }
+  for (const Compute compute : {Compute::kFloat, Compute::kInt8}) {
+    std::vector<std::vector<float>> y(weights.size(), std::vector<float>(m * 48));
+    std::vector<LinearCall> calls;
+    for (size_t i = 0; i < weights.size(); ++i) {
+      calls.push_back({.weight = &weights[i],
+                       .x = i == 4 ? other.data() : x.data(),
+                       .x_stride = cols,
+                       .m = m,
+                       .y = y[i].data(),
+                       .y_stride = 48});
+    }
+    linear.run(calls, compute);
+    for (size_t i = 0; i < y.size(); ++i) EXPECT_EQ(y[i], run(weights[i], i == 4 ? other : x, {}, compute)) << i;
+  }
+}
+
+TEST_P(LinearTest, InfinityStaysInfinite) {
+  const auto weight = random_weight({4, true, 32}, 16, 64, DType::kBF16, 5);
+  const auto packed = PackedWeight::pack(weight);
+  const auto w = dequantized(weight);
+  std::vector<float> x(8 * 64, 0.0f);
+  for (size_t t = 0; t < 8; ++t) x[t * 64] = INFINITY;
+  const auto y = run(*packed, x, {}, Compute::kFloat);
+  for (size_t i = 0; i < y.size(); ++i) {
+    const float expected = w[i % 16 * 64] * INFINITY;  // not a number where the weight is zero
+    EXPECT_TRUE(std::isnan(expected) ? std::isnan(y[i]) : y[i] == expected) << y[i];
   }
 }
 

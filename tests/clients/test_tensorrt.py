@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import onnx
 import pytest
-from conftest import FAMILIES, few, model_folder
+from conftest import FAMILIES, FEW, few, model_folder
 from test_export import export, export_fails
 from test_onnx import check_graph, compare, nodes_of, static_artifact, task_ids
 
@@ -78,7 +78,7 @@ def check_profiles(folder, batch, length):
     assert profiles["input_ids"]["max"] == [batch, length] and profiles["past_key_values.0.key"]["min"][2] == 0
 
 
-@pytest.mark.parametrize("family", few(FAMILIES))
+@pytest.mark.parametrize("family", few(FAMILIES, ["glm-phone-demo", *FEW]))
 def test_every_family(family, our_logits, tmp_path):
     export(model_folder(family), tmp_path / "out", "--format", "tensorrt", "--type", "fp32")
     assert check_rules(tmp_path / "out", "FLOAT") == {}

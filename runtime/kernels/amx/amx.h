@@ -10,7 +10,7 @@ bool wants_int8_tiles(const WeightView& weight, int64_t m);
 void linear_int8(const LinearTask& task);
 
 bool wants_split_tiles(const WeightView& weight, int64_t m);
-void split(const float* x, int64_t n, int64_t cols, std::byte* row);
+void split(const float* x, int64_t n, int64_t part_cols, std::byte* row);
 void linear_split(const LinearTask& task);
 
 /// Puts these functions and those of avx512/ into a table that starts as the reference.

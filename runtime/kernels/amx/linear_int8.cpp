@@ -34,7 +34,7 @@ struct Int8 : avx512::Int8 {
   }
 
   template <int tiles>
-  static void panel(const Tile& tile, const Panel (&panels)[2], int tokens) {
+  static void panel(const Tile& tile, const Panel (&panels)[2], int64_t tokens) {
     const LinearTask& task = *tile.task;
     const WeightView& view = *task.weight;
     const int64_t sums_stride = view.packed_cols / 16 + 1;
@@ -51,7 +51,7 @@ struct Int8 : avx512::Int8 {
         scale[i] = avx512::load_scales(view, index);
         if (view.zeros != nullptr) shift[i] = _mm512_mul_ps(scale[i], avx512::load_zeros(view, index));
       }
-      for (int t = 0; t < tokens; ++t) {
+      for (int64_t t = 0; t < tokens; ++t) {
         const int32_t x_sum = x_sums[t * sums_stride + end / 16] - x_sums[t * sums_stride + col / 16];
         const __m512i taken_off = _mm512_set1_epi32(offset * x_sum);
         for (int i = 0; i < 2; ++i) {

@@ -5,7 +5,7 @@
 namespace autoglm::kernels::amx {
 namespace {
 
-constexpr int64_t kStep = 32;  // columns
+constexpr int kStep = 32;  // columns
 
 /// A panel holds BF16, [column / 2][16 rows][2]: the weights themselves, or q - zero, whose size is at most 255 and
 /// which is therefore exact. Scales multiply sums.
@@ -57,7 +57,7 @@ struct Split {
   /// The sums of the products of columns [col, end); both parts of x meet the same weights.
   template <int tiles>
   static void multiply(const Tile& tile, const Panel (&panels)[2], int64_t col, int64_t end, Sums<float>& sums) {
-    const int64_t part = split_cols(*tile.task->weight) * 2, row = 2 * part;
+    const int64_t row = split_row_bytes(*tile.task->weight), part = row / 2;
     const std::byte* x = tile.task->x_parts + tile.first_token * row;
     zero_sums<tiles>();
     for (int64_t k = col; k < end; k += kStep) {
@@ -80,7 +80,7 @@ struct Split {
   }
 
   template <int tiles>
-  static void panel(const Tile& tile, const Panel (&panels)[2], int tokens) {
+  static void panel(const Tile& tile, const Panel (&panels)[2], int64_t tokens) {
     const WeightView& view = *tile.task->weight;
     Sums<float> sums;
     for (int64_t col = tile.first_col, end = col; col < tile.last_col; col = end) {
@@ -91,7 +91,7 @@ struct Split {
       for (int i = 0; i < 2; ++i) {
         const __m512 scale =
             scaled ? avx512::load_scales(view, (tile.block[i] * view.groups + group) * kBlockRows) : _mm512_set1_ps(1);
-        for (int t = 0; t < tokens; ++t) {
+        for (int64_t t = 0; t < tokens; ++t) {
           float* to = tile.sums + t * kPairRows + i * kBlockRows;
           _mm512_store_ps(to, _mm512_fmadd_ps(_mm512_load_ps(sums.at[i][t]), scale, _mm512_load_ps(to)));
         }
@@ -109,17 +109,19 @@ bool wants_split_tiles(const WeightView& weight, int64_t m) {
   return weight.type == WeightType::kQuantized ? weight.scale_cols % kStep == 0 : weight.type == WeightType::kBF16;
 }
 
-void split(const float* x, int64_t n, int64_t cols, std::byte* row) {
+void split(const float* x, int64_t n, int64_t part_cols, std::byte* row) {
   using avx512::Simd;
-  for (int64_t i = 0; i < cols; i += Simd::kLanes) {
+  const __m512 infinite = _mm512_castsi512_ps(_mm512_set1_epi32(0x7F800000));
+  for (int64_t i = 0; i < part_cols; i += Simd::kLanes) {
     const __m512 value = Simd::load(x + i, n - i);
     std::byte* to = row + i * 2;
     Simd::store_bf16(to, value, Simd::kLanes);
-    const __m512 rest = Simd::sub(value, Simd::load_bf16(to, Simd::kLanes));
-    Simd::store_bf16(to + cols * 2, rest, Simd::kLanes);
+    const __m512 first = Simd::load_bf16(to, Simd::kLanes);
+    const __mmask16 finite = _mm512_cmp_ps_mask(_mm512_abs_ps(first), infinite, _CMP_LT_OQ);
+    Simd::store_bf16(to + part_cols * 2, _mm512_maskz_sub_ps(finite, value, first), Simd::kLanes);
   }
 }
 
-void linear_split(const LinearTask& task) { run_on_tiles<Split, 2 * kStep>(task); }
+void linear_split(const LinearTask& task) { run_on_tiles<Split, kStep * 2>(task); }
 
 }  // namespace autoglm::kernels::amx

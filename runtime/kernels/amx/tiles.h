@@ -12,16 +12,16 @@ namespace {
 /// Fewer tokens are multiplied as quickly without tiles.
 constexpr int64_t kLeastTokens = 4;
 
-/// What ldtilecfg reads (Intel SDM, vol. 1, 18.3). `step`: the bytes of a token that are multiplied at once.
-template <int step>
+/// What ldtilecfg reads (Intel SDM, vol. 1, 18.3). `step_bytes`: those of a token that are multiplied at once.
+template <int step_bytes>
 struct alignas(64) Config {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, step, step, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, step / 4, step / 4};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, step_bytes, step_bytes, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, step_bytes / 4, step_bytes / 4};
 };
 
-/// What stands at `at` is in memory: the compiler need not know that instructions of tiles read it.
-inline void written(const void* at) { __asm__ volatile("" : : "r"(at) : "memory"); }
+/// Everything stored at `at` is in memory: GCC's intrinsics do not tell the compiler that tiles are loaded from there.
+inline void finish_stores(const void* at) { __asm__ volatile("" : : "r"(at) : "memory"); }
 
 /// Sums of up to two tiles of tokens, [block][token][row].
 template <class T>
@@ -55,17 +55,16 @@ template <class Op>
 struct OnTiles : Op {
   static constexpr int kTokens = 2 * kTileTokens;
 
-  template <int T>
-  static void tile(const Tile& tile, const typename Op::Panel (&panels)[2]) {
-    written(panels);
-    Op::template panel<T <= kTileTokens ? 1 : 2>(tile, panels, T);
+  static void tile(const Tile& tile, const typename Op::Panel (&panels)[2], int64_t tokens) {
+    finish_stores(panels);
+    tokens <= kTileTokens ? Op::template panel<1>(tile, panels, tokens) : Op::template panel<2>(tile, panels, tokens);
   }
 };
 
-template <class Op, int step>
+template <class Op, int step_bytes>
 inline void run_on_tiles(const LinearTask& task) {
-  const Config<step> config;
-  written(&config);
+  const Config<step_bytes> config;
+  finish_stores(&config);
   _tile_loadconfig(&config);
   run_blocked<OnTiles<Op>>(task);
   _tile_release();

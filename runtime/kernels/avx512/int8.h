@@ -1,5 +1,5 @@
 #pragma once
-/// The INT8 product of several tokens with vpdpbusd, which amx/ uses for those that fill no tile.
+/// The INT8 product of several tokens with vpdpbusd, whose panels amx/ takes too.
 #include <utility>
 
 #include "runtime/kernels/avx512/simd.h"
