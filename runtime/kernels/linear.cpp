@@ -44,7 +44,8 @@ size_t aligned(size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 std::byte* aligned(std::vector<std::byte>& bytes) {
-  return reinterpret_cast<std::byte*>(aligned(reinterpret_cast<size_t>(bytes.data())));
+  const auto address = reinterpret_cast<size_t>(bytes.data());
+  return bytes.data() + (aligned(address) - address);
 }
 
 /// Whether two calls multiply the same numbers by matrices of as many columns, none of them moved apart.

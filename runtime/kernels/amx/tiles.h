@@ -10,7 +10,7 @@ namespace autoglm::kernels::amx {
 namespace {
 
 /// Fewer tokens are multiplied as quickly without tiles.
-constexpr int64_t kLeastTokens = 4;
+inline constexpr int64_t kLeastTokens = 4;
 
 /// What ldtilecfg reads (Intel SDM, vol. 1, 18.3). `step_bytes`: those of a token that are multiplied at once.
 template <int step_bytes>
@@ -57,7 +57,8 @@ struct OnTiles : Op {
 
   static void tile(const Tile& tile, const typename Op::Panel (&panels)[2], int64_t tokens) {
     finish_stores(panels);
-    tokens <= kTileTokens ? Op::template panel<1>(tile, panels, tokens) : Op::template panel<2>(tile, panels, tokens);
+    if (tokens <= kTileTokens) return Op::template panel<1>(tile, panels, tokens);
+    Op::template panel<2>(tile, panels, tokens);
   }
 };
 
