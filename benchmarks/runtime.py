@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 from measure import AUTOGLM, ROOT
+from peer_llama_cpp import prompt_of
 
 EDGE = os.environ.get("AUTOGLM_EDGE", str(Path(AUTOGLM).parent / "autoglm-edge"))
 KERNELS = os.environ.get("AUTOGLM_KERNELS_BENCHMARK", str(Path(AUTOGLM).parent / "benchmarks/autoglm_kernels_benchmark"))
@@ -105,10 +106,6 @@ def peer(a, name, model, batch):
     got = json.loads(done.strip().splitlines()[-1])
     steps = sorted(got.pop("step_ms"))
     return got | {"median": statistics.median(steps), "p99": steps[math.ceil(0.99 * len(steps)) - 1]}
-
-
-def prompt_of(length, seed):
-    return [(seed * 7919 + i * 31) % 4000 + 50 for i in range(length)]
 
 
 def onnxruntime(a, model, batch):

@@ -35,9 +35,8 @@ struct LinearTask {
   const std::byte* x_parts = nullptr;  ///< for linear_split in place of x: split rows, in tiles
 };
 
-/// Rows of bytes, one for each token, in tiles: [padded_tokens(m) / 16][row / 64][16 tokens][64 bytes], at a multiple
-/// of
-/// 64. The rows of tokens that only fill up the last tile may have any value.
+/// Rows of bytes, one for each token, in tiles: [padded_tokens(m) / 16][row / 64][16 tokens][64 bytes], aligned to 64
+/// bytes. The rows of tokens that only fill up the last tile may have any value.
 inline constexpr int64_t kTileTokens = 16, kTileRowBytes = 64;
 static constexpr int64_t padded_tokens(int64_t m) { return (m + kTileTokens - 1) / kTileTokens * kTileTokens; }
 
