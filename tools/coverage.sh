@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
+export OMP_WAIT_POLICY=passive  # as tools/test.sh: programs that run side by side share few cores
 tools/build.sh coverage
 find build/coverage -name '*.gcda' -delete
 ctest --preset coverage || echo "some tests failed; what they ran still counts" >&2
