@@ -9,6 +9,7 @@ pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET GLOBAL sentencepiece)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET GLOBAL libutf8proc)
 
 if(AUTOGLM_EXPORT)
+  set(Protobuf_USE_STATIC_LIBS ON)  # see AutoglmOnnx.cmake
   find_package(Protobuf REQUIRED)
   find_package(CURL REQUIRED)
   # Where it is; compress/export/no_tensorrt.cpp stands in for it elsewhere.

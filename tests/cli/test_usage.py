@@ -1,8 +1,10 @@
 """Forms of use that are promised: long options, models of the local Hugging Face cache, recipe files."""
+import io
 import json
 import os
 
 import pytest
+import sentencepiece
 from conftest import DEMO, USAGE
 
 QUICK = ("--calibration-samples", 8, "--calibration-length", 64, "--verify", "none", "--quiet")
@@ -56,6 +58,23 @@ def test_a_model_of_the_local_cache(autoglm, cache, tmp_path, variable, below):
     assert (out / "tokenizer.json").read_bytes() == (DEMO / "tokenizer.json").read_bytes()
     assert autoglm("inspect", "zai-org/glm-demo", env=environment).code == 0
     autoglm("inspect", "zai-org/other", env=environment).refused(3, "models--zai-org--other", "HF_HUB_OFFLINE")
+
+
+def test_a_tokenizer_of_sentencepiece(autoglm, model, tmp_path):
+    """As ChatGLM3 has it: the library works beside the other protobufs of the program."""
+    folder, pieces = model("chatglm"), io.BytesIO()
+    sentence = "The door was open when she came back, and the lamp on the table still burned."
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter([sentence] * 9), model_writer=pieces, vocab_size=300,
+                                             model_type="bpe", byte_fallback=True, minloglevel=2)
+    (folder / "tokenizer.model").write_bytes(pieces.getvalue())
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "ChatGLMTokenizer"}')
+    done = autoglm("generate", folder, "--raw", "--prompt", "The lamp", "--max-new-tokens", 4, "--quiet")
+    assert done.code == 0, done.err
+    (tmp_path / "text.txt").write_text(sentence * 200)
+    done = autoglm("compress", folder, "-o", tmp_path / "out", "-q", "int4", "--method", "gptq", "--calibration-dataset",
+                   tmp_path / "text.txt", *QUICK)
+    assert done.code == 0, done.err
+    assert (tmp_path / "out" / "tokenizer.model").read_bytes() == pieces.getvalue()
 
 
 def test_a_recipe_file_is_obeyed(autoglm, tmp_path):
