@@ -15,12 +15,14 @@
 #include "compress/export/awq.h"
 #include "compress/export/gguf.h"
 #include "compress/export/gguf_import.h"
+#include "compress/export/gguf_vision.h"
 #include "compress/export/gptq.h"
 #include "compress/export/hf.h"
 #include "compress/export/onnx.h"
 #include "compress/export/tensorrt.h"
 #include "compress/export/torchscript/torchscript.h"
 #include "compress/export/weight_layout.h"
+#include "compress/tensor/bridge.h"
 #include "core/base/memory.h"
 #include "core/base/suggest.h"
 #include "core/format/checkpoint_writer.h"
@@ -161,7 +163,11 @@ Result<ExportOutcome> export_from_gguf(const ExportOptions& options, CancelToken
 Result<ExportOutcome> export_gguf(const format::StoredModel& model, const ExportOptions& options, CancelToken& cancel) {
   exports::GgufOptions how{.pre = options.pre};
   if (!options.type.empty()) how.type = options.type;
-  AUTOGLM_ASSIGN_OR_RETURN(auto written, exports::write_gguf(model, how, options.output, options.overwrite, cancel));
+  if (options.mmproj && !options.pre.empty()) return invalid_argument("--pre is for text, which --mmproj leaves out");
+  AUTOGLM_ASSIGN_OR_RETURN(auto written,
+                           options.mmproj
+                               ? exports::write_gguf_vision(model, how.type, options.output, options.overwrite, cancel)
+                               : exports::write_gguf(model, how, options.output, options.overwrite, cancel));
   auto& [file, report] = written;
   AUTOGLM_RETURN_IF_ERROR(file.publish());
   ExportOutcome outcome;
@@ -177,6 +183,9 @@ Result<ExportOutcome> export_gguf(const format::StoredModel& model, const Export
                      .dump(2);
   outcome.summary = fmt::format("{}: {}, architecture {}: {}{}\n", file.target().string(), format_bytes(report.bytes),
                                 report.architecture, listed(report.types), left_out_words(report.left_out));
+  if (report.left_out > 0 && model.config.family == format::Family::kGlm4v) {
+    outcome.summary += "its vision part is a file of its own: --mmproj\n";
+  }
   if (report.weighted > 0) {
     outcome.summary += fmt::format("{} tensors are rounded by what calibration saw of their inputs\n", report.weighted);
   }
@@ -313,6 +322,7 @@ Status check_options(const ExportOptions& options) {
   const OptionUse uses[] = {{!options.type.empty(), "--type", {"hf", "gguf", "onnx", "tensorrt"}},
                             {options.max_shard > 0, "--max-shard", {"hf", "gptq", "awq"}},
                             {!options.pre.empty(), "--pre", {"gguf"}},
+                            {options.mmproj, "--mmproj", {"gguf"}},
                             {!options.operators.empty(), "--" + options.operators, {"onnx"}},
                             {!options.preset.empty(), "--preset", {"onnx"}},
                             {options.opset != 0, "--opset", {"onnx"}},
@@ -331,9 +341,7 @@ Status check_options(const ExportOptions& options) {
   return ok_status();
 }
 
-}  // namespace
-
-Result<ExportOutcome> export_model(const ExportOptions& options, CancelToken& cancel) {
+Result<ExportOutcome> run(const ExportOptions& options, CancelToken& cancel) {
   std::vector<std::string> names;
   for (const Format& format : formats()) names.push_back(format.name);
   if (options.format.empty()) {
@@ -362,6 +370,12 @@ Result<ExportOutcome> export_model(const ExportOptions& options, CancelToken& ca
                                         options.output, format::display_path(file)));
   }
   return format->run(model, options, cancel);
+}
+
+}  // namespace
+
+Result<ExportOutcome> export_model(const ExportOptions& options, CancelToken& cancel) {
+  return tensor::guarded([&] { return run(options, cancel); });
 }
 
 }  // namespace autoglm

@@ -27,15 +27,16 @@ Command add_export(CLI::App& root) {
       "q4_0 to q5_1 [auto: what holds the artifact's integers as they are]; onnx: fp32, fp16 [fp32]; tensorrt: "
       "fp32, fp16 [fp16]");
   app.add_option("--pre", options->pre, "gguf: llama.cpp's pre-tokenizer [found by the tokenizer's rules]");
+  app.add_flag("--mmproj", options->mmproj, "gguf: the vision part of a glm4v model alone, for llama.cpp's --mmproj");
   auto* pairs = app.add_flag_callback(
       "--qdq", [options] { options->operators = "qdq"; },
       "onnx: DequantizeLinear before each MatMul, for any reader of ONNX [yes]");
   app.add_flag_callback(
          "--matmul-nbits", [options] { options->operators = "matmul-nbits"; },
-         "onnx: onnxruntime's MatMulNBits in place of the two")
+         "onnx: onnxruntime's MatMulNBits in place of the two, and its own attention")
       ->excludes(pairs);
   app.add_option("--preset", options->preset,
-                 "onnx: what the kernels of a target want: avx512_vnni, avx2, arm64 (with MatMulNBits, unless --qdq "
+                 "onnx: what the kernels of a target want: avx512_vnni, avx2, arm64 (as --matmul-nbits, unless --qdq "
                  "is given), tensorrt");
   app.add_option("--opset", options->opset, "onnx: 13 to 25 [21, or 25 where INT2 needs it]");
   app.add_option("--max-batch", options->max_batch, "tensorrt: sequences at once [1]");

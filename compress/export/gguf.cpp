@@ -15,6 +15,7 @@
 #include "core/base/progress.h"
 #include "core/base/suggest.h"
 #include "core/format/display.h"
+#include "core/format/rope.h"
 #include "core/format/weight_rows.h"
 
 namespace autoglm::exports {
@@ -34,8 +35,11 @@ Status check_config(const ModelConfig& config, const Architecture& architecture)
   const auto refuse = [&](std::string_view what) {
     return invalid_argument(fmt::format("gguf: {} in a {} model is not exported yet", what, to_string(config.family)));
   };
-  if (config.rope_type != "default") return refuse(fmt::format("rope_type {}", config.rope_type));
-  if (config.output_bias || config.mlp_bias) return refuse("a bias outside of q, k and v");
+  const bool is_llama = architecture.name == "llama";
+  if (config.rope_type != "default" && config.rope_type != "linear" && !(config.rope_type == "llama3" && is_llama)) {
+    return refuse(fmt::format("rope_type {}", config.rope_type));
+  }
+  if ((config.output_bias || config.mlp_bias) && !is_llama) return refuse("a bias outside of q, k and v");
   // llama.cpp masks the other groups in another way: a small model differed by a KL of 2e-5 in float32.
   if (config.n_group > 1) return refuse("routing by groups of experts");
   if (config.num_hidden_layers > kMostLayers) return refuse(fmt::format("more than {} layers", kMostLayers));
@@ -52,8 +56,11 @@ Status check_config(const ModelConfig& config, const Architecture& architecture)
 struct Item {
   std::vector<const ModuleSpec*> modules;
   Member member = Member::kWeight;
-  bool exact = false;    ///< integers are copied, not the floats that they stand for
-  bool is_head = false;  ///< rows of heads, which are put into llama.cpp's order
+  bool exact = false;              ///< integers are copied, not the floats that they stand for
+  bool is_head = false;            ///< rows of heads, which are put into llama.cpp's order
+  std::vector<float> values = {};  ///< of a vector that no module has: they stand in place of modules
+
+  int64_t parts() const { return std::max<int64_t>(1, std::ssize(modules)); }
 };
 
 /// The words of --type that name one.
@@ -125,8 +132,21 @@ class GgufExport {
       AUTOGLM_RETURN_IF_ERROR(plan_tensor(module, Member::kWeight).with_context(module.name));
       if (module.has_bias) AUTOGLM_RETURN_IF_ERROR(plan_tensor(module, Member::kBias).with_context(module.name));
     }
+    if (model_.config.rope_type == "llama3") plan_rope_table();
     report_.left_out = std::ssize(model_.layout.others(model_.checkpoint));
     return ok_status();
+  }
+
+  /// What llama.cpp divides each pair's frequency by.
+  void plan_rope_table() {
+    ModelConfig plain = model_.config;
+    plain.rope_type = "default";
+    const auto scaled = format::rope_inverse_frequencies(model_.config),
+               usual = format::rope_inverse_frequencies(plain);
+    Item item;
+    for (size_t i = 0; i < scaled.size(); ++i) item.values.push_back(static_cast<float>(usual[i] / scaled[i]));
+    tensors_.push_back({.name = "rope_freqs.weight", .shape = {std::ssize(item.values)}});
+    items_.push_back(std::move(item));
   }
 
   Status plan_tensor(const ModuleSpec& module, Member member) {
@@ -214,6 +234,10 @@ class GgufExport {
     count("vocab_size", c.vocab_size);
     real("attention.layer_norm_rms_epsilon", c.rms_norm_eps);
     real("rope.freq_base", c.rope_theta);
+    if (c.rope_type == "linear") {
+      put(fmt::format("{}.rope.scaling.type", architecture_.name), std::string("linear"));
+      real("rope.scaling.factor", c.rope_parameters.at("factor").get<double>());
+    }
     if (c.n_routed_experts > 0) {
       count("expert_count", c.n_routed_experts);
       count("expert_used_count", c.num_experts_per_tok);
@@ -267,7 +291,8 @@ class GgufExport {
     size_t part;
     int64_t first, count;
     const ModuleSpec& module() const { return *item.modules[part]; }
-    int64_t row() const { return static_cast<int64_t>(part) * (tensor.rows() / std::ssize(item.modules)) + first; }
+    const std::string& name() const { return item.modules.empty() ? tensor.name : module().name; }
+    int64_t row() const { return static_cast<int64_t>(part) * (tensor.rows() / item.parts()) + first; }
     int64_t width() const { return row_bytes(tensor.type, tensor.cols()); }
   };
 
@@ -279,14 +304,14 @@ class GgufExport {
     for (size_t i = 0; i < items_.size(); ++i) {
       const Item& item = items_[i];
       const GgufTensor& tensor = file.tensors()[i];
-      const int64_t rows = tensor.rows() / std::ssize(item.modules);
+      const int64_t rows = tensor.rows() / item.parts();
       int64_t step = std::max<int64_t>(1, kPieceValues / tensor.cols());
       if (const int64_t head = model_.config.head_dim; item.is_head) step = std::max<int64_t>(1, step / head) * head;
-      for (size_t part = 0; part < item.modules.size(); ++part) {
+      for (size_t part = 0; part < static_cast<size_t>(item.parts()); ++part) {
         for (int64_t first = 0; first < rows; first += step) {
           AUTOGLM_RETURN_IF_ERROR(cancel_.check());
           const Piece piece{item, tensor, part, first, std::min(step, rows - first)};
-          AUTOGLM_RETURN_IF_ERROR(work(piece).with_context(piece.module().name));
+          AUTOGLM_RETURN_IF_ERROR(work(piece).with_context(piece.name()));
         }
       }
       done += tensor.bytes();
@@ -296,6 +321,10 @@ class GgufExport {
   }
 
   Status read_floats(const Piece& piece) {
+    if (!piece.item.values.empty()) {
+      floats_ = piece.item.values;
+      return ok_status();
+    }
     const WeightRows rows = WeightRows::of(model_, piece.module(), piece.item.member);
     const bool vector = piece.tensor.shape.size() == 1;
     const int64_t cols = piece.tensor.cols();
@@ -306,9 +335,9 @@ class GgufExport {
   }
 
   Status encode_piece(const Piece& piece) {
-    const ModuleSpec& module = piece.module();
     encoded_.resize(static_cast<size_t>(piece.count * piece.width()));
     if (piece.item.exact) {
+      const ModuleSpec& module = piece.module();
       AUTOGLM_ASSIGN_OR_RETURN(const auto weight, format::decode_rows(model_, module, piece.first, piece.count));
       encode(weight, piece.tensor.type, encoded_);
       model_.release_weight(module);

@@ -57,6 +57,7 @@ struct AddValue {
   void operator()(const std::string& value) const { out.add(ValueType::kString), out.add(value); }
   void operator()(const std::vector<std::string>& values) const { out.add_array(ValueType::kString, values); }
   void operator()(const std::vector<int32_t>& values) const { out.add_array(ValueType::kInt32, values); }
+  void operator()(const std::vector<float>& values) const { out.add_array(ValueType::kFloat32, values); }
 };
 
 }  // namespace

@@ -20,7 +20,8 @@
 
 namespace autoglm::exports {
 
-using GgufValue = std::variant<uint32_t, float, bool, std::string, std::vector<std::string>, std::vector<int32_t>>;
+using GgufValue = std::variant<uint32_t, float, bool, std::string, std::vector<std::string>, std::vector<int32_t>,
+                               std::vector<float>>;
 
 struct GgufMetadata {
   std::string key;

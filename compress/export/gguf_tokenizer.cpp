@@ -14,6 +14,9 @@
 #include "core/format/file.h"
 #include "core/format/json.h"
 #include "core/tokenizer/chat_template.h"
+#include "core/tokenizer/sentencepiece_model.h"
+#include "core/tokenizer/tiktoken.h"
+#include "core/tokenizer/tokenizer.h"
 
 namespace autoglm::exports {
 namespace {
@@ -89,12 +92,18 @@ class TokenizerExport {
   TokenizerExport(const fs::path& folder, const format::ModelConfig& config) : folder_(folder), config_(config) {}
 
   Result<std::vector<GgufMetadata>> run(const std::string& pre) {
-    const fs::path path = folder_ / "tokenizer.json";
-    std::error_code error;
-    if (!fs::exists(path, error)) {
-      return bad_input(format::display_path(folder_) +
-                       ": has no tokenizer.json, the only kind that is written into GGUF so far");
+    const auto file = tokenizer::Tokenizer::find(folder_);
+    if (!file) {
+      return bad_input(format::display_path(folder_) + ": has neither a tokenizer.json nor a tokenizer.model");
     }
+    AUTOGLM_RETURN_IF_ERROR(file->filename() == "tokenizer.json" ? put_byte_level(*file, pre)
+                                                                 : put_sentencepiece(*file, pre));
+    put_chat_template();
+    return std::move(out_);
+  }
+
+ private:
+  Status put_byte_level(const fs::path& path, const std::string& pre) {
     AUTOGLM_ASSIGN_OR_RETURN(tokenizer_, read_json(path));
     const Json& model = tokenizer_["model"];
     const std::vector<Json> steps = steps_of(tokenizer_);
@@ -104,7 +113,7 @@ class TokenizerExport {
     if (!byte_level || !model.is_object() || model.value("type", "") != "BPE" || !model.contains("vocab") ||
         !model["vocab"].is_object()) {
       return bad_input(format::display_path(path) +
-                       ": is no byte-level BPE, the only kind that is written into GGUF so far");
+                       ": is no byte-level BPE, the only kind of tokenizer.json that is written into GGUF so far");
     }
     std::string name = pre.empty() ? known_pre(tokenizer_, config_.family) : pre;
     if (name.empty()) {
@@ -116,12 +125,64 @@ class TokenizerExport {
     put("tokenizer.ggml.pre", std::move(name));
     AUTOGLM_RETURN_IF_ERROR(put_vocabulary(model["vocab"]).with_context(format::display_path(path)));
     AUTOGLM_RETURN_IF_ERROR(put_merges(model).with_context(format::display_path(path)));
-    AUTOGLM_RETURN_IF_ERROR(put_special_tokens().with_context(format::display_path(path)));
-    put_chat_template();
-    return std::move(out_);
+    return put_special_tokens(id_of(first_token())).with_context(format::display_path(path));
   }
 
- private:
+  /// Pieces, which llama.cpp joins by their scores as the library does.
+  Status put_sentencepiece(const fs::path& path, const std::string& pre) {
+    const auto refuse = [&](std::string_view what) {
+      return bad_input(fmt::format("{}: {}, which is not written into GGUF", format::display_path(path), what));
+    };
+    if (!pre.empty())
+      return invalid_argument("--pre names how a byte-level BPE splits text; this is a tokenizer.model");
+    AUTOGLM_ASSIGN_OR_RETURN(const std::string bytes, format::read_text_file(path, 1 << 29));
+    if (tokenizer::looks_like_tiktoken(bytes)) return refuse("is in tiktoken's form");
+    AUTOGLM_ASSIGN_OR_RETURN(const auto whole, tokenizer::Tokenizer::load(folder_));
+    AUTOGLM_ASSIGN_OR_RETURN(const auto model, tokenizer::parse_sentencepiece_model(bytes));
+    if (!model.is_bpe) return refuse("is a unigram model");
+    const auto bytes_held = std::count_if(model.pieces.begin(), model.pieces.end(), [](const auto& piece) {
+      return piece.type == tokenizer::SentencePieceModel::Type::kByte;
+    });
+    if (bytes_held != 256) return refuse("has no pieces for single bytes, which llama.cpp wants");
+    if (model.remove_extra_whitespaces) {
+      warn(format::display_path(path) + ": takes several spaces for one, which llama.cpp does not");
+    }
+    if (model.has_charsmap) {
+      warn(format::display_path(path) +
+           ": normalizes text by a table, which llama.cpp leaves out: rare forms of "
+           "characters may give other tokens");
+    }
+    start_vocabulary();
+    std::vector<float> scores(tokens_.size());
+    std::optional<uint32_t> unknown;
+    const auto pieces = static_cast<int32_t>(model.pieces.size());
+    for (int32_t id = 0; id < std::max(pieces, whole->vocab_size()); ++id) {
+      std::string text = whole->id_to_token(id);
+      if (text.empty()) continue;
+      // The numbers of types are sentencepiece's own.
+      const int32_t type = id < pieces             ? static_cast<int32_t>(model.pieces[static_cast<size_t>(id)].type)
+                           : whole->is_special(id) ? kControl
+                                                   : kUserDefined;
+      AUTOGLM_RETURN_IF_ERROR(put_token(std::move(text), id, type).with_context(format::display_path(path)));
+      if (id >= pieces) continue;
+      scores[static_cast<size_t>(id)] = model.pieces[static_cast<size_t>(id)].score;
+      if (type == static_cast<int32_t>(tokenizer::SentencePieceModel::Type::kUnknown)) unknown = id;
+    }
+    put("tokenizer.ggml.model", std::string("llama"));
+    put("tokenizer.ggml.pre", std::string("default"));
+    AUTOGLM_RETURN_IF_ERROR(put_tokens().with_context(format::display_path(path)));
+    put("tokenizer.ggml.scores", std::move(scores));
+    if (unknown) put("tokenizer.ggml.unknown_token_id", *unknown);
+    put("tokenizer.ggml.add_space_prefix", model.add_dummy_prefix);
+    // What stands before and behind every text: one token each has a place; ChatGLM's two are its template's business.
+    const auto plain = whole->encode("a"), framed = whole->encode("a", {.add_special_tokens = true});
+    const auto text = std::search(framed.begin(), framed.end(), plain.begin(), plain.end());
+    const auto before = text - framed.begin(), behind = std::ssize(framed) - before - std::ssize(plain);
+    put("tokenizer.ggml.add_eos_token", behind == 1);
+    const auto first = before == 1 ? std::optional(static_cast<uint32_t>(framed[0])) : std::nullopt;
+    return put_special_tokens(first).with_context(format::display_path(path));
+  }
+
   void put(std::string key, GgufValue value) { out_.push_back({std::move(key), std::move(value)}); }
 
   Status put_token(std::string text, const Json& id, int32_t type) {
@@ -135,17 +196,26 @@ class TokenizerExport {
     return ok_status();
   }
 
-  Status put_vocabulary(const Json& vocabulary) {
+  /// A word for every row of the embedding, until one of the tokenizer's stands there.
+  void start_vocabulary() {
     const auto size = static_cast<size_t>(config_.vocab_size);
     tokens_.resize(size);
     types_.assign(size, kUnused);
     for (size_t i = 0; i < size; ++i) tokens_[i] = fmt::format("[PAD{}]", i);
+  }
+
+  Status put_vocabulary(const Json& vocabulary) {
+    start_vocabulary();
     for (const auto& [text, id] : vocabulary.items()) AUTOGLM_RETURN_IF_ERROR(put_token(text, id, kNormal));
     for (const Json& added : tokenizer_["added_tokens"]) {
       if (!added.is_object() || !added.value("content", Json()).is_string()) continue;
       AUTOGLM_RETURN_IF_ERROR(put_token(added["content"].get<std::string>(), added.value("id", Json()),
                                         added.value("special", false) ? kControl : kUserDefined));
     }
+    return put_tokens();
+  }
+
+  Status put_tokens() {
     std::set<std::string_view> known;
     for (const std::string& token : tokens_) {
       if (known.insert(token).second) continue;
@@ -193,7 +263,7 @@ class TokenizerExport {
 
   // Whatever ends an answer. The first is the end of text; of the others, llama.cpp has names for the end of a turn and
   // of a message, and knows <|endoftext|> by its text.
-  Status put_special_tokens() {
+  Status put_special_tokens(std::optional<uint32_t> first) {
     if (config_.eos_token_ids.empty()) {
       return bad_input("config.json names no eos_token_id; llama.cpp would take another token for the end of text");
     }
@@ -214,7 +284,6 @@ class TokenizerExport {
       put(names[used++], static_cast<uint32_t>(id));
     }
     if (config_.pad_token_id >= 0) put("tokenizer.ggml.padding_token_id", static_cast<uint32_t>(config_.pad_token_id));
-    const auto first = id_of(first_token());
     if (first) put("tokenizer.ggml.bos_token_id", *first);
     put("tokenizer.ggml.add_bos_token", first.has_value());
     return ok_status();

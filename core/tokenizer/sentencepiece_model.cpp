@@ -91,9 +91,8 @@ Status parse_piece(std::string_view message, SentencePieceModel::Piece& piece) {
   AUTOGLM_RETURN_IF_ERROR(for_each_field(message, [&](const Field& field) -> Status {
     if (field.number == 1 && field.wire == Wire::kBytes) piece.text = field.bytes;
     if (field.number == 2 && field.wire == Wire::kFixed32) {
-      float score = 0;
-      std::memcpy(&score, &field.value, sizeof score);
-      if (!std::isfinite(score)) return bad_input("its score is not finite");
+      std::memcpy(&piece.score, &field.value, sizeof piece.score);
+      if (!std::isfinite(piece.score)) return bad_input("its score is not finite");
     }
     if (field.number == 3 && field.wire == Wire::kVarint) {
       if (field.value < 1 || field.value > 6) return bad_input(fmt::format("its type {} is unknown", field.value));
@@ -111,6 +110,7 @@ Status parse_trainer_spec(std::string_view message, SentencePieceModel& model) {
     if (field.number == 3 && field.wire == Wire::kVarint && (field.value < 1 || field.value > 4)) {
       return bad_input(fmt::format("trainer_spec: the model type {} is unknown", field.value));
     }
+    if (field.number == 3 && field.wire == Wire::kVarint) model.is_bpe = field.value == 2;
     if (field.number == 41 && field.wire == Wire::kVarint) model.bos_id = static_cast<int32_t>(field.value);
     if (field.number == 42 && field.wire == Wire::kVarint) model.eos_id = static_cast<int32_t>(field.value);
     if (field.number == 44 && field.wire == Wire::kBytes) {
@@ -162,6 +162,7 @@ Status check_charsmap(std::string_view blob) {
 Status parse_normalizer_spec(std::string_view message, SentencePieceModel& model) {
   return for_each_field(message, [&](const Field& field) -> Status {
     if (field.number == 2 && field.wire == Wire::kBytes) {
+      model.has_charsmap = !field.bytes.empty();
       return check_charsmap(field.bytes).with_context("normalizer_spec: precompiled_charsmap");
     }
     if (field.number == 3 && field.wire == Wire::kVarint) model.add_dummy_prefix = field.value != 0;

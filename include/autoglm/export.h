@@ -18,8 +18,9 @@ struct ExportOptions {
                           ///< q2_k to q6_k, q4_0 to q5_1; auto or "": what holds the artifact's integers without
                           ///< rounding them again. onnx, tensorrt: fp32, fp16
   std::string pre;        ///< gguf: llama.cpp's pre-tokenizer; "": found by the tokenizer's rules
+  bool mmproj = false;    ///< gguf: the vision part alone, which llama.cpp takes beside the text's file
   std::string operators;  ///< onnx: qdq or "": DequantizeLinear and MatMul, which every reader knows; matmul-nbits:
-                          ///< onnxruntime's own operator
+                          ///< onnxruntime's own operators
   std::string preset;     ///< onnx: avx512_vnni, avx2, arm64, tensorrt: what that target's kernels want
   int64_t opset = 0;      ///< onnx: 13 to 25; 0: 21, or 25 where INT2 needs it
   int64_t max_batch = 0;  ///< tensorrt: sequences at once; 0: 1

@@ -1,5 +1,6 @@
 """Exports: what is refused, and that nothing half-written stays."""
 import json
+import shutil
 
 import pytest
 import torch
@@ -98,8 +99,13 @@ def test_what_no_gguf_type_holds_is_named(autoglm, tmp_path, scheme, words):
 
 def test_models_and_tokenizers_that_gguf_has_not(autoglm, model, tmp_path):
     gguf(autoglm, TINY / "glm4_moe", tmp_path / "out.gguf").refused(USAGE, "groups of experts")
-    gguf(autoglm, TINY / "llama_biases", tmp_path / "out.gguf").refused(USAGE, "llama", "not exported yet")
-    gguf(autoglm, TINY / "glm4", tmp_path / "out.gguf").refused(BAD_INPUT, "no tokenizer.json")
+    folder = model("llama")
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"] |= {"rope_type": "yarn", "factor": 4.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    gguf(autoglm, folder, tmp_path / "out.gguf").refused(USAGE, "llama", "rope_type yarn", "not exported yet")
+    shutil.rmtree(folder)
+    gguf(autoglm, TINY / "glm4", tmp_path / "out.gguf").refused(BAD_INPUT, "tokenizer.json", "tokenizer.model")
     folder = model("glm")
     tokenizer = json.loads((DEMO / "tokenizer.json").read_text())
     tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\w+|\W+"

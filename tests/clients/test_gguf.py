@@ -1,4 +1,5 @@
 """llama.cpp loads what `autoglm export --format gguf` writes, reads text as we do, and computes the artifact's numbers."""
+import io
 import json
 import os
 import re
@@ -7,17 +8,18 @@ import shutil
 import gguf
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 import transformers
 import xllamacpp
 from conftest import ROOT, divergence as mean_divergence, few, model_folder, task_prompts
 from safetensors.torch import load_file, save_file
-from test_export import export
+from test_export import export, export_fails
 from test_transformers import their_logits, token_ids
 
 DEMO = model_folder("glm-phone-demo")
 TASKS = int(os.environ.get("AUTOGLM_TASKS", 40))  # of 200
-FAMILIES = ["glm", "glm4", "glm4_tied", "glm4v", "glm4_moe_plain", "llama", "qwen2", "qwen3"]
+FAMILIES = ["glm", "glm4", "glm4_tied", "glm4v", "glm4_moe_plain", "llama", "llama_biases", "qwen2", "qwen3"]
 GGUF_NAMES = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output", "input_layernorm": "attn_norm",
               "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
               "self_attn.o_proj": "attn_output", "post_self_attn_layernorm": "post_attention_norm",
@@ -29,13 +31,14 @@ TEXTS = ["Hello world 12345", "设置中文，混合 English text", "  two  spac
 GLM_SPLIT = next(step for step in json.loads((DEMO / "tokenizer.json").read_text())["pre_tokenizer"]["pretokenizers"])
 
 
-def llama_cpp(file):
+def llama_cpp(file, change=lambda params: None):
     """The engine with a float32 cache: its numbers are then the file's."""
     params = xllamacpp.CommonParams()
     params.model.path = str(file)
     params.n_ctx, params.n_parallel, params.warmup, params.verbosity = 1024, 1, False, 0
     params.cpuparams.n_threads = 2
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    change(params)
     return xllamacpp.Server(params)
 
 
@@ -54,9 +57,13 @@ def count_tokens(server, text):
     return ask(server, text, n_predict=0)["usage"]["prompt_tokens"]
 
 
-def log_probabilities(server, ids, vocabulary):
+def log_probabilities(server, ids, vocabulary, **options):
     """Of the token after `ids`; what begins with half a character is told when that is whole."""
-    tokens = complete(server, ids, n_predict=4, n_probs=vocabulary)["logprobs"]["content"][0]["top_logprobs"]
+    return by_id(complete(server, ids, n_predict=4, n_probs=vocabulary, **options), vocabulary)
+
+
+def by_id(choice, vocabulary):
+    tokens = choice["logprobs"]["content"][0]["top_logprobs"]
     out = np.full(vocabulary, -np.inf)
     for token in tokens:
         out[token["id"]] = token["logprob"]
@@ -104,6 +111,22 @@ def test_every_family_computes_the_same_in_float32(family, tiny, tmp_path):
     assert report["difference"] == 0 and set(report["types"]) == {"F32"}
     ids = token_ids(folder)
     assert divergence(llama_cpp(tmp_path / "model.gguf"), folder, ids, (1, 2, 9, 48)) <= 1e-6
+
+
+@pytest.mark.parametrize("family,rope", [
+    ("llama", {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+               "original_max_position_embeddings": 32}),
+    ("qwen2", {"rope_type": "linear", "factor": 4.0})])
+def test_scaled_rotary_frequencies(family, rope, tiny, tmp_path):
+    folder = tiny(family)
+    config = json.loads((folder / "config.json").read_text())
+    plain = their_logits(folder, token_ids(folder))
+    config["rope_parameters"] |= rope
+    (folder / "config.json").write_text(json.dumps(config))
+    export(folder, tmp_path / "model.gguf", "--format", "gguf", "--type", "fp32")
+    ids = token_ids(folder)
+    assert mean_divergence(plain, their_logits(folder, ids)) > 1e-5  # the scaling shows
+    assert divergence(llama_cpp(tmp_path / "model.gguf"), folder, ids, (1, 9, 48)) <= 1e-6
 
 
 @pytest.mark.parametrize("scheme,types", [
@@ -219,3 +242,45 @@ def test_real_tokenizers_are_read_alike(name, tiny, tmp_path):
     server = llama_cpp(tmp_path / "model.gguf")
     for text in TEXTS:
         assert count_tokens(server, text) == len(tokenizer(text, add_special_tokens=True)["input_ids"]), text
+
+
+def trained_pieces(folder, size):
+    """A tokenizer.model as ChatGLM3 has it, of the size that leaves room for its nine special tokens."""
+    model = io.BytesIO()
+    lines = [PROSE, *PROSE.split(". "), "sophisticated shops stop at the top"] * 4  # what else a text has, it has as bytes
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=model, vocab_size=size - 9, model_type="bpe", byte_fallback=True,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2)
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "ChatGLMTokenizer"}')
+    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+
+
+def test_sentencepiece_of_chatglm(our_logits, tmp_path):
+    """The numbers of a chatglm folder as it is released, and its tokens: text and ids of the reference give the same."""
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder("chatglm"), folder)
+    pieces = trained_pieces(folder, 320)
+    export(folder, tmp_path / "model.gguf", "--format", "gguf", "--type", "fp32")
+    server, special = llama_cpp(tmp_path / "model.gguf"), pieces.get_piece_size()
+    no_bytes = [[id, False] for id in range(special) if pieces.is_byte(id)]  # as the next token; their chances stay
+    after = lambda prompt: log_probabilities(server, prompt, 320, logit_bias=no_bytes)
+    prefix = [special + 1, special + 3, special + 6]
+    for text in TEXTS:
+        ids = pieces.encode(text)
+        assert count_tokens(server, text) == len(ids), text
+        np.testing.assert_allclose(after(text), after(ids), atol=1e-5, err_msg=text)
+        ids = prefix + ids
+        np.testing.assert_allclose(after("[gMASK]sop<|user|>" + text), after(ids), atol=1e-5, err_msg=text)
+        expected = torch.log_softmax(torch.tensor(our_logits(folder, ids)[-1]).double(), -1).numpy()
+        assert (np.exp(expected) * (expected - after(ids))).sum() <= 1e-5, text
+
+
+def test_pieces_that_llama_cpp_does_not_join(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder("chatglm"), folder)
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter([PROSE] * 9), model_writer=model, vocab_size=60,
+                                             model_type="unigram", hard_vocab_limit=False, minloglevel=2)
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    assert "unigram" in export_fails(folder, tmp_path / "out", "--format", "gguf")
