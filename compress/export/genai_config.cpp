@@ -1,10 +1,14 @@
 #include "compress/export/genai_config.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 namespace autoglm::exports {
 
-std::string genai_config(const format::ModelConfig& config) {
+std::string genai_config(const format::ModelConfig& config, bool cache_in_place) {
+  constexpr int64_t kMostRoom = 8192;  // a cache in place is held whole from the first token on
+  const int64_t length =
+      cache_in_place ? std::min(config.max_position_embeddings, kMostRoom) : config.max_position_embeddings;
   using Json = nlohmann::ordered_json;
   const Json decoder = {
       {"session_options", {{"log_id", "onnxruntime-genai"}, {"provider_options", Json::array()}}},
@@ -29,12 +33,10 @@ std::string genai_config(const format::ModelConfig& config) {
   }
   model["type"] = "decoder";
   model["vocab_size"] = config.vocab_size;
-  const Json out = {{"model", std::move(model)},
-                    {"search",
-                     {{"do_sample", false},
-                      {"max_length", config.max_position_embeddings},
-                      {"past_present_share_buffer", false},
-                      {"top_k", 1}}}};
+  const Json out = {
+      {"model", std::move(model)},
+      {"search",
+       {{"do_sample", false}, {"max_length", length}, {"past_present_share_buffer", cache_in_place}, {"top_k", 1}}}};
   return out.dump(2) + "\n";
 }
 

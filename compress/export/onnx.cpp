@@ -99,7 +99,8 @@ Result<OnnxReport> write_onnx(const format::StoredModel& model, const OnnxOption
     return weights.read_back(file, cancel);
   }));
   AUTOGLM_RETURN_IF_ERROR(folder.write_file("config.json", model.config.to_json({})));
-  AUTOGLM_RETURN_IF_ERROR(folder.write_file("genai_config.json", genai_config(model.config)));
+  AUTOGLM_RETURN_IF_ERROR(
+      folder.write_file("genai_config.json", genai_config(model.config, has_fused_attention(model.config, target))));
   return report;
 }
 

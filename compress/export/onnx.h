@@ -10,7 +10,7 @@
 ///   avx2          both UINT8, for sums of 16 bits would saturate with signed weights
 ///   arm64         both INT8
 ///   tensorrt      INT8 and INT4 by TensorRT's rules (tensorrt.h)
-/// On the first three, weights alone are multiplied by onnxruntime's MatMulNBits.
+/// On the first three, weights alone are multiplied by onnxruntime's MatMulNBits, and attention is its own too.
 #include <cstdint>
 #include <map>
 #include <string>

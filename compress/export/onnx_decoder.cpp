@@ -21,7 +21,12 @@ constexpr int32_t kInt64 = onnx::TensorProto::INT64, kFloat = onnx::TensorProto:
 class Decoder {
  public:
   Decoder(const format::StoredModel& model, OnnxWeights& weights, OnnxGraph& graph)
-      : model_(model), config_(model.config), weights_(weights), graph_(graph), compute_(weights.compute()) {}
+      : model_(model),
+        config_(model.config),
+        weights_(weights),
+        graph_(graph),
+        compute_(weights.target().compute),
+        is_fused_(has_fused_attention(config_, weights.target())) {}
 
   void add() {
     add_inputs();
@@ -38,7 +43,7 @@ class Decoder {
     for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
       for (const char* part : {"key", "value"}) {
         graph_.add_output(fmt::format("present.{}.{}", layer, part), compute_,
-                          {"batch", config_.num_key_value_heads, "total", config_.head_dim});
+                          {"batch", config_.num_key_value_heads, is_fused_ ? "room" : "total", config_.head_dim});
       }
     }
   }
@@ -63,6 +68,7 @@ class Decoder {
   /// Where a query may look, of scores [batch, kv heads, queries per kv head, sequence, total].
   void add_mask() {
     graph_.set_scope("/mask");
+    if (is_fused_) return add_fused_mask();
     const std::string past = size_of("past_key_values.0.key", 2), sequence = size_of("input_ids", 1);
     const std::string total = graph_.add("Add", {past, sequence});
     const std::string zero = graph_.scalar(int64_t{0}), one = graph_.scalar(int64_t{1});
@@ -71,6 +77,28 @@ class Decoder {
     const std::string padding = graph_.add(
         "Unsqueeze", {graph_.add("Cast", {"attention_mask"}, {{"to", int64_t{kBool}}}), graph_.ints({1, 2, 3})});
     allowed_ = graph_.add("And", {causal, padding});
+  }
+
+  /// The same for GroupQueryAttention, which is causal by itself: what is added to scores [batch, heads, sequence,
+  /// total], and how many positions count, once and for each sequence. The cache may have more room than that.
+  void add_fused_mask() {
+    constexpr int64_t kInt32 = onnx::TensorProto::INT32;
+    const std::string total = size_of("attention_mask", 1), one = graph_.ints({1});
+    const std::string batch = graph_.add("Gather", {graph_.add("Shape", {"attention_mask"}), graph_.ints({0})});
+    const std::string last = graph_.add("Sub", {total, graph_.scalar(int64_t{1})});
+    total_ = graph_.add("Cast", {total}, {{"to", kInt32}});
+    last_ = graph_.add("Expand", {graph_.add("Cast", {last}, {{"to", kInt32}}), batch});
+    const std::string seen = graph_.add(
+        "Unsqueeze", {graph_.add("Cast", {"attention_mask"}, {{"to", int64_t{kBool}}}), graph_.ints({1, 2})});
+    const std::string sequence = graph_.add("Gather", {graph_.add("Shape", {"input_ids"}), one});
+    bias_ = graph_.add("Expand", {graph_.add("Where", {seen, number(0), number(least())}),
+                                  graph_.add("Concat", {one, one, sequence, one}, {{"axis", int64_t{0}}})});
+  }
+
+  /// The lowest value of the type that is computed in.
+  float least() const {
+    constexpr float kLeastHalf = -65504;
+    return compute_ == kFloat ? std::numeric_limits<float>::lowest() : kLeastHalf;
   }
 
   /// A constant of the type that is computed in, and values of float32 in it.
@@ -146,20 +174,39 @@ class Decoder {
       q = norm(q, find(Role::kQNorm, layer));
       k = norm(k, find(Role::kKNorm, layer));
     }
-    q = transposed(reshaped(rotate(q), {0, 0, kv_heads, heads / kv_heads, n}), {0, 2, 3, 1, 4});
-    const std::string keys = append(layer, "key", transposed(rotate(k), {0, 2, 1, 3}));
-    const std::string values = append(layer, "value", transposed(reshaped(qkv[2], {0, 0, kv_heads, n}), {0, 2, 1, 3}));
+    q = rotate(q);
+    k = rotate(k);
+    const std::string mixed = is_fused_ ? fused(layer, q, k, qkv[2]) : softmax(layer, q, k, qkv[2]);
+    return weights_.linear(graph_, find(Role::kO, layer), mixed);
+  }
+
+  /// The heads' outputs [batch, sequence, heads * head] for q, k [batch, sequence, heads, head] and v, as they come
+  /// from the matrices, and the cache.
+  std::string softmax(int64_t layer, std::string q, const std::string& k, const std::string& v) {
+    const int64_t heads = config_.num_attention_heads, kv_heads = config_.num_key_value_heads, n = config_.head_dim;
+    q = transposed(reshaped(q, {0, 0, kv_heads, heads / kv_heads, n}), {0, 2, 3, 1, 4});
+    const std::string keys = append(layer, "key", transposed(k, {0, 2, 1, 3}));
+    const std::string values = append(layer, "value", transposed(reshaped(v, {0, 0, kv_heads, n}), {0, 2, 1, 3}));
 
     // The queries of a group share its keys: [batch, kv heads, group, sequence, total].
     const std::string lying = graph_.add("Unsqueeze", {transposed(keys, {0, 1, 3, 2}), graph_.ints({2})});
     q = graph_.add("Mul", {q, number(1 / std::sqrt(static_cast<float>(n)))});  // before the sums, which float16 bounds
-    constexpr float kLeastHalf = -65504;
-    const float least = compute_ == kFloat ? std::numeric_limits<float>::lowest() : kLeastHalf;
-    std::string scores = graph_.add("Where", {allowed_, graph_.add("MatMul", {q, lying}), number(least)});
+    std::string scores = graph_.add("Where", {allowed_, graph_.add("MatMul", {q, lying}), number(least())});
     scores = graph_.add("Softmax", {scores}, {{"axis", int64_t{-1}}});
     const std::string out = graph_.add("MatMul", {scores, graph_.add("Unsqueeze", {values, graph_.ints({2})})});
-    return weights_.linear(graph_, find(Role::kO, layer),
-                           reshaped(transposed(out, {0, 3, 1, 2, 4}), {0, 0, heads * n}));
+    return reshaped(transposed(out, {0, 3, 1, 2, 4}), {0, 0, heads * n});
+  }
+
+  /// The same by onnxruntime's GroupQueryAttention, which adds to the cache itself, in place where it has room.
+  std::string fused(int64_t layer, const std::string& q, const std::string& k, const std::string& v) {
+    const int64_t heads = config_.num_attention_heads, kv_heads = config_.num_key_value_heads, n = config_.head_dim;
+    const auto cache = [&](const char* when, const char* part) { return fmt::format("{}.{}.{}", when, layer, part); };
+    const std::string none;  // tables of cosines and sines, positions
+    return graph_.add_contrib(
+        "GroupQueryAttention",
+        {reshaped(q, {0, 0, heads * n}), reshaped(k, {0, 0, kv_heads * n}), v, cache("past_key_values", "key"),
+         cache("past_key_values", "value"), last_, total_, none, none, none, bias_},
+        {{"num_heads", heads}, {"kv_num_heads", kv_heads}}, {cache("present", "key"), cache("present", "value")});
   }
 
   /// The cache with what is new, which is an output too.
@@ -283,7 +330,9 @@ class Decoder {
   OnnxWeights& weights_;
   OnnxGraph& graph_;
   int32_t compute_;
+  bool is_fused_;  // attention is onnxruntime's own
   std::string allowed_, cos_, sin_;
+  std::string bias_, last_, total_;  // of fused attention
 };
 
 }  // namespace
@@ -295,6 +344,11 @@ Status check_onnx_decoder(const format::ModelConfig& config) {
         config.rope_type));
   }
   return ok_status();
+}
+
+bool has_fused_attention(const format::ModelConfig& config, const OnnxTarget& target) {
+  constexpr int64_t kHeads = 8;  // what GroupQueryAttention wants a head's size to be a multiple of
+  return target.matmul_nbits && config.head_dim % kHeads == 0;
 }
 
 void add_onnx_decoder(const format::StoredModel& model, OnnxWeights& weights, OnnxGraph& graph) {

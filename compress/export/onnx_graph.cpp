@@ -56,10 +56,12 @@ std::string OnnxGraph::add(std::string_view op, const Values& inputs, const Onnx
   return node.output(0);
 }
 
-std::string OnnxGraph::add_contrib(std::string_view op, const Values& inputs, const OnnxAttributes& attributes) {
+std::string OnnxGraph::add_contrib(std::string_view op, const Values& inputs, const OnnxAttributes& attributes,
+                                   const Values& further) {
   onnx::NodeProto& node = add_node(op, inputs, attributes);
   node.set_domain("com.microsoft");
   node.add_output(node.name() + "_output");
+  for (const std::string& name : further) node.add_output(name);
   has_contrib_ = true;
   return node.output(0);
 }

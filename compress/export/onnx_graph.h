@@ -27,8 +27,9 @@ class OnnxGraph {
   /// Adds a node of ONNX's own operators and returns the name of its output.
   std::string add(std::string_view op, const Values& inputs, const OnnxAttributes& attributes = {});
 
-  /// The same of onnxruntime's operators (domain com.microsoft).
-  std::string add_contrib(std::string_view op, const Values& inputs, const OnnxAttributes& attributes = {});
+  /// The same of onnxruntime's operators (domain com.microsoft); further outputs have the names given.
+  std::string add_contrib(std::string_view op, const Values& inputs, const OnnxAttributes& attributes = {},
+                          const Values& further = {});
 
   /// A node with `count` outputs.
   Values add_many(std::string_view op, const Values& inputs, int64_t count, const OnnxAttributes& attributes = {});

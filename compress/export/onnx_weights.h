@@ -26,7 +26,7 @@ namespace autoglm::exports {
 /// What a graph is for.
 struct OnnxTarget {
   int32_t compute = 1;            ///< onnx::TensorProto::FLOAT or FLOAT16: products and what lies between them
-  bool matmul_nbits = false;      ///< onnxruntime's MatMulNBits where weights alone are quantized
+  bool matmul_nbits = false;      ///< onnxruntime's own: MatMulNBits where weights alone are quantized, attention
   bool unsigned_inputs = false;   ///< quantized activations are UINT8, the same values above another zero point
   bool unsigned_weights = false;  ///< and so are the weights that they are multiplied with
   bool tensorrt = false;          ///< by TensorRT's rules of explicit quantization (tensorrt.h)
@@ -39,7 +39,7 @@ class OnnxWeights {
   /// result.
   static Result<OnnxWeights> plan(const format::StoredModel& model, const OnnxTarget& target);
 
-  int32_t compute() const { return target_.compute; }
+  const OnnxTarget& target() const { return target_; }
 
   /// The nodes that give the embedding of `ids` [batch, sequence], and `x` [.., in] times a matrix, with its bias:
   /// names of values of the type that is computed in (of a router, where small differences choose experts, in float32);
@@ -80,6 +80,7 @@ class OnnxWeights {
   };
 
   OnnxWeights(const format::StoredModel& model, const OnnxTarget& target) : model_(&model), target_(target) {}
+  int32_t compute() const { return target_.compute; }
   size_t add_tensor(OnnxTensor tensor);
   void add_quantized(QuantizedItem item, OnnxTensor values, OnnxTensor scales);
   size_t add_float(const format::ModuleSpec& module, format::Member member, bool transposed);

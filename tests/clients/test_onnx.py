@@ -114,7 +114,7 @@ def test_matmul_nbits(options, compress, our_logits, tmp_path):
     artifact = compress("glm-phone-demo", "--method", "rtn", "-q", *options)
     export(artifact, tmp_path / "out", "--format", "onnx", "--matmul-nbits")
     graph = check_graph(tmp_path / "out")
-    assert {"MatMulNBits"} == {node.op_type for node in graph.node if node.domain == "com.microsoft"}
+    assert {"MatMulNBits", "GroupQueryAttention"} == {node.op_type for node in graph.node if node.domain == "com.microsoft"}
     compare(artifact, tmp_path / "out", our_logits, 1e-3, rounds=True)
 
 
@@ -130,6 +130,18 @@ def test_a_quantized_head_that_is_the_embedding(compress, our_logits, tmp_path):
     export(artifact, tmp_path / "out", "--format", "onnx")
     check_graph(tmp_path / "out")
     compare(artifact, tmp_path / "out", our_logits, 1e-5)
+
+
+@pytest.mark.parametrize("kind,most", [("fp32", 1e-5), ("fp16", 1e-3)])
+@pytest.mark.parametrize("family", few(FAMILIES, ["glm-phone-demo", *FEW]))
+def test_fused_attention(family, kind, most, our_logits, tmp_path):
+    """onnxruntime's own attention computes what the softmax in plain operators does."""
+    export(model_folder(family), tmp_path / "out", "--format", "onnx", "--matmul-nbits", "--type", kind)
+    graph = check_graph(tmp_path / "out")
+    decoder = json.loads((tmp_path / "out" / "genai_config.json").read_text())["model"]["decoder"]
+    ops = [node.op_type for node in graph.node]
+    assert ops.count("GroupQueryAttention") == decoder["num_hidden_layers"] and "Softmax" not in ops
+    compare(model_folder(family), tmp_path / "out", our_logits, most)
 
 
 @pytest.mark.parametrize("family", few(TINY_FAMILIES))
@@ -237,9 +249,9 @@ def test_the_file_is_as_small_as_the_artifact(scheme, compress, tmp_path):
     assert (tmp_path / "out" / "model.onnx").stat().st_size <= 1.02 * (artifact / "model.safetensors").stat().st_size
 
 
-@pytest.mark.parametrize("kind,atol", [("fp32", 1e-4), ("fp16", 0.1)])
-def test_padding_and_batches(kind, atol, tmp_path):
-    export(DEMO, tmp_path / "out", "--format", "onnx", "--type", kind)
+@pytest.mark.parametrize("options,atol", [(("--type", "fp32"), 1e-4), (("--type", "fp16"), 0.1), (("--matmul-nbits",), 1e-4)])
+def test_padding_and_batches(options, atol, tmp_path):
+    export(DEMO, tmp_path / "out", "--format", "onnx", *options)
     ids = token_ids(DEMO)
     long, short = ids[:20], ids[5:12]
     pad = len(long) - len(short)
