@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 tasks=../models/glm-phone-demo/tasks
 python=../.venv/bin/python
 echo "== INT4 GPTQ of the demo model beside llm-compressor"
-$python gptq_demo.py "${CALIBRATION:-$tasks/train.jsonl}" "${HELD_OUT:-$tasks/eval.jsonl}" --runs "${RUNS:-3}"
+$python gptq_demo.py "${CALIBRATION:-$tasks/train.jsonl}" "${HELD_OUT:-$tasks/eval.jsonl}" --runs "${RUNS:-5}"
 if [ -n "${QUALITY:-}" ]; then
   echo "== what every method loses, beside llm-compressor and AutoRound"
   $python quality.py "${CALIBRATION:-$tasks/train.jsonl}" "${HELD_OUT:-$tasks/eval.jsonl}" --tasks 128
@@ -18,6 +18,9 @@ echo "== calibration text of different kinds"
 $python shift.py "${CALIBRATION:-$tasks/train.jsonl}" "${HELD_OUT:-$tasks/eval.jsonl}"
 echo "== INT8 of everything"
 $python sizes.py
+echo "== the tokenizer beside the tokenizers package"
+cmake --build ../build/release --target tokenize_file >/dev/null
+$python tokenizer.py
 if [ -n "${SCRATCH:-}" ]; then
   echo "== round-to-nearest INT4 in real shapes"
   $python large.py "$SCRATCH" --shape glm-edge-1.5b

@@ -2,7 +2,8 @@
 # Builds and tests the presets named, by default all that must hold:
 #   release     everything, optimized
 #   asan-core   the rooms without LibTorch under AddressSanitizer and UndefinedBehaviorSanitizer; long mutation loops
-#   edge        the small program, built with no LibTorch to be found (its units' code is that of the release)
+#   edge        the small program and what is installed beside it, built with no LibTorch to be found (the units' code
+#               is that of the release)
 # A preset that fails does not keep the next one from running. The last lines say what each one ran, and what it skipped
 # and why.
 set -uo pipefail

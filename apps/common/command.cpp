@@ -95,9 +95,7 @@ int run_parsed(const CLI::App& parent, const std::vector<Command>& commands) {
     if (!command.app->parsed()) continue;
     if (!command.commands.empty()) return run_parsed(*command.app, command.commands);
     if (const auto status = check_extras(*command.app); !status.ok()) return fail(status);
-    setup_logging(command.output->quiet     ? Verbosity::kQuiet
-                  : command.output->verbose ? Verbosity::kVerbose
-                                            : Verbosity::kNormal);
+    setup_logging(command.output->quiet ? Verbosity::kQuiet : Verbosity::kNormal);
     Progress::set_enabled(!command.output->quiet);
     return command.run();
   }
@@ -142,7 +140,6 @@ Command add_command(CLI::App& parent, const std::string& name, const std::string
   command.output = std::make_shared<Output>();
   command.app->add_flag("--json", command.output->json, "print the result as JSON");
   command.app->add_flag("--quiet", command.output->quiet, "print errors and the result alone, no progress");
-  command.app->add_flag("--verbose", command.output->verbose, "say more about what is done");
   return command;
 }
 

@@ -10,11 +10,10 @@
 
 namespace autoglm::cli {
 
-/// --json, --quiet, --verbose of one subcommand.
+/// --json and --quiet of one subcommand.
 struct Output {
   bool json = false;
   bool quiet = false;
-  bool verbose = false;
 };
 
 /// One subcommand: its options, and what runs once they are parsed (returns the exit code).

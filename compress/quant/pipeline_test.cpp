@@ -271,7 +271,7 @@ TEST(Pipeline, GroupSizeFallsBackUnlessItWasGiven) {
   }
 }
 
-TEST(Pipeline, StopsWithinASecondAndLeavesNothing) {
+TEST(Pipeline, StopsWhenAskedAndLeavesNothing) {
   Scratch scratch;
   CancelToken cancel;
   cancel.cancel();

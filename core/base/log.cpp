@@ -24,9 +24,7 @@ State& state() {
 std::shared_ptr<spdlog::logger> make_logger(Verbosity verbosity) {
   auto logger = std::make_shared<spdlog::logger>("autoglm", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
   logger->set_pattern("%^%l%$: %v");
-  logger->set_level(verbosity == Verbosity::kQuiet     ? spdlog::level::err
-                    : verbosity == Verbosity::kVerbose ? spdlog::level::debug
-                                                       : spdlog::level::info);
+  logger->set_level(verbosity == Verbosity::kQuiet ? spdlog::level::err : spdlog::level::info);
   return logger;
 }
 

@@ -6,10 +6,10 @@
 
 namespace autoglm {
 
-enum class Verbosity { kQuiet, kNormal, kVerbose };
+enum class Verbosity { kQuiet, kNormal };
 
-/// Sets up the logger: `warning: …` lines without timestamps, at the given verbosity (quiet: errors only). Without this
-/// call it is kNormal. spdlog's default logger, which belongs to the program, is not touched. Thread-safe.
+/// Sets up the logger: `warning: …` lines without timestamps; kQuiet: none. Without this call it is kNormal.
+/// spdlog's default logger, which belongs to the program, is not touched. Thread-safe.
 void setup_logging(Verbosity verbosity);
 
 /// Logs a warning once and remembers it, so that a report can list what was said. Thread-safe.

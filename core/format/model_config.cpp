@@ -1,6 +1,7 @@
 #include "core/format/model_config.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -149,21 +150,23 @@ Result<Family> identify(const Json& root) {
   }
   const std::string type = word(root, "model_type");
   const std::string architecture = first_architecture(root);
+  std::vector<std::string> known;
+  for (const Traits& t : families()) known.emplace_back(t.name);
   if (type == "chatglm" && (has(root, "position_encoding_2d") || has(root, "inner_hidden_size"))) {
     return bad_input(
-        "this is the first ChatGLM-6B (2-D positions, LayerNorm), which is not supported; ChatGLM2-6B, "
-        "ChatGLM3-6B and GLM-4-9B are");
+        fmt::format("this is the first ChatGLM-6B (2-D positions, LayerNorm), which is not supported; ChatGLM2-6B, "
+                    "ChatGLM3-6B and GLM-4-9B are, and all of model_type {}",
+                    fmt::join(known, ", ")));
   }
   if (type == "glm" && (root.contains("block_position_encoding") || architecture.starts_with("GLM"))) {
     return bad_input(
-        "this is the first, blank-infilling GLM (glm-large, glm-10b, ...), which is not supported; the 'glm' "
-        "of GLM-4-9B and GLM-Edge is");
+        fmt::format("this is the first, blank-infilling GLM (glm-large, glm-10b, ...), which is not supported; the "
+                    "'glm' of GLM-4-9B and GLM-Edge is, and all of model_type {}",
+                    fmt::join(known, ", ")));
   }
   for (const Traits& t : families()) {
     if (type == t.name) return t.family;
   }
-  std::vector<std::string> known;
-  for (const Traits& t : families()) known.emplace_back(t.name);
   return bad_input(unknown_word("model_type", bare(type), known));
 }
 

@@ -145,18 +145,19 @@ TEST(ModelConfig, SpecialTokens) {
 }
 
 TEST(ModelConfig, RefusesRelativesAndStrangersByName) {
+  const std::string known = "chatglm, glm, glm4, glm4v, glm4_moe, llama";
   EXPECT_THAT(refusal(R"({"model_type": "chatglm", "position_encoding_2d": true, "inner_hidden_size": 16384,
                           "architectures": ["ChatGLMModel"], "num_layers": 28, "vocab_size": 130528})"),
-              HasSubstr("first ChatGLM-6B"));
+              AllOf(HasSubstr("first ChatGLM-6B"), HasSubstr(known)));
   EXPECT_THAT(refusal(R"({"model_type": "glm", "architectures": ["GLMModel"], "block_position_encoding": true,
                           "num_layers": 24, "vocab_size": 50048, "hidden_size": 1024})"),
-              HasSubstr("blank-infilling GLM (glm-large"));
+              AllOf(HasSubstr("blank-infilling GLM (glm-large"), HasSubstr(known)));
   EXPECT_THAT(refusal(R"({"model_type": "glm", "architectures": ["GLMForConditionalGeneration"]})"),
               HasSubstr("blank-infilling"));
   EXPECT_THAT(
       refusal(R"({"model_type": "glm4_mo"})"),
       AllOf(HasSubstr("unknown model_type 'glm4_mo'"), HasSubstr("did you mean 'glm4_moe'?"), HasSubstr("qwen3")));
-  EXPECT_THAT(refusal(R"({"model_type": "mamba\n2"})"), AllOf(HasSubstr("chatglm, glm, glm4, glm4v, glm4_moe, llama")));
+  EXPECT_THAT(refusal(R"({"model_type": "mamba\n2"})"), HasSubstr(known));
   EXPECT_THAT(refusal("{}"), HasSubstr("model_type is missing"));
   EXPECT_THAT(refusal(R"({"model_type": 7})"), HasSubstr("model_type"));
   Json vision = fixture("glm4_1v_9b");

@@ -4,9 +4,12 @@
 #include <gtest/gtest.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <functional>
 
 #include "core/format/checkpoint_writer.h"
@@ -165,9 +168,9 @@ TEST_F(StagingFolderTest, UnwritableParentIsOneLine) {
   EXPECT_THAT(denied.message(), HasSubstr("Permission denied"));
 }
 
-/// Runs `work` in a child that is killed (SIGKILL) as it enters its `calls`-th system call. Returns whether it was
-/// killed; false: it ended before.
-bool run_killed_at(int calls, const std::function<void()>& work) {
+/// Runs `work` in a child that stops as it enters and as it leaves a system call, for `at_stop`. Returns how it ended,
+/// as waitpid says it.
+int run_traced(const std::function<void()>& work, const std::function<void(pid_t)>& at_stop) {
   const pid_t child = fork();
   if (child == 0) {
     ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
@@ -178,12 +181,51 @@ bool run_killed_at(int calls, const std::function<void()>& work) {
   int status = 0;
   waitpid(child, &status, 0);
   ptrace(PTRACE_SETOPTIONS, child, nullptr, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD);
-  for (int stops = 0; !WIFEXITED(status) && !WIFSIGNALED(status);) {
-    if (WIFSTOPPED(status) && WSTOPSIG(status) == (SIGTRAP | 0x80) && ++stops == 2 * calls - 1) kill(child, SIGKILL);
+  while (!WIFEXITED(status) && !WIFSIGNALED(status)) {
+    if (WIFSTOPPED(status) && WSTOPSIG(status) == (SIGTRAP | 0x80)) at_stop(child);
     ptrace(PTRACE_SYSCALL, child, nullptr, nullptr);
     if (waitpid(child, &status, 0) < 0) break;
   }
+  return status;
+}
+
+/// Runs `work` in a child that is killed (SIGKILL) as it enters its `calls`-th system call. Returns whether it was
+/// killed; false: it ended before.
+bool run_killed_at(int calls, const std::function<void()>& work) {
+  int stops = 0;
+  const int status = run_traced(work, [&](pid_t child) {
+    if (++stops == 2 * calls - 1) kill(child, SIGKILL);
+  });
   return WIFSIGNALED(status);
+}
+
+bool renames(const __ptrace_syscall_info& info) {
+#ifdef SYS_rename
+  if (info.entry.nr == SYS_rename) return true;
+#endif
+  return info.entry.nr == SYS_renameat || info.entry.nr == SYS_renameat2;
+}
+
+/// The inodes that `work` flushes to the disk (fsync), in order, with 0 where it renames something. Empty where the
+/// kernel tells nothing of system calls.
+std::vector<ino_t> flushes_and_renames(const std::function<void()>& work) {
+  std::vector<ino_t> events;
+  run_traced(work, [&](pid_t child) {
+    __ptrace_syscall_info info{};
+    if (ptrace(PTRACE_GET_SYSCALL_INFO, child, sizeof(info), &info) <= 0 || info.op != PTRACE_SYSCALL_INFO_ENTRY)
+      return;
+    if (renames(info)) events.push_back(0);
+    if (info.entry.nr != SYS_fsync) return;
+    struct stat file {};
+    const auto open_file = fs::path("/proc") / std::to_string(child) / "fd" / std::to_string(info.entry.args[0]);
+    if (stat(open_file.c_str(), &file) == 0) events.push_back(file.st_ino);
+  });
+  return events;
+}
+
+ino_t inode_of(const fs::path& path) {
+  struct stat file {};
+  return stat(path.c_str(), &file) == 0 ? file.st_ino : 0;
 }
 
 bool can_trace() {
@@ -245,6 +287,27 @@ TEST_F(StagingFolderTest, KilledAtAnySystemCallTheTargetIsWhole) {
   EXPECT_GT(killed, 60);
   EXPECT_GT(before, 30);
   EXPECT_GT(after, 2);
+}
+
+// The same of the machine: what is renamed into place has reached the disk before, and the name itself before the end.
+TEST_F(StagingFolderTest, FlushesEverythingBeforeItIsPutInPlace) {
+  if (!can_trace()) GTEST_SKIP() << "ptrace is not permitted here";
+  for (const bool existing : {false, true}) {
+    if (existing) write_checkpoint(target_, 1);
+    const std::vector<ino_t> events = flushes_and_renames([&] { write_checkpoint(target_, 2); });
+    if (events.empty()) GTEST_SKIP() << "this kernel does not tell a tracer of system calls (PTRACE_GET_SYSCALL_INFO)";
+    const auto last = std::find(events.rbegin(), events.rend(), ino_t{0}).base();  // behind the rename of the folder
+    ASSERT_NE(last, events.begin());
+    const std::vector<ino_t> before(events.begin(), last), after(last, events.end());
+    int files = 0;
+    for (const auto& entry : fs::directory_iterator(target_)) {
+      EXPECT_THAT(before, ::testing::Contains(inode_of(entry.path()))) << entry.path();
+      ++files;
+    }
+    EXPECT_EQ(files, 4);  // two shards, their index, config.json
+    EXPECT_THAT(before, ::testing::Contains(inode_of(target_)));
+    EXPECT_THAT(after, ::testing::Contains(inode_of(folder_)));
+  }
 }
 
 TEST_F(StagingFolderTest, KilledWithoutExchangeTheOldFolderComesBack) {

@@ -37,6 +37,24 @@ def test_a_large_model_is_planned_from_its_config_alone(autoglm, config_alone, t
     assert leftovers(tmp_path, config_alone.name) == []
 
 
+def test_disk_and_time_are_foreseen(autoglm, tmp_path):
+    def plan(*options):
+        done = autoglm("compress", DEMO, "-q", "int4", "--dry-run", "--json", *options)
+        assert done.code == 0, done.err
+        return json.loads(done.out)
+
+    plain, calibrated, thorough = plan("--method", "rtn"), plan("--method", "gptq"), plan("--method", "gptq", "--calibration-samples", 1024)
+    assert plain["disk_bytes"] == plain["bytes_after"]
+    assert calibrated["disk_bytes"] == 2 * calibrated["bytes_after"]  # the journal of --resume too
+    assert 0 < plain["seconds"] < calibrated["seconds"] < thorough["seconds"]
+    shown = autoglm("compress", DEMO, "-q", "int4", "--dry-run", "--method", "gptq").out
+    assert "disk needed" in shown and "time: about" in shown
+    done = autoglm("compress", DEMO, "-q", "int4", "--method", "rtn", "--verify", "none", "--quiet", "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    written = sum(file.stat().st_size for file in (tmp_path / "out").glob("*.safetensors"))
+    assert plain["bytes_after"] <= written <= 1.02 * plain["bytes_after"]  # the file's header
+
+
 def test_a_config_alone_is_planned_as_its_checkpoint_is(autoglm, model, tmp_path):
     folder = model("glm4_moe")
     whole = json.loads(autoglm("compress", folder, "-q", "int8", "--dry-run", "--json").out)

@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+import torch
 from conftest import DEMO, TINY
 from safetensors import safe_open
 
@@ -44,3 +45,39 @@ def test_int8_takes_three_quarters_off_fp32(autoglm, tmp_path):
     compress(autoglm, DEMO, tmp_path / "int8", *everything("int8"))
     size = lambda name: json.loads((tmp_path / name / "report.json").read_text())["artifact"]["file_bytes"]
     assert size("int8") <= (1 - 0.745) * size("fp32")
+
+
+@pytest.mark.parametrize("options", [
+    ("--compute", "bf16"), ("--compute", "fp16"),
+    pytest.param(("--device", "cuda"), marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")),
+])
+def test_what_is_computed_in_decides_no_loss(autoglm, brief, tmp_path, options):
+    """Calibrated and rounded in 16 bits or on another device, and measured in float32."""
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join((DEMO / "tasks" / "eval.jsonl").open().readlines()[:100]))
+    loss = []
+    for more in ((), options):
+        artifact = tmp_path / f"out{len(loss)}"
+        done = autoglm("compress", brief, "-o", artifact, "-q", "int4-g32", "--method", "gptq", "--calibration-dataset",
+                       DEMO / "tasks" / "calibration.jsonl", "--calibration-samples", 16, "--verify", "none", "--quiet", *more)
+        assert done.code == 0, done.err
+        conditions = json.loads((artifact / "report.json").read_text())["conditions"]
+        assert all(conditions[name.strip("-")] == value for name, value in zip(more[::2], more[1::2]))
+        done = autoglm("eval", artifact, "--source", brief, "--eval-dataset", text, "--level", "full", "--json", "--quiet")
+        assert done.code == 0, done.err
+        loss.append(json.loads(done.out)["divergence"]["kl_mean"])
+    assert 0 < loss[1] <= 1.3 * loss[0]
+
+
+def test_shards_have_the_size_that_is_asked_for(autoglm, tmp_path):
+    config, names = compress(autoglm, DEMO, tmp_path / "out", "-q", "int8", "--max-shard", "2M")
+    shards = sorted((tmp_path / "out").glob("model-*-of-*.safetensors"))
+    assert len(shards) > 2 and shards[-1].name.endswith(f"-of-{len(shards):05}.safetensors")
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"]) == set(names) and set(index["weight_map"].values()) == {file.name for file in shards}
+    _, whole = compress(autoglm, DEMO, tmp_path / "whole", "-q", "int8")
+    assert set(whole) == set(names)
+    for file in shards:
+        with safe_open(str(file), "pt") as tensors:
+            sizes = [tensors.get_tensor(name).nbytes for name in tensors.keys()]
+        assert sum(sizes) <= 2e6 or len(sizes) == 1

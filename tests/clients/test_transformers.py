@@ -83,6 +83,13 @@ def test_logits_agree(family, scheme, compress, our_logits, source_logits):
         assert not np.allclose(theirs, source_logits(family, ids), atol=1e-5)
 
 
+def test_several_files(compress, our_logits):
+    folder = compress("glm-phone-demo", "-q", "int8", "--method", "rtn", "--max-shard", "2M")
+    assert len(list(folder.glob("model-*.safetensors"))) > 2
+    ids = token_ids(folder)
+    assert agree(our_logits(folder, ids), their_logits(folder, ids))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("scheme", ["w8a8", "int4-g32"])
 def test_quantized_head(family, scheme, compress, our_logits):
