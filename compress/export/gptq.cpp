@@ -7,6 +7,7 @@
 #include <cstring>
 #include <span>
 
+#include "core/base/parallel.h"
 #include "core/format/bit_packing.h"
 
 namespace autoglm::exports {
@@ -23,11 +24,14 @@ constexpr std::array kWidths = {2, 3, 4, 8};
 /// Rows of values as streams of words, lying on their side: [words of a row, rows].
 std::vector<uint32_t> pack_columns(std::span<const int8_t> values, int64_t rows, int64_t cols, int bits) {
   const auto words = static_cast<size_t>(format::packed_words(cols, bits));
-  std::vector<uint32_t> row(words), out(words * static_cast<size_t>(rows));
-  for (size_t r = 0; r < static_cast<size_t>(rows); ++r) {
-    format::pack_row(values.subspan(r * static_cast<size_t>(cols), static_cast<size_t>(cols)), bits, row);
-    for (size_t w = 0; w < words; ++w) out[w * static_cast<size_t>(rows) + r] = row[w];
-  }
+  std::vector<uint32_t> out(words * static_cast<size_t>(rows));
+  parallel_for(rows, [&](int64_t begin, int64_t end) {
+    std::vector<uint32_t> row(words);
+    for (auto r = static_cast<size_t>(begin); r < static_cast<size_t>(end); ++r) {
+      format::pack_row(values.subspan(r * static_cast<size_t>(cols), static_cast<size_t>(cols)), bits, row);
+      for (size_t w = 0; w < words; ++w) out[w * static_cast<size_t>(rows) + r] = row[w];
+    }
+  });
   return out;
 }
 
@@ -66,6 +70,8 @@ class GptqLayout : public WeightLayout {
     return "";
   }
 
+  std::vector<std::string_view> members() const override { return {"qweight", "qzeros", "scales", "g_idx"}; }
+
   std::vector<StoredTensor> encode(const QuantizedWeight& weight, std::string_view module) const override {
     const int bits = weight.args.num_bits;
     StoredTensor scales = scales_by_group(weight, module);
@@ -97,11 +103,17 @@ class GptqLayout : public WeightLayout {
                             const Shape& shape) const override {
     const auto rows = static_cast<size_t>(shape[0]), cols = static_cast<size_t>(shape[1]);
     const std::vector<uint32_t> values = words_of(tensors[0]), zeros = words_of(tensors[1]);
-    std::vector<int> q(rows * cols), z(static_cast<size_t>(tensors[2].shape[0]) * rows);
-    for (size_t i = 0; i < q.size(); ++i) q[i] = value_at(values, i / cols, rows, i % cols, args.num_bits);
-    const auto words = static_cast<size_t>(tensors[1].shape[1]);
-    for (size_t i = 0; i < z.size(); ++i) {
-      z[i] = value_at(zeros, i / rows * words, 1, i % rows, args.num_bits) + (args.symmetric ? 1 : 0);
+    std::vector<int> q(rows * cols), z;
+    parallel_for(shape[0], [&](int64_t begin, int64_t end) {
+      for (auto row = static_cast<size_t>(begin); row < static_cast<size_t>(end); ++row) {
+        for (size_t col = 0; col < cols; ++col) q[row * cols + col] = value_at(values, row, rows, col, args.num_bits);
+      }
+    });
+    const auto words = static_cast<size_t>(tensors[1].shape[1]), groups = static_cast<size_t>(tensors[2].shape[0]);
+    for (size_t group = 0; group < groups; ++group) {
+      for (size_t row = 0; row < rows; ++row) {
+        z.push_back(value_at(zeros, group * words, 1, row, args.num_bits) + (args.symmetric ? 1 : 0));
+      }
     }
     return floats_by_group(q, z, tensors[2], shape);
   }

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "compress/export/copied_tensor.h"
+#include "core/base/parallel.h"
 #include "core/base/progress.h"
 #include "core/format/display.h"
 #include "core/format/small_files.h"
@@ -172,11 +173,14 @@ class LayoutExport {
 
   Status compare_quantized(const format::Checkpoint& written, const ModuleSpec& module, const Part& part) {
     AUTOGLM_ASSIGN_OR_RETURN(const auto weight, weight_of(module, part));
-    std::vector<format::StoredTensor> tensors = layout_.encode(weight, part.name);  // names and shapes
-    for (auto& tensor : tensors) {
-      AUTOGLM_ASSIGN_OR_RETURN(const auto bytes, written.bytes(tensor.name));
-      tensor.bytes.assign(bytes.begin(), bytes.end());
-      written.release(tensor.name);
+    std::vector<format::StoredTensor> tensors;
+    for (const std::string_view member : layout_.members()) {
+      const std::string name = fmt::format("{}.{}", part.name, member);
+      AUTOGLM_ASSIGN_OR_RETURN(const auto bytes, written.bytes(name));
+      const format::TensorInfo& info = *written.find(name);
+      tensors.push_back(
+          {.name = name, .dtype = info.dtype, .shape = info.shape, .bytes = {bytes.begin(), bytes.end()}});
+      written.release(name);
       ++report_.checked;
     }
     const std::vector<float> found = layout_.decode(tensors, weight.args, {weight.rows, weight.cols});
@@ -245,12 +249,15 @@ std::vector<float> floats_by_group(const std::vector<int>& q, const std::vector<
   const auto width = cols / static_cast<size_t>(scales.shape[0]);
   std::vector<float> scale(zeros.size()), out(q.size());
   format::to_float(scales.dtype, scales.bytes, scale);
-  for (size_t row = 0; row < rows; ++row) {
-    for (size_t col = 0; col < cols; ++col) {
-      const size_t group = col / width * rows + row, at = row * cols + col;
-      out[at] = static_cast<float>(q[at] - zeros[group]) * scale[group];
+  parallel_for(shape[0], [&](int64_t begin, int64_t end) {
+    for (auto row = static_cast<size_t>(begin); row < static_cast<size_t>(end); ++row) {
+      for (size_t first = 0, group = row; first < cols; first += width, group += rows) {
+        for (size_t at = row * cols + first; at < row * cols + first + width; ++at) {
+          out[at] = static_cast<float>(q[at] - zeros[group]) * scale[group];
+        }
+      }
     }
-  }
+  });
   return out;
 }
 

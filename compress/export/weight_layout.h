@@ -24,7 +24,10 @@ class WeightLayout {
   /// What of a weight [out, in] quantized so has no place here; "" when it has.
   virtual std::string refusal(const format::QuantArgs& args, const format::Shape& shape) const = 0;
 
-  /// The tensors that store it under module `module`. Scales become FP16.
+  /// What stores a matrix, by the last part of its name: "qweight".
+  virtual std::vector<std::string_view> members() const = 0;
+
+  /// Those tensors for the module `module`, in that order. Scales become FP16.
   virtual std::vector<format::StoredTensor> encode(const format::QuantizedWeight& weight,
                                                    std::string_view module) const = 0;
 

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "compress/tensor/bridge.h"
+#include "compress/tensor/rounding_error.h"
 
 namespace autoglm::pass {
 namespace {
@@ -68,17 +69,24 @@ at::Tensor result_rows(const Target& target, int64_t first, int64_t count, at::S
 Result<TensorReport> measure(const Target& target, std::string_view method, const at::Tensor& sample,
                              const at::Tensor& shift, CancelToken& cancel) {
   TensorReport report{target.name, std::string(method), target.scheme.to_string(), 0, 1, 0, target.note};
-  double error = 0, weight = 0, rounded = 0, product = 0, output_error = 0, output = 0;
+  tensor::RoundingError sums;
+  double output_error = 0, output = 0;
+  const auto* quantized = std::get_if<format::QuantizedWeight>(&target.result);
   AUTOGLM_RETURN_IF_ERROR(for_each_piece(
       target, cancel,
       [&](int64_t first, const at::Tensor& rows) {
+        if (quantized != nullptr && !sample.defined()) {
+          const std::span values(rows.const_data_ptr<float>(), static_cast<size_t>(rows.numel()));
+          sums += tensor::rounding_error(values, *quantized, first);
+          return ok_status();
+        }
         const at::Tensor now = result_rows(target, first, rows.size(0), at::kFloat);
         const at::Tensor a = rows.view({-1}), b = now.view({-1});
-        weight += at::dot(a, a).item<double>();
-        rounded += at::dot(b, b).item<double>();
-        product += at::dot(a, b).item<double>();
+        sums.weight += at::dot(a, a).item<double>();
+        sums.rounded += at::dot(b, b).item<double>();
+        sums.product += at::dot(a, b).item<double>();
         const at::Tensor difference = now.sub_(rows);
-        error += at::dot(b, b).item<double>();  // b is a view of it
+        sums.difference += at::dot(b, b).item<double>();  // b is a view of it
         if (sample.defined()) {
           at::Tensor changed = at::mm(sample, difference.t());  // by Q - W
           if (shift.defined()) changed += shift.narrow(0, first, rows.size(0));
@@ -87,9 +95,9 @@ Result<TensorReport> measure(const Target& target, std::string_view method, cons
         }
         return ok_status();
       },
-      8 << 20));
-  report.mse = error / static_cast<double>(target.rows * target.cols);
-  if (weight > 0 && rounded > 0) report.cosine = product / std::sqrt(weight * rounded);
+      sample.defined() ? 8 << 20 : 2 << 20));  // for matrix products; for what stays near the processor
+  report.mse = sums.difference / static_cast<double>(target.rows * target.cols);
+  if (sums.weight > 0 && sums.rounded > 0) report.cosine = sums.product / std::sqrt(sums.weight * sums.rounded);
   if (output > 0) report.output_error = output_error / output;
   return report;
 }

@@ -9,6 +9,8 @@
 namespace autoglm::quant {
 namespace {
 
+constexpr int64_t kCacheBytes = 2 << 20;  // of a piece that stays near the processor from reading to rounding
+
 class Rtn : public pass::Pass {
  public:
   std::string_view name() const override { return "rtn"; }
@@ -33,11 +35,12 @@ Status round_to_nearest(pass::Target& target, CancelToken& cancel) {
   format::QuantizedWeight out = make_result(target);
   const bool one_grid = out.args.strategy == format::Strategy::kTensor;
   if (one_grid) AUTOGLM_RETURN_IF_ERROR(fit_tensor(target, {}, cancel, out));
-  AUTOGLM_RETURN_IF_ERROR(pass::for_each_piece(target, cancel, [&](int64_t first, const at::Tensor& rows) -> Status {
+  const auto work = [&](int64_t first, const at::Tensor& rows) -> Status {
     if (!one_grid) AUTOGLM_RETURN_IF_ERROR(fit_rows(rows, {}, first, target.scheme, out));
     quantize_rows(rows, first, target.scheme, out);
     return ok_status();
-  }));
+  };
+  AUTOGLM_RETURN_IF_ERROR(pass::for_each_piece(target, cancel, work, kCacheBytes));
   target.result = std::move(out);
   return ok_status();
 }
