@@ -9,6 +9,7 @@ process, median), peak memory (maximum), KL divergence to the source.
 """
 import argparse
 import json
+import shutil
 import statistics
 import tempfile
 from pathlib import Path
@@ -28,8 +29,8 @@ def beginning(path, scratch, size=200_000):
     return part
 
 
-def divergence(artifact, held_out):
-    out = run([AUTOGLM, "eval", artifact, "--source", DEMO, "--eval-dataset", held_out, "--level", "full", "--json", "--quiet"]).out
+def divergence(artifact, source, held_out):
+    out = run([AUTOGLM, "eval", artifact, "--source", source, "--eval-dataset", held_out, "--level", "full", "--json", "--quiet"]).out
     return json.loads(out)["divergence"]
 
 
@@ -44,17 +45,20 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         write_windows(a.calibration, scratch, DEMO, SAMPLES, LENGTH)
-        ours = [AUTOGLM, "compress", DEMO, "-o", scratch / "ours", "--overwrite", "-q", f"int4-g{a.group}", "--method", "gptq",
+        source = scratch / "demo"  # without its tasks, which a full evaluation would ask
+        shutil.copytree(DEMO, source, ignore=shutil.ignore_patterns("tasks"))
+        ours = [AUTOGLM, "compress", source, "-o", scratch / "ours", "--overwrite", "-q", f"int4-g{a.group}", "--method", "gptq",
                 "--calibration-dataset", scratch / "calibration.txt", "--calibration-samples", SAMPLES,
                 "--calibration-length", LENGTH, "--verify", "none", "--quiet", *(["--max-ram", a.max_ram] if a.max_ram else [])]
-        theirs = [ROOT / ".venvs/llmcompressor/bin/python", ROOT / "benchmarks/peer_llmcompressor.py", DEMO, scratch / "tokens.npy",
+        theirs = [ROOT / ".venvs/llmcompressor/bin/python", ROOT / "benchmarks/peer_llmcompressor.py", source, scratch / "tokens.npy",
                   scratch / "theirs", "--group", a.group]
         results = {"autoglm": [], "llm-compressor": []}
         for _ in range(a.runs):  # in turn, so that both meet the same machine
             results["autoglm"].append(run(ours))
             results["llm-compressor"].append(run(theirs))
         held_out = beginning(a.held_out, scratch)
-        quality = {"autoglm": divergence(scratch / "ours", held_out), "llm-compressor": divergence(scratch / "theirs", held_out)}
+        quality = {"autoglm": divergence(scratch / "ours", source, held_out),
+                   "llm-compressor": divergence(scratch / "theirs", source, held_out)}
     print(f"{'':16}{'seconds':>10}{'peak memory':>14}{'KL':>12}")
     for name, runs in results.items():
         seconds, peak = statistics.median(r.seconds for r in runs), max(r.peak_bytes for r in runs)
