@@ -9,10 +9,10 @@
 #include <string_view>
 #include <system_error>
 
+#include "compress/export/json_file.h"
 #include "core/base/log.h"
 #include "core/format/display.h"
 #include "core/format/file.h"
-#include "core/format/json.h"
 #include "core/tokenizer/chat_template.h"
 #include "core/tokenizer/sentencepiece_model.h"
 #include "core/tokenizer/tiktoken.h"
@@ -79,14 +79,6 @@ std::string known_pre(const Json& tokenizer, format::Family family) {
   return family == format::Family::kLlama ? "llama-bpe" : "glm4";
 }
 
-Result<Json> read_json(const fs::path& path) {
-  AUTOGLM_ASSIGN_OR_RETURN(const std::string text, format::read_text_file(path));
-  auto json = format::parse_json<Json>(text);
-  if (!json.ok()) return json.status().with_context(format::display_path(path));
-  if (!json->is_object()) return bad_input(format::display_path(path) + ": is no JSON object");
-  return json;
-}
-
 class TokenizerExport {
  public:
   TokenizerExport(const fs::path& folder, const format::ModelConfig& config) : folder_(folder), config_(config) {}
@@ -104,7 +96,7 @@ class TokenizerExport {
 
  private:
   Status put_byte_level(const fs::path& path, const std::string& pre) {
-    AUTOGLM_ASSIGN_OR_RETURN(tokenizer_, read_json(path));
+    AUTOGLM_ASSIGN_OR_RETURN(tokenizer_, read_json_object<Json>(path));
     const Json& model = tokenizer_["model"];
     const std::vector<Json> steps = steps_of(tokenizer_);
     const bool byte_level = std::any_of(steps.begin(), steps.end(), [](const Json& step) {

@@ -6,17 +6,16 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <set>
 #include <span>
 #include <string_view>
 #include <vector>
 
+#include "compress/export/json_file.h"
 #include "core/base/progress.h"
 #include "core/base/suggest.h"
 #include "core/format/display.h"
-#include "core/format/json.h"
 
 namespace autoglm::exports {
 namespace {
@@ -45,14 +44,6 @@ struct Source {
   int64_t frame = -1;  ///< of a kernel [out, in, frames, height, width] that frame alone
 };
 
-Result<Json> read_object(const fs::path& path) {
-  AUTOGLM_ASSIGN_OR_RETURN(const std::string text, format::read_text_file(path));
-  auto json = format::parse_json(text);
-  if (!json.ok()) return json.status().with_context(format::display_path(path));
-  if (!json->is_object()) return bad_input(format::display_path(path) + ": is no object");
-  return json;
-}
-
 Result<int64_t> positive(const Json& object, const char* key, int64_t most) {
   const auto member = object.find(key);
   if (member == object.end() || !member->is_number_integer() || *member < 1 || *member > most) {
@@ -76,16 +67,17 @@ Result<std::vector<float>> colours(const Json& object, const char* key, std::vec
 /// The image processor's settings: a file of its own in most checkpoints, a member of processor_config.json in others.
 Result<Json> read_processor(const fs::path& folder) {
   std::error_code error;
-  if (fs::exists(folder / "preprocessor_config.json", error)) return read_object(folder / "preprocessor_config.json");
+  if (fs::exists(folder / "preprocessor_config.json", error))
+    return read_json_object<Json>(folder / "preprocessor_config.json");
   if (!fs::exists(folder / "processor_config.json", error)) return Json::object();
-  AUTOGLM_ASSIGN_OR_RETURN(Json whole, read_object(folder / "processor_config.json"));
+  AUTOGLM_ASSIGN_OR_RETURN(Json whole, read_json_object<Json>(folder / "processor_config.json"));
   const auto images = whole.find("image_processor");
   return images != whole.end() && images->is_object() ? Json(*images) : Json::object();
 }
 
 Result<Tower> read_tower(const format::StoredModel& model) {
   const fs::path folder = model.checkpoint.folder();
-  AUTOGLM_ASSIGN_OR_RETURN(const Json root, read_object(folder / "config.json"));
+  AUTOGLM_ASSIGN_OR_RETURN(const Json root, read_json_object<Json>(folder / "config.json"));
   const auto config = root.find("vision_config");
   if (config == root.end() || !config->is_object()) {
     return invalid_argument("gguf --mmproj: config.json has no vision_config: this model reads text alone");
@@ -115,11 +107,6 @@ Result<Tower> read_tower(const format::StoredModel& model) {
                            colours(pictures, "image_std", {0.26862954F, 0.26130258F, 0.27577711F}, true));
   return tower;
 }
-
-/// Of a block, after "blocks.N." and "v.blk.N.".
-constexpr std::pair<std::string_view, std::string_view> kBlockNames[] = {
-    {"norm1", "ln1"},          {"attn.qkv", "attn_qkv"},      {"attn.proj", "attn_out"},    {"norm2", "ln2"},
-    {"mlp.up_proj", "ffn_up"}, {"mlp.gate_proj", "ffn_gate"}, {"mlp.down_proj", "ffn_down"}};
 
 class VisionExport {
  public:
@@ -192,16 +179,19 @@ class VisionExport {
   }
 
   Status add_block(int64_t layer, int64_t h, int64_t inner) {
-    const std::map<std::string_view, Shape> shapes = {{"norm1", {h}},
-                                                      {"norm2", {h}},
-                                                      {"attn.qkv", {3 * h, h}},
-                                                      {"attn.proj", {h, h}},
-                                                      {"mlp.up_proj", {inner, h}},
-                                                      {"mlp.gate_proj", {inner, h}},
-                                                      {"mlp.down_proj", {h, inner}}};
-    for (const auto& [theirs, name] : kBlockNames) {
-      const std::string from = fmt::format("blocks.{}.{}", layer, theirs), to = fmt::format("v.blk.{}.{}", layer, name);
-      const Shape& shape = shapes.at(theirs);
+    struct Part {
+      std::string_view theirs, ours;
+      Shape shape;
+    };
+    const Part parts[] = {{"norm1", "ln1", {h}},
+                          {"attn.qkv", "attn_qkv", {3 * h, h}},
+                          {"attn.proj", "attn_out", {h, h}},
+                          {"norm2", "ln2", {h}},
+                          {"mlp.up_proj", "ffn_up", {inner, h}},
+                          {"mlp.gate_proj", "ffn_gate", {inner, h}},
+                          {"mlp.down_proj", "ffn_down", {h, inner}}};
+    for (const auto& [theirs, ours, shape] : parts) {
+      const std::string from = fmt::format("blocks.{}.{}", layer, theirs), to = fmt::format("v.blk.{}.{}", layer, ours);
       AUTOGLM_RETURN_IF_ERROR(add(from + ".weight", to + ".weight", shape));
       if (checkpoint_.find(prefix_ + from + ".bias") != nullptr) {
         AUTOGLM_RETURN_IF_ERROR(add(from + ".bias", to + ".bias", {shape[0]}));
@@ -288,8 +278,8 @@ class VisionExport {
       take(piece.first * cols, floats_);
       return ok_status();
     }
-    for (int64_t r = 0; r < piece.count;
-         ++r) {  // rows of a kernel's pictures, of which each stands beside another frame's
+    // Rows of a kernel's pictures, of which each stands beside another frame's.
+    for (int64_t r = 0; r < piece.count; ++r) {
       const int64_t row = piece.first + r, height = piece.tensor.shape[2], picture = row / height, line = row % height;
       take(((picture * kFrames + piece.source.frame) * height + line) * cols,
            std::span(floats_).subspan(static_cast<size_t>(r * cols), static_cast<size_t>(cols)));
