@@ -46,8 +46,6 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-constexpr double kShortestVerification = 10;  // seconds: below that, nothing can be said of a model
-
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 std::string default_output(const fs::path& model, const std::string& name, const api::Settings& settings) {
@@ -584,7 +582,7 @@ class Compression {
                                           "--level",
                                           settings_.verify,
                                           "--seconds",
-                                          fmt::format("{:.1f}", std::max(seconds_, kShortestVerification)),
+                                          fmt::format("{:.3f}", seconds_),
                                           "--seed",
                                           std::to_string(settings_.seed),
                                           "--threads",

@@ -56,7 +56,7 @@ class Measurement {
     inputs_.compressed_files = &*files_;
     inputs_.source_files = source_files_ ? &*source_files_ : nullptr;
     eval::EvaluateOptions how{
-        .level = level_, .seconds = std::max(1.0, options_.seconds - seconds_since(start_)), .seed = options_.seed};
+        .level = level_, .seconds = std::max(0.0, options_.seconds - seconds_since(start_)), .seed = options_.seed};
     if (options_.max_loss >= 0) how.max_loss = options_.max_loss;
     if (options_.max_kl > 0) how.max_kl = options_.max_kl;
     AUTOGLM_ASSIGN_OR_RETURN(auto evaluation, eval::evaluate(source.get(), *compressed, inputs_, how, cancel_));

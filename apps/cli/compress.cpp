@@ -80,7 +80,7 @@ void add_options(CLI::App& app, CompressOptions& options) {
       ->group(calibration);
 
   const std::string verification = "Verification";
-  app.add_option("--verify", options.verify, "none, fast or full [fast: as long as compressing took, at least 10 s]")
+  app.add_option("--verify", options.verify, "none, fast or full [fast: no longer than compressing took]")
       ->group(verification);
   app.add_option("--eval-dataset", options.evaluation,
                  "text to measure on [MODEL/tasks/eval.jsonl, else a tenth of the calibration text, else text the "

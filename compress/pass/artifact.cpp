@@ -72,30 +72,33 @@ Result<TensorReport> measure(const Target& target, std::string_view method, cons
   tensor::RoundingError sums;
   double output_error = 0, output = 0;
   const auto* quantized = std::get_if<format::QuantizedWeight>(&target.result);
-  AUTOGLM_RETURN_IF_ERROR(for_each_piece(
-      target, cancel,
-      [&](int64_t first, const at::Tensor& rows) {
-        if (quantized != nullptr && !sample.defined()) {
-          const std::span values(rows.const_data_ptr<float>(), static_cast<size_t>(rows.numel()));
-          sums += tensor::rounding_error(values, *quantized, first);
-          return ok_status();
-        }
-        const at::Tensor now = result_rows(target, first, rows.size(0), at::kFloat);
-        const at::Tensor a = rows.view({-1}), b = now.view({-1});
-        sums.weight += at::dot(a, a).item<double>();
-        sums.rounded += at::dot(b, b).item<double>();
-        sums.product += at::dot(a, b).item<double>();
-        const at::Tensor difference = now.sub_(rows);
-        sums.difference += at::dot(b, b).item<double>();  // b is a view of it
-        if (sample.defined()) {
-          at::Tensor changed = at::mm(sample, difference.t());  // by Q - W
-          if (shift.defined()) changed += shift.narrow(0, first, rows.size(0));
-          output_error += changed.square_().sum().item<double>();
-          output += at::mm(sample, rows.t()).square_().sum().item<double>();
-        }
-        return ok_status();
-      },
-      sample.defined() ? 8 << 20 : 2 << 20));  // for matrix products; for what stays near the processor
+  const auto add = [&](int64_t first, const at::Tensor& rows) {
+    if (quantized != nullptr && !sample.defined()) {
+      const std::span values(rows.const_data_ptr<float>(), static_cast<size_t>(rows.numel()));
+      sums += tensor::rounding_error(values, *quantized, first);
+      return ok_status();
+    }
+    const at::Tensor now = result_rows(target, first, rows.size(0), at::kFloat);
+    const at::Tensor a = rows.view({-1}), b = now.view({-1});
+    sums.weight += at::dot(a, a).item<double>();
+    sums.rounded += at::dot(b, b).item<double>();
+    sums.product += at::dot(a, b).item<double>();
+    const at::Tensor difference = now.sub_(rows);
+    sums.difference += at::dot(b, b).item<double>();  // b is a view of it
+    if (sample.defined()) {
+      at::Tensor changed = at::mm(sample, difference.t());  // by Q - W
+      if (shift.defined()) changed += shift.narrow(0, first, rows.size(0));
+      output_error += changed.square_().sum().item<double>();
+      output += at::mm(sample, rows.t()).square_().sum().item<double>();
+    }
+    return ok_status();
+  };
+  if (target.error && !sample.defined()) {
+    sums = *target.error;
+  } else {
+    const int64_t bytes = sample.defined() ? 8 << 20 : 2 << 20;  // for matrix products; to stay near the processor
+    AUTOGLM_RETURN_IF_ERROR(for_each_piece(target, cancel, add, bytes));
+  }
   report.mse = sums.difference / static_cast<double>(target.rows * target.cols);
   if (sums.weight > 0 && sums.rounded > 0) report.cosine = sums.product / std::sqrt(sums.weight * sums.rounded);
   if (output > 0) report.output_error = output_error / output;

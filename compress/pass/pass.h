@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -12,6 +13,7 @@
 
 #include "compress/calibrate/statistics.h"
 #include "compress/pass/scheme.h"
+#include "compress/tensor/rounding_error.h"
 #include "core/base/cancel.h"
 #include "core/base/status.h"
 #include "core/format/quantized_weight.h"
@@ -42,7 +44,8 @@ struct Target {
 
   // Filled by the pass.
   std::variant<std::monostate, format::QuantizedWeight, CastWeight> result;
-  std::string note;  ///< damping raised, dead columns, ... for the report
+  std::optional<tensor::RoundingError> error;  ///< of a pass that had all of weight and result at hand anyway
+  std::string note;                            ///< damping raised, dead columns, ... for the report
 };
 
 /// Calls `body(first_row, rows)` over pieces of at most `bytes` of float32, in order, looking at `cancel` between them.

@@ -20,6 +20,7 @@
 #include "compress/pass/smoothing.h"
 #include "compress/pass/traces.h"
 #include "compress/tensor/bridge.h"
+#include "core/base/background.h"
 #include "core/base/log.h"
 #include "core/base/memory.h"
 #include "core/base/progress.h"
@@ -81,36 +82,55 @@ class Pipeline {
   }
 
  private:
+  /// Module by module; one is written while the next is rounded, where memory has room for both.
   Status stream_all() {
+    Background writing;
     for (const Decision& decision : resolved_.decisions) {
       const int64_t done = decision.module.layer >= 0                 ? decision.module.layer + 1
                            : decision.module.role == Role::kEmbedding ? 0
                                                                       : resolved_.config.num_hidden_layers + 1;
       progress_.update(done, decision.module.name);
-      AUTOGLM_RETURN_IF_ERROR(stream(decision));
+      AUTOGLM_ASSIGN_OR_RETURN(Target target, compress_from_file(decision));
+      const StageClock::Scope timed(clock_, "writing");  // waiting for it
+      AUTOGLM_RETURN_IF_ERROR(writing.start([this, &decision, target = std::move(target)]() mutable {
+        return tensor::guarded([&] { return put(decision, target); });
+      }));
+      if (!input_.plan->memory.overlap) AUTOGLM_RETURN_IF_ERROR(writing.wait());
     }
-    return ok_status();
+    const StageClock::Scope timed(clock_, "writing");
+    return writing.wait();
   }
 
   /// One module from file to file.
   Status stream(const Decision& decision) {
-    AUTOGLM_RETURN_IF_ERROR(cancel_.check());
-    if (!decision.scheme) return copy(decision);
-    return_freed_memory();
-    Target target = artifact_.file_target(decision);
-    AUTOGLM_RETURN_IF_ERROR(compress_alone(decision, target));
+    AUTOGLM_ASSIGN_OR_RETURN(Target target, compress_from_file(decision));
     return write(decision, target);
   }
 
+  /// Without a result where the decision has no scheme.
+  Result<Target> compress_from_file(const Decision& decision) {
+    AUTOGLM_RETURN_IF_ERROR(cancel_.check());
+    Target target;
+    if (!decision.scheme) return target;
+    return_freed_memory();
+    target = artifact_.file_target(decision);
+    AUTOGLM_RETURN_IF_ERROR(compress_alone(decision, target));
+    return target;
+  }
+
   Status copy(const Decision& decision) {
-    const StageClock::Scope timed(clock_, "writing");
-    AUTOGLM_RETURN_IF_ERROR(artifact_.copy_weight(decision));
-    return artifact_.write_bias(decision, cancel_);
+    Target none;
+    return write(decision, none);
   }
 
   Status write(const Decision& decision, Target& target, const at::Tensor& corrected_bias = {}) {
     const StageClock::Scope timed(clock_, "writing");
-    AUTOGLM_RETURN_IF_ERROR(artifact_.write(decision, target));
+    return put(decision, target, corrected_bias);
+  }
+
+  /// The weight, compressed or as it is, and its bias to the file; touches nothing else.
+  Status put(const Decision& decision, Target& target, const at::Tensor& corrected_bias = {}) {
+    AUTOGLM_RETURN_IF_ERROR(decision.scheme ? artifact_.write(decision, target) : artifact_.copy_weight(decision));
     return artifact_.write_bias(decision, cancel_, corrected_bias);
   }
 
@@ -453,6 +473,7 @@ class Pipeline {
       set_scheme(*work->decision, *scheme);
       work->target.scheme = *scheme;
       work->target.result = std::monostate{};
+      work->target.error.reset();
       work->target.note.clear();
     }
     return again;

@@ -113,7 +113,7 @@ class MemoryModel {
   int64_t stage_statistics() const { return statistics_needed(true); }
 
   Parts peak(const MemoryUse& use) const {
-    Parts best = streaming_phase();
+    Parts best = streaming_phase(use);
     if (use.streaming) return best;
     for (const Parts& phase : {smoothing_phase(use), block_phase(use), head_phase(use)}) {
       if (total(phase) > total(best)) best = phase;
@@ -122,9 +122,11 @@ class MemoryModel {
   }
 
  private:
-  /// The largest single tensor on its way: copied from mapped pages, or rounded in pieces.
-  Parts streaming_phase() const {
+  /// The largest single tensor on its way: copied from mapped pages, or rounded in pieces, while the one before it is
+  /// on its way to the file.
+  Parts streaming_phase(const MemoryUse& use) const {
     Parts best;
+    int64_t before = 0;
     for (const Decision& decision : resolved_.decisions) {
       if (methods_.needs(decision).any() || (calibrated_ && decision.module.layer >= 0)) continue;
       Parts parts;
@@ -136,6 +138,9 @@ class MemoryModel {
       } else {
         parts = {{"file pages", decision.splits() ? source_bytes(decision, checkpoint_) : kStagingBytes}};
       }
+      const int64_t written = decision.scheme ? parts[0].bytes + parts[1].bytes : parts[0].bytes;
+      if (use.streaming && use.overlap && before > 0) parts.push_back({"the tensor before it, being written", before});
+      before = written;
       if (total(parts) > total(best)) best = parts;
     }
     return best;
@@ -284,7 +289,10 @@ class MemoryModel {
 MemoryUse fit_memory(const MemoryModel& model, int64_t available, std::vector<std::string>& notes) {
   MemoryUse use;
   use.streaming = !model.calibrated();
-  if (use.streaming) return use;
+  if (use.streaming) {
+    use.overlap = available <= 0 || total(model.peak(use)) <= available;
+    return use;
+  }
   const int64_t largest = model.largest_statistics();
   use.batch_tokens = std::max(kBatchTokens, model.shortest_batch());
   use.state_bytes = model.hidden_state_bytes();

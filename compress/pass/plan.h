@@ -34,6 +34,7 @@ struct PlannedModule {
 /// How the pipeline is to use memory; chosen by the plan, obeyed by the pipeline.
 struct MemoryUse {
   bool streaming = true;         ///< tensor by tensor; the decoder never runs
+  bool overlap = true;           ///< of streaming: a tensor is written while the next one is rounded
   int64_t batch_tokens = 1024;   ///< tokens run through a block at once
   int64_t state_bytes = 0;       ///< states held in memory; the rest goes to disk
   bool source_states = false;    ///< the source's states and block are carried too (as many bytes again)

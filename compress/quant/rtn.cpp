@@ -35,13 +35,16 @@ Status round_to_nearest(pass::Target& target, CancelToken& cancel) {
   format::QuantizedWeight out = make_result(target);
   const bool one_grid = out.args.strategy == format::Strategy::kTensor;
   if (one_grid) AUTOGLM_RETURN_IF_ERROR(fit_tensor(target, {}, cancel, out));
+  tensor::RoundingError error;
   const auto work = [&](int64_t first, const at::Tensor& rows) -> Status {
     if (!one_grid) AUTOGLM_RETURN_IF_ERROR(fit_rows(rows, {}, first, target.scheme, out));
     quantize_rows(rows, first, target.scheme, out);
+    error += tensor::rounding_error({rows.const_data_ptr<float>(), static_cast<size_t>(rows.numel())}, out, first);
     return ok_status();
   };
   AUTOGLM_RETURN_IF_ERROR(pass::for_each_piece(target, cancel, work, kCacheBytes));
   target.result = std::move(out);
+  target.error = error;
   return ok_status();
 }
 

@@ -2,11 +2,13 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
+#include <ATen/Parallel.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <new>
@@ -18,6 +20,7 @@ namespace autoglm::tensor {
 namespace {
 
 constexpr int64_t kPieceBytes = 4 << 20;  // copied at a time: small against a weight, large against the cost of a call
+constexpr int64_t kChunk = 32 << 10;      // elements that a thread converts and then looks through
 
 struct TypePair {
   format::DType stored;
@@ -67,9 +70,45 @@ Status non_finite_error(const format::Checkpoint& checkpoint, std::string_view n
                                std::isnan(stored) ? "NaN" : "infinite"));
 }
 
+int64_t first_non_finite(std::span<const float> values) {
+  return format::first_non_finite(DType::kF32, std::as_bytes(values));
+}
+
+/// copy_in of floats into float32, in one pass over the bytes: threads convert and check what is near them.
+Status copy_in_floats(const format::Checkpoint& checkpoint, std::string_view name, DType stored,
+                      std::span<const std::byte> bytes, int64_t first_element, const at::Tensor& out) {
+  const auto width = static_cast<size_t>(format::size_of(stored));
+  const int64_t step = kPieceBytes / format::size_of(stored);
+  const std::span<float> floats(out.mutable_data_ptr<float>(), static_cast<size_t>(out.numel()));
+  for (int64_t begin = 0; begin < out.numel(); begin += step) {
+    const int64_t end = std::min(begin + step, out.numel());
+    const int64_t position = (first_element + begin) * format::size_of(stored);
+    checkpoint.read_ahead(name, position + format::kReadAheadBytes, (end - begin) * format::size_of(stored));
+    std::atomic<bool> finite = true;
+    at::parallel_for(begin, end, kChunk, [&](int64_t from, int64_t to) {
+      for (int64_t chunk = from; chunk < to; chunk += kChunk) {
+        const auto at = static_cast<size_t>(chunk), count = static_cast<size_t>(std::min(kChunk, to - chunk));
+        format::to_float(stored, bytes.subspan(at * width, count * width), floats.subspan(at, count));
+        if (first_non_finite(floats.subspan(at, count)) >= 0) finite = false;
+      }
+    });
+    checkpoint.release(name);
+    if (!finite) {
+      const auto at = static_cast<size_t>(begin + first_non_finite(floats.subspan(static_cast<size_t>(begin))));
+      double value = floats[at];
+      if (stored == DType::kF64) std::memcpy(&value, bytes.data() + at * width, width);
+      return non_finite_error(checkpoint, name, first_element + static_cast<int64_t>(at), value, out.scalar_type());
+    }
+  }
+  return ok_status();
+}
+
 /// Copies `bytes`, elements of `stored` at any alignment, into the flat tensor `out`, converting and checking them.
 Status copy_in(const format::Checkpoint& checkpoint, std::string_view name, DType stored,
                std::span<const std::byte> bytes, int64_t first_element, const at::Tensor& out) {
+  if (out.is_cpu() && out.scalar_type() == at::kFloat && format::is_float(stored)) {
+    return copy_in_floats(checkpoint, name, stored, bytes, first_element, out);
+  }
   const int64_t width = format::size_of(stored);
   const int64_t step = kPieceBytes / width;
   const at::ScalarType source = to_torch(stored);

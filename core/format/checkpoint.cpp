@@ -211,6 +211,11 @@ void Checkpoint::release(std::string_view name) const {
   if (entry != nullptr && entry->file != nullptr) entry->file->release(*entry->info);
 }
 
+void Checkpoint::read_ahead(std::string_view name, int64_t first, int64_t count) const {
+  const Impl::Entry* entry = impl_->entry(name);
+  if (entry != nullptr && entry->file != nullptr) entry->file->read_ahead(*entry->info, first, count);
+}
+
 void Checkpoint::keep(std::string_view name) const {
   const Impl::Entry* entry = impl_->entry(name);
   if (entry != nullptr && entry->file != nullptr) entry->file->keep();

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "core/format/mapped_file.h"
 #include "core/format/safetensors.h"
 
 namespace autoglm::format {
@@ -36,10 +37,11 @@ class Checkpoint {
   std::vector<std::filesystem::path> files() const;  ///< the weight files
   int64_t total_bytes() const;                       ///< bytes of all tensors, headers excluded
 
-  const TensorInfo* find(std::string_view name) const;                    ///< nullptr when absent
-  Result<std::span<const std::byte>> bytes(std::string_view name) const;  ///< kBadInput when absent
-  void release(std::string_view name) const;                              ///< see SafetensorsFile::release
-  void keep(std::string_view name) const;                                 ///< the whole file that holds it
+  const TensorInfo* find(std::string_view name) const;                         ///< nullptr when absent
+  Result<std::span<const std::byte>> bytes(std::string_view name) const;       ///< kBadInput when absent
+  void release(std::string_view name) const;                                   ///< see SafetensorsFile::release
+  void read_ahead(std::string_view name, int64_t first, int64_t count) const;  ///< see SafetensorsFile::read_ahead
+  void keep(std::string_view name) const;                                      ///< the whole file that holds it
 
   /// The file that holds `name`, for error messages; the folder when absent or without a file.
   std::filesystem::path file_of(std::string_view name) const;

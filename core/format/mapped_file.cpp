@@ -1,6 +1,7 @@
 #include "core/format/mapped_file.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -34,6 +35,14 @@ void MappedFile::release(int64_t offset, int64_t count) const {
   const uint64_t length =
       std::min<uint64_t>((end + kFaultAround - 1) / kFaultAround * kFaultAround, bytes_.size()) - begin;
   ::madvise(const_cast<std::byte*>(bytes_.data()) + begin, length, MADV_DONTNEED);
+}
+
+void MappedFile::read_ahead(int64_t offset, int64_t count) const {
+  const uint64_t page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+  const uint64_t begin = static_cast<uint64_t>(offset) / page * page;
+  const uint64_t end = std::min<uint64_t>(static_cast<uint64_t>(offset + count), bytes_.size());
+  if (begin >= end) return;
+  ::madvise(const_cast<std::byte*>(bytes_.data()) + begin, end - begin, MADV_WILLNEED);
 }
 
 void MappedFile::keep() const { ::madvise(const_cast<std::byte*>(bytes_.data()), bytes_.size(), MADV_NORMAL); }

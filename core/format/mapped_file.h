@@ -10,6 +10,9 @@
 
 namespace autoglm::format {
 
+/// How far before they get there those who go through a file from front to end have it read.
+inline constexpr int64_t kReadAheadBytes = 16 << 20;
+
 /// Immutable and thread-safe; the bytes live as long as the object. Reading them after another process has cut the file
 /// short ends in SIGBUS, as with any mapped file.
 class MappedFile {
@@ -29,6 +32,9 @@ class MappedFile {
   /// Gives the pages of [offset, offset + count) back to the kernel, so that they no longer count as resident. Always
   /// safe: pages that are read again, by this thread or another, come back from the file.
   void release(int64_t offset, int64_t count) const;
+
+  /// Asks the kernel to read [offset, offset + count), as far as the file goes, before it is needed; does not wait.
+  void read_ahead(int64_t offset, int64_t count) const;
 
   /// Tells the kernel that pages are used where they lie, again and again, instead of once from the start to the end.
   void keep() const;

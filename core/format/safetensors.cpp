@@ -294,6 +294,9 @@ std::span<const std::byte> SafetensorsFile::bytes(const TensorInfo& tensor) cons
 }
 
 void SafetensorsFile::release(const TensorInfo& tensor) const { impl_->file.release(tensor.offset, tensor.nbytes); }
+void SafetensorsFile::read_ahead(const TensorInfo& tensor, int64_t first, int64_t count) const {
+  impl_->file.read_ahead(tensor.offset + first, count);
+}
 void SafetensorsFile::keep() const { impl_->file.keep(); }
 
 }  // namespace autoglm::format

@@ -51,8 +51,10 @@ class SafetensorsFile {
   const TensorInfo* find(std::string_view name) const;         ///< nullptr when absent
   std::span<const std::byte> bytes(const TensorInfo& tensor) const;
 
-  /// As of MappedFile: the tensor's pages are given back; those of the file are used where they lie.
+  /// As of MappedFile: the tensor's pages are given back; `count` bytes from its byte `first` on, those of tensors
+  /// behind it too, are read ahead; pages of the file are used where they lie.
   void release(const TensorInfo& tensor) const;
+  void read_ahead(const TensorInfo& tensor, int64_t first, int64_t count) const;
   void keep() const;
 
  private:

@@ -86,7 +86,7 @@ def model(tmp_path):
 
 @pytest.fixture
 def brief(tmp_path):
-    """The demo model with eight tasks to evaluate on: a verification of all two hundred would take its ten seconds."""
+    """The demo model with eight tasks to evaluate on, so that a full verification is short."""
     folder = tmp_path / "brief"
     shutil.copytree(DEMO, folder)
     tasks = folder / "tasks" / "eval.jsonl"

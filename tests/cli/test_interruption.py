@@ -40,24 +40,39 @@ MOMENTS = {
 }
 
 
+def stops_within_a_second(interrupt, tries=4):
+    """Whether `interrupt`, which returns the seconds from the signal to the end, takes less than one. It takes a fraction
+    of that, but for a machine that others keep busy: a signal that came in such a moment is sent again."""
+    return any(interrupt() < 1 for _ in range(tries))
+
+
+def end(process, sent=signal.SIGINT):
+    """Sends the signal; the seconds until the program has ended in the way of cancelled ones."""
+    assert process.poll() is None
+    process.send_signal(sent)
+    asked = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == CANCELLED, err
+    return time.monotonic() - asked
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("delay", [0, 1])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_it_stops_when_asked_and_cleans_up(tmp_path, moment, delay, sent):
     options, has_come = MOMENTS[moment]
-    process = start(tmp_path, *options)
-    wait_until(lambda: has_come(process, tmp_path))
-    time.sleep(delay)
-    started = children(process.pid)
-    assert process.poll() is None
-    process.send_signal(sent)
-    asked = time.monotonic()
-    _, err = process.communicate(timeout=60)
-    took = time.monotonic() - asked
-    assert process.returncode == CANCELLED, err
-    assert took < 2  # on a loaded machine; alone it takes a fraction of a second
-    assert leftovers(tmp_path) == []
-    assert not any(map(is_running, started))
+
+    def interrupt():
+        process = start(tmp_path, *options)
+        wait_until(lambda: has_come(process, tmp_path))
+        time.sleep(delay)
+        started = children(process.pid)
+        seconds = end(process, sent)
+        assert leftovers(tmp_path) == []
+        assert not any(map(is_running, started))
+        return seconds
+
+    assert stops_within_a_second(interrupt)
 
 
 LONG = {
@@ -71,31 +86,31 @@ LONG = {
 
 @pytest.mark.parametrize("command", LONG)
 def test_every_long_command_stops_when_asked(tmp_path, command):
-    process = subprocess.Popen([AUTOGLM, *map(str, LONG[command])], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                               text=True, cwd=tmp_path)
-    wait_until(lambda: handles_signals(process))
-    time.sleep(1)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    asked = time.monotonic()
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == CANCELLED, err
-    assert time.monotonic() - asked < 2
-    assert leftovers(tmp_path) == []
+    def interrupt():
+        process = subprocess.Popen([AUTOGLM, *map(str, LONG[command])], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                   text=True, cwd=tmp_path)
+        wait_until(lambda: handles_signals(process))
+        time.sleep(1)
+        seconds = end(process)
+        assert leftovers(tmp_path) == []
+        return seconds
+
+    assert stops_within_a_second(interrupt)
 
 
 @pytest.mark.parametrize("options,part", [(("hf", "--type", "fp32"), "*.part"), (("onnx",), "model.onnx")])
 def test_an_export_stops_when_asked(options, part, tmp_path):
     subprocess.run([sys.executable, ROOT / "benchmarks/random_checkpoint.py", "smollm2-135m", tmp_path / "model"], check=True)
-    process = subprocess.Popen([AUTOGLM, "export", tmp_path / "model", "--format", *options, "-o", tmp_path / "out"],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: stage(tmp_path, part))
-    process.send_signal(signal.SIGINT)
-    asked = time.monotonic()
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == CANCELLED, err
-    assert time.monotonic() - asked < 2
-    assert leftovers(tmp_path, "model") == []
+
+    def interrupt():
+        process = subprocess.Popen([AUTOGLM, "export", tmp_path / "model", "--format", *options, "-o", tmp_path / "out"],
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: stage(tmp_path, part))
+        seconds = end(process)
+        assert leftovers(tmp_path, "model") == []
+        return seconds
+
+    assert stops_within_a_second(interrupt)
 
 
 def test_a_killed_program_takes_its_verification_with_it(tmp_path):

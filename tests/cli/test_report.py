@@ -11,8 +11,9 @@ from conftest import ROOT
 def verified(autoglm, brief, tmp_path):
     """verified(option...) -> the artifact's folder and its report."""
 
-    def run(*options):
-        done = autoglm("compress", brief, "-o", tmp_path / "out", "-q", "int4-g32", "--method", "rtn", "--quiet", *options)
+    def run(*options, method="rtn"):
+        done = autoglm("compress", brief, "-o", tmp_path / "out", "-q", "int4-g32", "--method", method, "--quiet", "--overwrite",
+                       *options)
         assert done.code == 0, done.err
         return tmp_path / "out", json.loads((tmp_path / "out" / "report.json").read_text())
 
@@ -44,10 +45,23 @@ def test_everything_is_measured(verified):
     assert len(rows) >= 10 and not any(row.rstrip().endswith(" -") for row in rows), shown.stdout
 
 
-def test_verification_has_the_time_that_compressing_took(verified):
-    """But for a floor of ten seconds, below which nothing can be said of a model."""
-    _, report = verified()
+def test_verification_takes_no_longer_than_compressing(verified):
+    def share():
+        _, report = verified("--calibration-samples", 64, method="gptq")
+        evaluation = report["evaluation"]
+        assert evaluation["level"] == "fast"
+        assert evaluation["seconds_allowed"] == pytest.approx(report["measured"]["seconds"], abs=0.01)
+        assert evaluation["divergence"]["positions"] > 31 and evaluation["tasks"]["count"] > 0  # not the least alone
+        return evaluation["seconds"] / evaluation["seconds_allowed"]
+
+    assert any(share() <= 1 for _ in range(4))  # its plan rests on speeds that a busy machine does not keep
+
+
+def test_verification_of_what_took_a_moment_measures_the_least_and_says_so(verified):
+    folder, report = verified()
     evaluation = report["evaluation"]
-    assert evaluation["level"] == "fast"
-    assert evaluation["seconds_allowed"] == pytest.approx(10, abs=0.1)  # rounding to nearest takes a second
-    assert evaluation["seconds"] <= 1.5 * evaluation["seconds_allowed"]
+    assert evaluation["seconds_allowed"] == pytest.approx(report["measured"]["seconds"], abs=0.01)
+    assert evaluation["divergence"]["positions"] >= 31
+    if evaluation["tasks"] is None:
+        assert any("tasks: left out" in note for note in evaluation["notes"])
+    assert len(evaluation["weights"]["tensors"]) > 20
