@@ -582,7 +582,7 @@ class Compression {
                                           "--level",
                                           settings_.verify,
                                           "--seconds",
-                                          fmt::format("{:.3f}", seconds_),
+                                          fmt::format("{:.3f}", std::max(seconds_, 0.001)),
                                           "--seed",
                                           std::to_string(settings_.seed),
                                           "--threads",

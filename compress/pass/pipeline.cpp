@@ -90,9 +90,13 @@ class Pipeline {
                            : decision.module.role == Role::kEmbedding ? 0
                                                                       : resolved_.config.num_hidden_layers + 1;
       progress_.update(done, decision.module.name);
-      AUTOGLM_ASSIGN_OR_RETURN(Target target, compress_from_file(decision));
+      Result<Target> target = compress_from_file(decision);
       const StageClock::Scope timed(clock_, "writing");  // waiting for it
-      AUTOGLM_RETURN_IF_ERROR(writing.start([this, &decision, target = std::move(target)]() mutable {
+      if (!target.ok()) {
+        AUTOGLM_RETURN_IF_ERROR(writing.wait());  // what failed first
+        return target.status();
+      }
+      AUTOGLM_RETURN_IF_ERROR(writing.start([this, &decision, target = std::move(*target)]() mutable {
         return tensor::guarded([&] { return put(decision, target); });
       }));
       if (!input_.plan->memory.overlap) AUTOGLM_RETURN_IF_ERROR(writing.wait());

@@ -68,6 +68,7 @@ RoundingError& RoundingError::operator+=(const RoundingError& other) {
 }
 
 RoundingError rounding_error(std::span<const float> values, const format::QuantizedWeight& quantized, int64_t first) {
+  if (values.empty()) return {};
   const int64_t rows = std::ssize(values) / quantized.cols;
   std::vector<RoundingError> each(static_cast<size_t>(rows));
   at::parallel_for(0, rows, kRowsPerTask, [&](int64_t begin, int64_t end) {

@@ -1,5 +1,7 @@
 #include "core/base/background.h"
 
+#include <memory>
+#include <system_error>
 #include <utility>
 
 namespace autoglm {
@@ -10,7 +12,12 @@ Background::~Background() {
 
 Status Background::start(std::function<Status()> task) {
   AUTOGLM_RETURN_IF_ERROR(wait());
-  running_ = std::async(std::launch::async, std::move(task));
+  const auto kept = std::make_shared<std::function<Status()>>(std::move(task));
+  try {
+    running_ = std::async(std::launch::async, [kept] { return (*kept)(); });
+  } catch (const std::system_error&) {  // the system has no more threads
+    return (*kept)();
+  }
   return ok_status();
 }
 

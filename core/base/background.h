@@ -16,6 +16,7 @@ class Background {
   ~Background();
 
   /// Waits for the task before; starts `task` on a thread of its own, unless that one failed: then returns its failure.
+  /// Where the system has no more threads, runs it here and returns how it ended.
   /// What a task throws comes back as an exception of the next `start` or `wait`.
   Status start(std::function<Status()> task);
 

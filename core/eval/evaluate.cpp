@@ -211,11 +211,25 @@ class Evaluator {
     if (!status.ok()) text_lacks_ = status.message();
   }
 
+  /// Text that is compared whatever the time.
+  int64_t required_tokens() const {
+    const bool judged_by_text = options_.max_kl || (options_.max_loss && inputs_.tasks.empty());
+    return judged_by_text && source_ != nullptr ? kContractTokens : 0;
+  }
+  int64_t required_sequences() const {
+    int64_t count = 0;
+    for (int64_t tokens = 0; count < text_available_ && tokens < required_tokens(); ++count) {
+      tokens += static_cast<int64_t>(inputs_.sequences[static_cast<size_t>(count)].size());
+    }
+    return count;
+  }
+
   /// As much of the first sequence as there is time for, as long as that is twice what was compared before.
   Status lengthen_beginning() {
     const auto whole = static_cast<int64_t>(inputs_.sequences.front().size());
     while (text_done_ == 0) {
-      const int64_t tokens = stable_count(how_many(left(), seconds_per_token_, whole), whole);
+      const int64_t affordable = stable_count(how_many(left(), seconds_per_token_, whole), whole);
+      const int64_t tokens = std::max(affordable, std::min(required_tokens(), whole));
       if (tokens < whole && tokens < 2 * out_.text.length) return ok_status();
       AUTOGLM_RETURN_IF_ERROR(take_beginning(tokens));
       if (tokens == whole) text_done_ = 1;
@@ -231,7 +245,7 @@ class Evaluator {
       if (bounded()) {
         if (text_done_ == 0) return ok_status();  // not even the first one fitted
         const int64_t affordable = how_many(left(), seconds_per_token_ * mean_tokens_, text_available_);
-        end = next_stop(text_done_, affordable, text_available_);
+        end = std::max(next_stop(text_done_, affordable, text_available_), required_sequences());
         if (end <= text_done_) return ok_status();
       }
       std::vector<Tokens> batch;

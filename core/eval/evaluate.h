@@ -27,12 +27,13 @@ std::string_view to_string(VerifyLevel level);
 /// "none", "fast", "full". kInvalidArgument lists them.
 Result<VerifyLevel> parse_verify_level(std::string_view word);
 
-inline constexpr int64_t kFullTokens = 262'144;  ///< of held-out text, with `full`
-inline constexpr int64_t kFullTasks = 4'000;     ///< with `full`
-inline constexpr int64_t kProbeTokens = 32;      ///< the least text `fast` compares on
-inline constexpr int64_t kFirstTasks = 8;        ///< the fewest tasks `fast` asks, where there are as many
-inline constexpr int64_t kContractTasks = 128;   ///< the fewest asked, whatever the time, for a bound on the loss
-inline constexpr int64_t kLatencyContext = 32;   ///< tokens before the timed steps
+inline constexpr int64_t kFullTokens = 262'144;    ///< of held-out text, with `full`
+inline constexpr int64_t kFullTasks = 4'000;       ///< with `full`
+inline constexpr int64_t kProbeTokens = 32;        ///< the least text `fast` compares on
+inline constexpr int64_t kFirstTasks = 8;          ///< the fewest tasks `fast` asks, where there are as many
+inline constexpr int64_t kContractTasks = 128;     ///< the fewest asked, whatever the time, for a bound on the loss
+inline constexpr int64_t kContractTokens = 2'048;  ///< the least text, whatever the time, for a bound judged by it
+inline constexpr int64_t kLatencyContext = 32;     ///< tokens before the timed steps
 inline constexpr int64_t kLatencySteps = 100;
 inline constexpr int64_t kFirstLatencySteps = 3;  ///< the fewest steps `fast` times
 
@@ -48,7 +49,7 @@ struct EvaluateInputs {
 
 struct EvaluateOptions {
   VerifyLevel level = VerifyLevel::kFast;
-  double seconds = 60;             ///< that `fast` may take, its least text and kContractTasks apart
+  double seconds = 60;             ///< that `fast` may take, its least text and what a bound wants apart
   uint64_t seed = 0;               ///< which tasks are asked
   std::optional<double> max_loss;  ///< fills `contract`
   std::optional<double> max_kl;    ///< in its place

@@ -201,6 +201,34 @@ TEST(Evaluate, ABoundOnTheLossIsJudgedByTasksAtAnySpeed) {
   }
 }
 
+TEST(Evaluate, ABoundThatTextJudgesHasItsLeastTextAtAnySpeed) {
+  for (const double per_token : {1e-3, 1e-1}) {
+    for (const bool by_divergence : {true, false}) {
+      Bench bench;
+      bench.set_speed(0, per_token);
+      bench.options.seconds = 0.5;
+      if (by_divergence) {
+        bench.options.max_kl = 1;
+      } else {
+        bench.options.max_loss = 0.5;
+        bench.inputs.tasks.clear();
+      }
+      const Evaluation e = bench.run();
+      EXPECT_EQ(e.text.sequences * e.text.length, kContractTokens) << per_token;
+      EXPECT_EQ(e.divergence->positions, 32 * 63);
+    }
+  }
+}
+
+TEST(Evaluate, TheLeastTextOfABoundMayBeABeginning) {
+  Bench bench;
+  bench.set_speed(0, 1e-1);
+  bench.options.seconds = 0.5;
+  bench.options.max_kl = 1;
+  bench.inputs.sequences = {Tokens(5000, 7)};
+  EXPECT_EQ(bench.run().divergence->positions, kContractTokens - 1);
+}
+
 TEST(Evaluate, FewerTasksThanABoundWantsAreAllAsked) {
   JudgedBench bench;
   bench.set_speed(0, 1e-1);

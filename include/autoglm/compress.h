@@ -59,7 +59,7 @@ struct CompressOptions {
   int64_t calibration_length = 0;   ///< tokens of each [512; of a set: as they are]
 
   // Verification, by a fresh process on the written files.
-  std::string verify;      ///< none | fast (as long as compressing took, at least 10 s) | full [fast]
+  std::string verify;      ///< none | fast (no longer than compressing took) | full [fast]
   std::string evaluation;  ///< text to measure on [see docs/RECIPES.md]
   double max_loss = -1;    ///< contract, as a share (0.03); with "auto" the smallest artifact that keeps it [none]
   double max_kl = 0;       ///< contract in its place: mean KL(source || artifact) in nats [none]
