@@ -51,8 +51,8 @@ Range range_of(const float* values, int64_t count) {
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
     for (int64_t l = 0; l < kLanes; ++l) {
-      low[l] = values[i + l] < low[l] ? values[i + l] : low[l];
-      high[l] = values[i + l] > high[l] ? values[i + l] : high[l];
+      low[l] = std::min(low[l], values[i + l]);
+      high[l] = std::max(high[l], values[i + l]);
     }
   }
   for (; i < count; ++i) {

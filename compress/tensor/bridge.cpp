@@ -19,10 +19,9 @@
 namespace autoglm::tensor {
 namespace {
 
-constexpr int64_t kPieceBytes = 4 << 20;  // copied at a time: small against a weight, large against the cost of a call
-constexpr int64_t kWalkBytes =
-    256 << 10;  // asked for at once by those who go through a weight, not by those who look up rows
-constexpr int64_t kChunk = 32 << 10;  // elements that a thread converts and then looks through
+constexpr int64_t kPieceBytes = 4 << 20;   // copied at a time: small against a weight, large against the cost of a call
+constexpr int64_t kWalkBytes = 256 << 10;  // asked for at once to go through a weight; to look up rows, less
+constexpr int64_t kChunk = 32 << 10;       // elements that a thread converts and then looks through
 
 struct TypePair {
   format::DType stored;
@@ -85,8 +84,8 @@ Status copy_in_floats(const format::Checkpoint& checkpoint, std::string_view nam
   for (int64_t begin = 0; begin < out.numel(); begin += step) {
     const int64_t end = std::min(begin + step, out.numel());
     const int64_t position = (first_element + begin) * format::size_of(stored);
-    const int64_t count = (end - begin) * format::size_of(stored);
-    if (count >= kWalkBytes) checkpoint.read_ahead(name, position + format::kReadAheadBytes, count);
+    const int64_t length = (end - begin) * format::size_of(stored);
+    if (length >= kWalkBytes) checkpoint.read_ahead(name, position + format::kReadAheadBytes, length);
     std::atomic<bool> finite = true;
     at::parallel_for(begin, end, kChunk, [&](int64_t from, int64_t to) {
       for (int64_t chunk = from; chunk < to; chunk += kChunk) {

@@ -196,10 +196,10 @@ Status CheckpointWriter::add(std::string_view name, const Checkpoint& from, std:
   }
   const auto check = [&](Bytes piece, size_t done) {
     from.release(source_name);  // the piece before
-    from.read_ahead(source_name, skipped + static_cast<int64_t>(done) + kReadAheadBytes, std::ssize(piece));
+    const int64_t position = skipped + static_cast<int64_t>(done);
+    from.read_ahead(source_name, position + kReadAheadBytes, std::ssize(piece));
     AUTOGLM_RETURN_IF_ERROR(impl_->folder.check_cancelled());
-    const int64_t first_element = (skipped + static_cast<int64_t>(done)) / size_of(source.dtype);
-    return options.finite ? check_finite(from, source, first_element, piece) : ok_status();
+    return options.finite ? check_finite(from, source, position / size_of(source.dtype), piece) : ok_status();
   };
   return impl_->add(std::move(info), pieces(bytes, check));
 }
