@@ -102,6 +102,11 @@ at::Tensor add_attention(const format::ModelConfig& config, const Block& block, 
   return mixed.add_(hidden);
 }
 
+at::Tensor add_mlp(const format::ModelConfig& config, const Block& block, const at::Tensor& middle, at::Tensor out) {
+  if (block.post_mlp_norm.defined()) out = rms_norm(out, block.post_mlp_norm, config.rms_norm_eps);
+  return out.add_(middle);
+}
+
 }  // namespace
 
 at::Tensor attention_half(const format::ModelConfig& config, const Block& block, const Rotary& rotary,
@@ -119,11 +124,13 @@ at::Tensor attention_output(const format::ModelConfig& config, const Block& bloc
 at::Tensor mlp_half(const format::ModelConfig& config, const Block& block, const at::Tensor& middle,
                     const ForwardOptions& options) {
   const at::Tensor x = rms_norm(middle, block.mlp_norm, config.rms_norm_eps).view({-1, config.hidden_size});
-  at::Tensor out = block.moe ? run_moe(config, *block.moe, x, options) : run_mlp(*block.mlp, x, options);
-  if (!out.defined()) return {};
-  out = out.view(middle.sizes());
-  if (block.post_mlp_norm.defined()) out = rms_norm(out, block.post_mlp_norm, config.rms_norm_eps);
-  return out.add_(middle);
+  const at::Tensor out = block.moe ? run_moe(config, *block.moe, x, options) : run_mlp(*block.mlp, x, options);
+  return out.defined() ? add_mlp(config, block, middle, out.view(middle.sizes())) : at::Tensor();
+}
+
+at::Tensor mlp_output(const format::ModelConfig& config, const Block& block, const at::Tensor& middle,
+                      const at::Tensor& down_input) {
+  return add_mlp(config, block, middle, block.mlp->down(down_input));
 }
 
 at::Tensor forward(const format::ModelConfig& config, const Block& block, const Rotary& rotary,

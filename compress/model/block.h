@@ -88,8 +88,11 @@ at::Tensor attention_half(const format::ModelConfig& config, const Block& block,
 at::Tensor mlp_half(const format::ModelConfig& config, const Block& block, const at::Tensor& middle,
                     const ForwardOptions& options = {});
 
-/// The end of the attention half, from the input of o that a tap has seen, [batch, tokens, heads * head_dim].
+/// The end of a half, from the input of its last linear that a tap has seen: of o, [batch, tokens, heads * head_dim],
+/// and of down, [batch, tokens, intermediate], of a block with a dense MLP.
 at::Tensor attention_output(const format::ModelConfig& config, const Block& block, const at::Tensor& hidden,
                             const at::Tensor& o_input);
+at::Tensor mlp_output(const format::ModelConfig& config, const Block& block, const at::Tensor& middle,
+                      const at::Tensor& down_input);
 
 }  // namespace autoglm::model

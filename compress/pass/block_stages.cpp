@@ -13,19 +13,10 @@ using format::Stage;
 
 namespace {
 
-/// For the batches at the start whose inputs of o take at most `limit` bytes, all in memory.
-Result<HiddenStates> room_for_o_inputs(const model::Decoder& decoder, const std::vector<Batch>& batches,
-                                       std::vector<int64_t> lengths, int64_t limit) {
-  const at::ScalarType type = decoder.options().compute;
-  const int64_t width = decoder.config().num_attention_heads * decoder.config().head_dim;
-  int64_t sequences = 0, bytes = 0;
-  for (const Batch& batch : batches) {
-    bytes += batch.tokens() * width * static_cast<int64_t>(c10::elementSize(type));
-    if (bytes > limit) break;
-    sequences = batch.first + batch.count;
-  }
-  lengths.resize(static_cast<size_t>(sequences));
-  return HiddenStates::create(std::move(lengths), width, type, limit, {});
+/// The linear that ends a half of the block, where `stage` is its own and its inputs are one tensor for all tokens.
+const model::Linear* end_of_half(const model::Block& block, Stage stage) {
+  if (stage == Stage::kO) return &block.o;
+  return stage == Stage::kDown && block.mlp ? &block.mlp->down : nullptr;
 }
 
 }  // namespace
@@ -53,7 +44,7 @@ Result<BlockStages> BlockStages::create(const model::Decoder& decoder, const std
   if (memory.source_states) {
     AUTOGLM_ASSIGN_OR_RETURN(out.source_states_, make_states());
   }
-  AUTOGLM_ASSIGN_OR_RETURN(out.o_inputs_, room_for_o_inputs(decoder, out.batches_, lengths, memory.o_input_bytes));
+  out.kept_limit_ = memory.kept_input_bytes;
   for (const Batch& batch : out.batches_) {
     AUTOGLM_RETURN_IF_ERROR(cancel.check());
     at::Tensor ids = at::empty({batch.count, batch.length}, at::kLong);
@@ -98,6 +89,18 @@ Status BlockStages::for_each_batch(const model::Block& block, CancelToken& cance
   return ok_status();
 }
 
+Result<HiddenStates> BlockStages::room_for_inputs(int64_t width) const {
+  const at::ScalarType type = decoder_->options().compute;
+  int64_t sequences = 0, bytes = 0;
+  for (const Batch& batch : batches_) {
+    bytes += batch.tokens() * width * static_cast<int64_t>(c10::elementSize(type));
+    if (bytes > kept_limit_) break;
+    sequences = batch.first + batch.count;
+  }
+  const auto begin = states_.lengths().begin();
+  return HiddenStates::create({begin, begin + sequences}, width, type, kept_limit_, {});
+}
+
 Status BlockStages::collect(const model::Block& block, Stage stage, calibrate::Collector& collector,
                             CancelToken& cancel) {
   const bool attention = stage == Stage::kQkv || stage == Stage::kO;
@@ -112,27 +115,26 @@ Status BlockStages::collect(const model::Block& block, Stage stage, calibrate::C
     };
   };
   const Run source = up_to_stage(collector.source_tap());
-  if (stage != Stage::kO || o_inputs_.empty())
-    return for_each_batch(block, cancel, up_to_stage(collector.tap()), source);
+  const model::Linear* last = end_of_half(block, stage);
+  if (last == nullptr) return for_each_batch(block, cancel, up_to_stage(collector.tap()), source);
 
+  AUTOGLM_ASSIGN_OR_RETURN(kept_, room_for_inputs(last->weight.size(1)));
   at::Tensor seen;
   const Run run = up_to_stage([&, show = collector.tap()](Stage at, const auto& linears, const at::Tensor& x) {
     show(at, linears, x);
-    if (at == Stage::kO) seen = x;
+    if (at == stage) seen = x;
   });
   const Run run_and_keep = [&](const model::Block& weights, const at::Tensor& states,
                                const Batch& batch) -> Result<at::Tensor> {
     AUTOGLM_ASSIGN_OR_RETURN(at::Tensor nothing, run(weights, states, batch));
     AUTOGLM_RETURN_IF_ERROR(cancel.check());
     const at::Tensor inputs = std::exchange(seen, {});
-    if (keeps(batch)) {
-      AUTOGLM_RETURN_IF_ERROR(o_inputs_.put(batch.first, inputs.view({batch.count, batch.length, -1})));
+    if (holds(kept_, batch)) {
+      AUTOGLM_RETURN_IF_ERROR(kept_.put(batch.first, inputs.view({batch.count, batch.length, -1})));
     }
     return nothing;
   };
-  AUTOGLM_RETURN_IF_ERROR(for_each_batch(block, cancel, run_and_keep, source));
-  holds_o_inputs_ = true;
-  return ok_status();
+  return for_each_batch(block, cancel, run_and_keep, source);
 }
 
 Status BlockStages::observe(const model::Block& block, const model::InputTap& tap, CancelToken& cancel) {
@@ -147,29 +149,36 @@ Status BlockStages::observe(const model::Block& block, const model::InputTap& ta
   return ok_status();
 }
 
+Status BlockStages::finish_half(const model::Block& block, const Half& half, HalfOutput output, CancelToken& cancel) {
+  const HiddenStates kept = std::exchange(kept_, {});  // freed at the end
+  const Run whole = [&](const model::Block& weights, const at::Tensor& states, const Batch&) {
+    return half(weights, states);
+  };
+  const Run rest = [&](const model::Block& weights, const at::Tensor& states,
+                       const Batch& batch) -> Result<at::Tensor> {
+    if (!holds(kept, batch)) return half(weights, states);
+    AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor inputs, kept.get(batch.first, batch.count));
+    return output(decoder_->config(), weights, states, inputs.to(states.device()));
+  };
+  return for_each_batch(block, cancel, rest, whole);
+}
+
 Status BlockStages::finish_attention(const model::Block& block, CancelToken& cancel) {
   model::ForwardOptions options;
   options.cancel = &cancel;
-  const Run run = [&](const model::Block& weights, const at::Tensor& states, const Batch&) {
+  const Half half = [&](const model::Block& weights, const at::Tensor& states) {
     return model::attention_half(decoder_->config(), weights, rotary_, states, options);
   };
-  if (!std::exchange(holds_o_inputs_, false)) return for_each_batch(block, cancel, run, run);
-  const Run go_on = [&](const model::Block& weights, const at::Tensor& states,
-                        const Batch& batch) -> Result<at::Tensor> {
-    if (!keeps(batch)) return run(weights, states, batch);
-    AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor inputs, o_inputs_.get(batch.first, batch.count));
-    return model::attention_output(decoder_->config(), weights, states, inputs.to(states.device()));
-  };
-  return for_each_batch(block, cancel, go_on, run);
+  return finish_half(block, half, model::attention_output, cancel);
 }
 
 Status BlockStages::finish_mlp(const model::Block& block, CancelToken& cancel) {
   model::ForwardOptions options;
   options.cancel = &cancel;
-  const Run run = [&](const model::Block& weights, const at::Tensor& states, const Batch&) {
+  const Half half = [&](const model::Block& weights, const at::Tensor& states) {
     return model::mlp_half(decoder_->config(), weights, states, options);
   };
-  return for_each_batch(block, cancel, run, run);
+  return finish_half(block, half, model::mlp_output, cancel);
 }
 
 }  // namespace autoglm::pass

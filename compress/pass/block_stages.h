@@ -22,10 +22,9 @@ namespace autoglm::pass {
 /// Where a method compares with the source (Needs::drift), the source's own states are carried beside them, and its
 /// block, as loaded, is run on each batch before the compressed one.
 ///
-/// A stage is collected from the start of its half, so that little but the states is kept between stages: the inputs of
-/// down alone would take three to four times their memory, so that gate/up run twice. The inputs of o, as large as the
-/// states, are kept of the first sequences, as far as the plan gives memory for it; of the others, QKV and attention
-/// run twice too.
+/// A stage is collected from the start of its half, so that little but the states is kept between stages. What enters
+/// the last linear of a half (o, or down of a dense MLP) is kept from its collection to the half's end, of the first
+/// sequences, as far as the plan gives memory for it; of the others, the half runs twice.
 class BlockStages {
  public:
   /// Embeds the calibration tokens by `embed` (ids [batch, length] -> [batch, length, hidden]); the source's own, where
@@ -59,8 +58,18 @@ class BlockStages {
   /// Runs `source` (where there is one, with its block and states) and then `run` on each batch; what they return,
   /// where defined, replaces the states.
   Status for_each_batch(const model::Block& block, CancelToken& cancel, const Run& run, const Run& source);
-  /// Whether `o_inputs_` has room for the batch.
-  bool keeps(const calibrate::Batch& batch) const { return batch.first + batch.count <= o_inputs_.sequences(); }
+  using Half = std::function<at::Tensor(const model::Block& block, const at::Tensor& states)>;
+  /// The end of a half, from the states at its start and the inputs of its last linear.
+  using HalfOutput = at::Tensor (*)(const format::ModelConfig& config, const model::Block& block,
+                                    const at::Tensor& states, const at::Tensor& inputs);
+
+  static bool holds(const calibrate::HiddenStates& kept, const calibrate::Batch& batch) {
+    return batch.first + batch.count <= kept.sequences();
+  }
+  /// For inputs of this width of the batches at the start, as many as `kept_limit_` allows.
+  Result<calibrate::HiddenStates> room_for_inputs(int64_t width) const;
+  /// Carries the states over `half`, or where its last inputs were kept, over `output` alone.
+  Status finish_half(const model::Block& block, const Half& half, HalfOutput output, CancelToken& cancel);
   Status run_batch(const model::Block& block, calibrate::HiddenStates& states, const calibrate::Batch& batch,
                    const Run& run, CancelToken& cancel) const;
 
@@ -68,8 +77,8 @@ class BlockStages {
   std::vector<calibrate::Batch> batches_;
   calibrate::HiddenStates states_;
   std::optional<calibrate::HiddenStates> source_states_;
-  calibrate::HiddenStates o_inputs_;  ///< of the first sequences
-  bool holds_o_inputs_ = false;       ///< of the block at hand
+  calibrate::HiddenStates kept_;  ///< inputs of the last linear of the half at hand, of the first sequences
+  int64_t kept_limit_ = 0;        ///< bytes
   model::Block source_block_;
   model::Rotary rotary_;
   int64_t tokens_ = 0;

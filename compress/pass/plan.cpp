@@ -25,7 +25,6 @@ constexpr double kDiskBytesPerSecond = 500e6;
 constexpr int64_t kRuntimeBytes = 80 << 20;
 constexpr int64_t kStagingBytes = 16 << 20;  // file pages and conversion buffers while a weight is read
 constexpr int64_t kBatchTokens = 1024;
-constexpr int64_t kShareOfOInputs = 4;  // one part in so many of the states' bytes: a few percent of the time for it
 constexpr int64_t kExpertStatistics = int64_t{2} << 30;  // statistics of experts at once, where nothing else decides
 
 int64_t elements(const format::Shape& shape) { return format::element_count(shape).value_or(0); }
@@ -87,7 +86,8 @@ class MemoryModel {
       const calibrate::Needs needs = methods.needs(decision);
       if (needs.any()) calibrated_ = true;
       if (needs.drift && decision.module.layer >= 0) compares_with_source_ = true;
-      if (needs.any() && decision.module.role == Role::kO) calibrates_o_ = true;
+      if (needs.any() && decision.module.role == Role::kO) o_width_ = last(decision);
+      if (needs.any() && decision.module.role == Role::kDown) down_width_ = last(decision);
     }
   }
 
@@ -100,11 +100,9 @@ class MemoryModel {
   int64_t held_state_bytes(const MemoryUse& use) const {
     return use.copies() * std::min(use.state_bytes, hidden_state_bytes());
   }
-  /// Inputs of o of all calibration tokens; 0 where it is not calibrated.
-  int64_t o_input_bytes() const {
-    const ModelConfig& config = resolved_.config;
-    return calibrates_o_ ? tokens() * config.num_attention_heads * config.head_dim * element() : 0;
-  }
+  /// Inputs of o, and of down of dense MLPs, of all calibration tokens; 0 where they are not calibrated.
+  int64_t o_input_bytes() const { return tokens() * o_width_ * element(); }
+  int64_t down_input_bytes() const { return tokens() * down_width_ * element(); }
   int64_t shortest_batch() const { return std::max<int64_t>(1, options_.length); }
 
   /// Statistics of one input of the largest kind: what cannot be split further.
@@ -174,7 +172,7 @@ class MemoryModel {
   Parts held_parts(const MemoryUse& use) const {
     Parts parts = {{"one block", block_bytes()}, {"hidden states", held_state_bytes(use)}};
     if (use.source_states) parts.push_back({"the same block of the source", block_bytes()});
-    if (use.o_input_bytes > 0) parts.push_back({"attention's outputs", use.o_input_bytes});
+    if (use.kept_input_bytes > 0) parts.push_back({"inputs of o or down", use.kept_input_bytes});
     parts.push_back({"statistics for the artifact", kept_statistics()});
     return parts;
   }
@@ -248,7 +246,6 @@ class MemoryModel {
                      {"the same, packed for the file", written_bytes(decision, checkpoint_)},
                      {"working memory",
                       methods_.of(decision).working_bytes(decision.module.shape[0], last(decision)) + kStagingBytes}};
-      if (use.o_input_bytes > 0) parts.push_back({"attention's outputs", use.o_input_bytes});
       return parts;
     }
     return {};
@@ -282,7 +279,8 @@ class MemoryModel {
   const format::Checkpoint* checkpoint_;
   const PlanOptions& options_;
   std::map<int64_t, std::vector<const Decision*>> blocks_;
-  bool calibrated_ = false, compares_with_source_ = false, calibrates_o_ = false;
+  bool calibrated_ = false, compares_with_source_ = false;
+  int64_t o_width_ = 0, down_width_ = 0;
 };
 
 /// Gives up comfort in steps, cheapest first, until the peak fits.
@@ -298,10 +296,10 @@ MemoryUse fit_memory(const MemoryModel& model, int64_t available, std::vector<st
   use.state_bytes = model.hidden_state_bytes();
   use.source_states = model.compares_with_source();
   use.statistics_bytes = std::max(largest, std::min(model.stage_statistics(), kExpertStatistics));
-  use.o_input_bytes = std::min(model.o_input_bytes(), use.state_bytes / kShareOfOInputs);
+  use.kept_input_bytes = std::min(std::max(model.o_input_bytes(), model.down_input_bytes()), use.state_bytes);
   const auto excess = [&] { return available > 0 ? total(model.peak(use)) - available : 0; };
   const auto fits = [&] { return excess() <= 0; };
-  if (!fits()) use.o_input_bytes = std::max<int64_t>(0, use.o_input_bytes - excess());
+  if (!fits()) use.kept_input_bytes = std::max<int64_t>(0, use.kept_input_bytes - excess());
   if (!fits()) use.batch_tokens = std::min(use.batch_tokens, model.shortest_batch());
   if (!fits()) use.statistics_bytes = largest;
   if (!fits()) {
@@ -317,8 +315,10 @@ double estimate_seconds(const Resolved& resolved, const Methods& methods, const 
                         const PlanOptions& options) {
   double flops = 0;
   const auto tokens = static_cast<double>(model.tokens());
-  const double kept_o_inputs =
-      static_cast<double>(plan.memory.o_input_bytes) / static_cast<double>(std::max<int64_t>(1, model.o_input_bytes()));
+  const auto kept_share = [&](int64_t bytes) {
+    return bytes > 0 ? std::min(1.0, static_cast<double>(plan.memory.kept_input_bytes) / static_cast<double>(bytes))
+                     : 0;
+  };
   for (const Decision& decision : resolved.decisions) {
     if (decision.module.shape.size() != 2) continue;
     const int64_t rows = decision.module.shape[0], cols = decision.module.shape[1];
@@ -330,7 +330,11 @@ double estimate_seconds(const Resolved& resolved, const Methods& methods, const 
     const auto stage = format::stage_of(decision.module.role);
     // Collecting what follows, and going on; of the model and, where it is compared with, the source.
     const double passes = stage == Stage::kQkv || stage == Stage::kGateUp ? 2 : 1;
-    const double saved = stage == Stage::kQkv ? kept_o_inputs : 0;
+    const Role role = decision.module.role;
+    const bool enters_down = role == Role::kGate || role == Role::kUp || role == Role::kGateUp;
+    const double saved = stage == Stage::kQkv ? kept_share(model.o_input_bytes())
+                         : enters_down        ? kept_share(model.down_input_bytes())
+                                              : 0;
     flops += 2 * tokens * routed * (passes * static_cast<double>(plan.memory.copies()) - saved) *
              static_cast<double>(rows * cols);
     if (const Smoother* smoother = methods.smoother()) {

@@ -38,7 +38,7 @@ struct MemoryUse {
   int64_t batch_tokens = 1024;   ///< tokens run through a block at once
   int64_t state_bytes = 0;       ///< states held in memory; the rest goes to disk
   bool source_states = false;    ///< the source's states and block are carried too (as many bytes again)
-  int64_t o_input_bytes = 0;     ///< inputs of o held, of the first sequences: their attention runs once, not twice
+  int64_t kept_input_bytes = 0;  ///< inputs of o, then of down, of the first sequences: these run once, not twice
   int64_t statistics_bytes = 0;  ///< at once; experts are calibrated in as many rounds as that takes
 
   int64_t copies() const { return source_states ? 2 : 1; }  ///< of the states

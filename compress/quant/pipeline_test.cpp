@@ -161,9 +161,9 @@ TEST(Pipeline, GivesTheSameBytesAgainSpilledAndInRounds) {
     };
     const std::string usual = run("usual");
     EXPECT_EQ(usual, run("again")) << family << ": not deterministic";
-    for (const int64_t bytes : {0, 2 * 64 * 128 * 4, 1 << 20}) {  // attention runs twice, of a part once, once
-      plan.memory.o_input_bytes = bytes;
-      EXPECT_EQ(usual, run("attention")) << family;
+    for (const int64_t bytes : {0, 2 * 64 * 128 * 4, 1 << 20}) {  // halves run twice, of a part once, once
+      plan.memory.kept_input_bytes = bytes;
+      EXPECT_EQ(usual, run("kept")) << family << ", " << bytes;
     }
     plan.memory.state_bytes = 2 * 32 * 128 * 4;  // two of six sequences in memory
     EXPECT_EQ(usual, run("spilled")) << family;
