@@ -54,7 +54,7 @@ fuzz: ## libFuzzer on every parser, SECONDS_EACH=60 each
 	@tools/fuzz.sh $(or $(SECONDS_EACH),60)
 
 bench: setup ## the benchmarks of docs/BENCHMARKS.md
-	@tools/bootstrap.sh env:llmcompressor
+	@tools/bootstrap.sh env:llmcompressor env:converters
 	@tools/build.sh release autoglm
 	@benchmarks/run.sh
 
