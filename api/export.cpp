@@ -177,6 +177,7 @@ Result<ExportOutcome> export_gguf(const format::StoredModel& model, const Export
                                         {"bytes", report.bytes},
                                         {"types", report.types},
                                         {"weighted", report.weighted},
+                                        {"activations_dropped", report.had_activations},
                                         {"left_out", report.left_out},
                                         {"checked", report.checked},
                                         {"difference", report.difference}}
@@ -185,6 +186,9 @@ Result<ExportOutcome> export_gguf(const format::StoredModel& model, const Export
                                 report.architecture, listed(report.types), left_out_words(report.left_out));
   if (report.left_out > 0 && model.config.family == format::Family::kGlm4v) {
     outcome.summary += "its vision part is a file of its own: --mmproj\n";
+  }
+  if (report.had_activations) {
+    outcome.summary += "the artifact quantizes activations too; llama.cpp does that in its own way\n";
   }
   if (report.weighted > 0) {
     outcome.summary += fmt::format("{} tensors are rounded by what calibration saw of their inputs\n", report.weighted);
@@ -298,15 +302,13 @@ using Exporter = Result<ExportOutcome> (*)(const format::StoredModel&, const Exp
 struct Format {
   std::string name;
   Exporter run;
+  bool is_folder = false;  ///< of Hugging Face's kind, which chatglm's own code alone would load
 };
 
 const std::vector<Format>& formats() {
-  static const std::vector<Format> all = {{"hf", export_hf},
-                                          {"gguf", export_gguf},
-                                          {"onnx", export_onnx},
-                                          {"gptq", export_gptq},
-                                          {"awq", export_awq},
-                                          {"torchscript", export_torchscript},
+  static const std::vector<Format> all = {{"hf", export_hf, true},      {"gguf", export_gguf},
+                                          {"onnx", export_onnx},        {"gptq", export_gptq, true},
+                                          {"awq", export_awq, true},    {"torchscript", export_torchscript},
                                           {"tensorrt", export_tensorrt}};
   return all;
 }
@@ -341,6 +343,19 @@ Status check_options(const ExportOptions& options) {
   return ok_status();
 }
 
+/// Of families and formats, the pairs that do not exist.
+Status check_family(const Format& format, format::Family family) {
+  if (!format.is_folder || family != format::Family::kChatGlm) return ok_status();
+  std::vector<std::string> others;
+  for (const Format& other : formats()) {
+    if (!other.is_folder) others.push_back(other.name);
+  }
+  return invalid_argument(
+      fmt::format("{}: chatglm is loaded by code of its own alone; its formats are {}, or make it a glm model "
+                  "(`autoglm compress -q bf16`), which has them all",
+                  format.name, fmt::join(others, ", ")));
+}
+
 Result<ExportOutcome> run(const ExportOptions& options, CancelToken& cancel) {
   std::vector<std::string> names;
   for (const Format& format : formats()) names.push_back(format.name);
@@ -362,7 +377,11 @@ Result<ExportOutcome> run(const ExportOptions& options, CancelToken& cancel) {
   }
   AUTOGLM_ASSIGN_OR_RETURN(const fs::path folder, api::find_model(options.model, cancel));
   AUTOGLM_ASSIGN_OR_RETURN(const auto model, format::StoredModel::open(folder));
-  std::vector<fs::path> read = {folder, folder / "config.json", folder / "tokenizer.json"};
+  AUTOGLM_RETURN_IF_ERROR(check_family(*format, model.config.family));
+  std::vector<fs::path> read = {folder};  // and its files, where they lie if these are links
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    if (entry.is_regular_file(error)) read.push_back(entry.path());
+  }
   for (const fs::path& file : model.checkpoint.files()) read.push_back(file);
   for (const fs::path& file : read) {
     if (!fs::exists(file, error) || !format::lies_in(file, options.output)) continue;

@@ -20,7 +20,8 @@ using format::StoredTensor;
 
 constexpr std::array<size_t, 8> kOrder = {0, 2, 4, 6, 1, 3, 5, 7};  // the outputs of a word's nibbles
 constexpr int kHalf = 8;
-constexpr int64_t kTile = 64;  // lines of q at a time, whose values then lie together
+constexpr std::array kGroups = {16, 32, 64, 128};  // of GPTQModel's kernels
+constexpr int64_t kTile = 64;                      // lines of q at a time, whose values then lie together
 
 /// q [out, n] as [n, out / 8] words; `at(out, n)` gives the signed value.
 template <typename At>
@@ -47,21 +48,17 @@ StoredTensor pack(std::string name, int64_t rows, int64_t n, const At& at) {
   return {.name = std::move(name), .dtype = DType::kI32, .shape = {n, rows / 8}, .bytes = {bytes.begin(), bytes.end()}};
 }
 
-/// Calls `put(row, i, value)` with every unsigned value of such a tensor: output `row` in line `i`.
-template <typename Put>
-void unpack(const StoredTensor& tensor, const Put& put) {
-  const auto n = static_cast<size_t>(tensor.shape[0]), words = static_cast<size_t>(tensor.shape[1]);
-  parallel_for(tensor.shape[1], [&](int64_t begin, int64_t end) {
-    for (auto w = static_cast<size_t>(begin); w < static_cast<size_t>(end); ++w) {
-      for (size_t i = 0; i < n; ++i) {
-        uint32_t word = 0;
-        std::memcpy(&word, tensor.bytes.data() + (i * words + w) * sizeof word, sizeof word);
-        for (size_t nibble = 0; nibble < 8; ++nibble) {
-          put(8 * w + kOrder[nibble], i, static_cast<int>(word >> (4 * nibble) & 15));
-        }
-      }
-    }
-  });
+/// The unsigned value of output `row` in line `i` of such a tensor.
+int value_at(const StoredTensor& tensor, size_t row, size_t i) {
+  static constexpr auto kNibbles = [] {
+    std::array<unsigned, 8> nibbles{};
+    for (unsigned nibble = 0; nibble < 8; ++nibble) nibbles[kOrder[nibble]] = nibble;
+    return nibbles;
+  }();
+  uint32_t word;
+  const auto words = static_cast<size_t>(tensor.shape[1]);
+  std::memcpy(&word, tensor.bytes.data() + (i * words + row / 8) * sizeof word, sizeof word);
+  return static_cast<int>(word >> (4 * kNibbles[row % 8]) & 15);
 }
 
 class AwqLayout : public WeightLayout {
@@ -70,6 +67,7 @@ class AwqLayout : public WeightLayout {
 
   std::string refusal(const QuantArgs& args, const Shape& shape) const override {
     if (args.num_bits != 4) return fmt::format("{} bits, where 4 alone are held", args.num_bits);
+    if (std::string what = refused_groups(args, shape, kGroups); !what.empty()) return what;
     if (shape[0] % 8 != 0) return fmt::format("{} outputs, which are no multiple of 8", shape[0]);
     return "";
   }
@@ -91,13 +89,11 @@ class AwqLayout : public WeightLayout {
     return out;
   }
 
-  std::vector<float> decode(const std::vector<StoredTensor>& tensors, const QuantArgs& /*args*/,
-                            const Shape& shape) const override {
-    const auto rows = static_cast<size_t>(shape[0]), cols = static_cast<size_t>(shape[1]);
-    std::vector<int> q(rows * cols), z(static_cast<size_t>(tensors[2].shape[0]) * rows);
-    unpack(tensors[0], [&](size_t row, size_t col, int value) { q[row * cols + col] = value; });
-    unpack(tensors[1], [&](size_t row, size_t group, int value) { z[group * rows + row] = value; });
-    return floats_by_group(q, z, tensors[2], shape);
+  void decode(const std::vector<StoredTensor>& tensors, const QuantArgs& /*args*/, const Shape& shape, int64_t first,
+              std::span<float> out) const override {
+    dequantize_rows(
+        tensors[2], shape, first, out, [&](size_t row, size_t col) { return value_at(tensors[0], row, col); },
+        [&](size_t row, size_t group) { return value_at(tensors[1], row, group); });
   }
 
   nlohmann::ordered_json config(const QuantArgs& args, const std::vector<std::string>& plain) const override {

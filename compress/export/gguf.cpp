@@ -33,7 +33,9 @@ constexpr int64_t kMostLayers = 512;  // of llama.cpp
 /// What llama.cpp's graphs cannot compute, or what is not written for them yet.
 Status check_config(const ModelConfig& config, const Architecture& architecture) {
   const auto refuse = [&](std::string_view what) {
-    return invalid_argument(fmt::format("gguf: {} in a {} model is not exported yet", what, to_string(config.family)));
+    return invalid_argument(fmt::format("gguf: {} in a {} model is not exported yet; --format {} can hold it", what,
+                                        to_string(config.family),
+                                        format::has_fixed_frequencies(config) ? "onnx, torchscript or hf" : "hf"));
   };
   const bool is_llama = architecture.name == "llama";
   if (config.rope_type != "default" && config.rope_type != "linear" && !(config.rope_type == "llama3" && is_llama)) {
@@ -164,7 +166,7 @@ class GgufExport {
     return ok_status();
   }
 
-  Status add_experts(const ModuleSpec& first, Item& item, GgufTensor& tensor) const {
+  Status add_experts(const ModuleSpec& first, Item& item, GgufTensor& tensor) {
     const int64_t experts = model_.config.n_routed_experts;
     for (int64_t expert = 1; expert < experts; ++expert) {
       const ModuleSpec* module = model_.layout.find(first.role, first.layer, expert);
@@ -183,8 +185,9 @@ class GgufExport {
     return ok_status();
   }
 
-  Status choose_type(const ModuleSpec& module, bool& exact, GgufTensor& tensor) const {
+  Status choose_type(const ModuleSpec& module, bool& exact, GgufTensor& tensor) {
     const format::QuantScheme* scheme = model_.scheme_of(module);
+    if (scheme != nullptr && scheme->input_activations) report_.had_activations = true;
     if (const auto type = named_type(options_.type)) {
       tensor.type = fitting(*type, module.role, tensor.cols());
     } else if (scheme == nullptr) {

@@ -26,6 +26,7 @@ struct GgufReport {
   std::string architecture;              ///< llama.cpp's word
   int64_t bytes = 0;                     ///< of the file
   std::map<std::string, int64_t> types;  ///< tensors of each
+  bool had_activations = false;          ///< the artifact quantizes them, of which the file says nothing
   int64_t weighted = 0;                  ///< of those, rounded by how much each column matters (statistics.st)
   int64_t left_out = 0;                  ///< tensors that are no part of the decoder: vision tower, MTP layers
   int64_t checked = 0;                   ///< tensors read back from the file

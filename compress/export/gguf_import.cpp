@@ -16,6 +16,7 @@
 #include "compress/export/gguf_tokenizer.h"
 #include "core/base/progress.h"
 #include "core/format/display.h"
+#include "core/format/rope.h"
 #include "core/format/stored_model.h"
 #include "core/tokenizer/tokenizer.h"
 
@@ -31,6 +32,7 @@ using Json = nlohmann::ordered_json;
 using Bytes = std::span<const std::byte>;
 
 constexpr int64_t kPieceValues = 1 << 20;
+constexpr const char* kRopeTable = "rope_freqs.weight";
 
 std::string_view class_of(Family family) {
   switch (family) {
@@ -51,10 +53,10 @@ class ConfigReader {
       : reader_(reader), architecture_(architecture) {}
 
   Result<ModelConfig> read(DType dtype) {
-    AUTOGLM_RETURN_IF_ERROR(refuse_other_rotary());
     const Family family = architecture_.family;
     json_ = {{"architectures", {class_of(family)}}, {"model_type", to_string(family)}};
     AUTOGLM_RETURN_IF_ERROR(sizes());
+    AUTOGLM_RETURN_IF_ERROR(rotary());
     if (family == Family::kGlm4Moe) AUTOGLM_RETURN_IF_ERROR(experts());
     json_["hidden_act"] = "silu";
     json_["tie_word_embeddings"] = reader_.find("output.weight") == nullptr;
@@ -66,23 +68,60 @@ class ConfigReader {
     auto config = ModelConfig::parse(json_.dump());
     if (!config.ok()) return config.status().with_context(format::display_path(reader_.path()));
     config->dtype = dtype;  // which to_json words
+    AUTOGLM_RETURN_IF_ERROR(check_table(*config));
     return config;
   }
 
  private:
   Status refuse(std::string_view what) const { return reader_.refuse(what); }
 
-  Status refuse_other_rotary() const {
+  Status rotary() {
     AUTOGLM_ASSIGN_OR_RETURN(const auto scaling, reader_.get<std::string>(key("rope.scaling.type")));
-    if (scaling && *scaling != "none") return refuse("rotary scaling of type " + format::display(*scaling));
-    for (const char* name : {"rope.scaling.factor", "rope.scale_linear"}) {  // linear, where no type is named
-      AUTOGLM_ASSIGN_OR_RETURN(const auto factor, real(name));
-      if (!scaling && factor.value_or(0) != 0 && *factor != 1)
-        return refuse("rotary scaling by " + fmt::format("{}", *factor));
+    AUTOGLM_ASSIGN_OR_RETURN(const auto named, real("rope.scaling.factor"));
+    AUTOGLM_ASSIGN_OR_RETURN(const auto older, real("rope.scale_linear"));
+    const double factor = named.value_or(older.value_or(1));
+    if (scaling.value_or("linear") == "linear" && factor != 0 && factor != 1) {
+      json_["rope_scaling"] = {{"rope_type", "linear"}, {"factor", factor}};
+    } else if (scaling && *scaling != "none" && *scaling != "linear") {
+      return refuse("rotary scaling of type " + format::display(*scaling));
     }
-    if (reader_.find("rope_freqs.weight") != nullptr) return refuse("a table of rotary frequencies (rope_freqs)");
+    if (reader_.find(kRopeTable) != nullptr) AUTOGLM_RETURN_IF_ERROR(rotary_table());
     AUTOGLM_ASSIGN_OR_RETURN(const auto sections, reader_.get<std::vector<int64_t>>(key("rope.dimension_sections")));
     if (sections) return refuse("the text half of a vision model");
+    return ok_status();
+  }
+
+  /// What divides the frequencies. Of the parameters that gave it, a file has none: the factor is what the slowest are
+  /// divided by, and the bounds are those of every release of Llama 3; `check_table` sees whether they are.
+  Status rotary_table() {
+    const GgufTensor& tensor = *reader_.find(kRopeTable);
+    if (architecture_.family != Family::kLlama || json_.contains("rope_scaling")) {
+      return refuse("a table of rotary frequencies (rope_freqs)");
+    }
+    if (tensor.type != GgmlType::kF32 || tensor.shape.size() != 1 || tensor.cols() == 0) return refuse_table();
+    table_.resize(static_cast<size_t>(tensor.cols()));
+    reader_.read(tensor, 0, 1, table_);
+    if (!(table_.back() >= 1 && table_.back() < 1e6F)) return refuse_table();
+    json_["rope_scaling"] = {{"rope_type", "llama3"},
+                             {"factor", table_.back()},
+                             {"low_freq_factor", 1.0},
+                             {"high_freq_factor", 4.0},
+                             {"original_max_position_embeddings", 8192}};
+    return ok_status();
+  }
+
+  Status refuse_table() const { return refuse("rotary frequencies (rope_freqs) that are not Llama 3's"); }
+
+  Status check_table(const ModelConfig& config) const {
+    if (table_.empty()) return ok_status();
+    constexpr double kRounding = 1e-5;
+    ModelConfig plain = config;
+    plain.rope_type = "default";
+    const auto scaled = format::rope_inverse_frequencies(config), usual = format::rope_inverse_frequencies(plain);
+    if (scaled.size() != table_.size()) return refuse_table();
+    for (size_t i = 0; i < table_.size(); ++i) {
+      if (!(std::abs(usual[i] / scaled[i] - table_[i]) <= kRounding * table_[i])) return refuse_table();
+    }
     return ok_status();
   }
 
@@ -169,6 +208,7 @@ class ConfigReader {
   const GgufReader& reader_;
   const Architecture& architecture_;
   Json json_;
+  std::vector<float> table_;  ///< what divides the frequencies; empty: nothing
 };
 
 /// Where the values of a module's tensor are in the file.
@@ -263,12 +303,12 @@ class GgufImport {
     report_.family = to_string(architecture_.family);
     AUTOGLM_ASSIGN_OR_RETURN(config_, ConfigReader(reader_, architecture_).read(report_.dtype));
     layout_ = format::TensorLayout::describe(config_);
+    AUTOGLM_RETURN_IF_ERROR(find_sources());
     AUTOGLM_RETURN_IF_ERROR(write_small_files());
+    AUTOGLM_RETURN_IF_ERROR(check_tokenizer());
     AUTOGLM_RETURN_IF_ERROR(
         for_each_tensor("writing", [&](const ModuleSpec& module, bool is_bias) { return write(module, is_bias); }));
-    AUTOGLM_RETURN_IF_ERROR(refuse_what_is_left());
     AUTOGLM_RETURN_IF_ERROR(writer_.finish());
-    AUTOGLM_RETURN_IF_ERROR(check_tokenizer());
     AUTOGLM_ASSIGN_OR_RETURN(const auto written, format::StoredModel::open(writer_.staging()));
     AUTOGLM_RETURN_IF_ERROR(for_each_tensor("reading back", [&](const ModuleSpec& module, bool is_bias) {
       return compare(written.checkpoint, module, is_bias);
@@ -279,6 +319,16 @@ class GgufImport {
   }
 
  private:
+  /// Before anything large is written: every module has its tensor, and every tensor its place.
+  Status find_sources() {
+    for (const ModuleSpec& module : layout_.modules()) {
+      AUTOGLM_RETURN_IF_ERROR(source_of(module, false).status());
+      if (module.has_bias) AUTOGLM_RETURN_IF_ERROR(source_of(module, true).status());
+    }
+    if (reader_.find(kRopeTable) != nullptr) used_.insert(kRopeTable);  // in config.json
+    return refuse_what_is_left();
+  }
+
   Status write_small_files() {
     AUTOGLM_RETURN_IF_ERROR(writer_.write_file("config.json", config_.to_json({})));
     AUTOGLM_ASSIGN_OR_RETURN(const auto files, tokenizer_files(reader_, config_.vocab_size));

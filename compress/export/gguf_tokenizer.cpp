@@ -3,14 +3,17 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
+#include <sstream>
 #include <string_view>
 #include <system_error>
 
 #include "compress/export/json_file.h"
 #include "core/base/log.h"
+#include "core/base/suggest.h"
 #include "core/format/display.h"
 #include "core/format/file.h"
 #include "core/tokenizer/chat_template.h"
@@ -79,6 +82,24 @@ std::string known_pre(const Json& tokenizer, format::Family family) {
   return family == format::Family::kLlama ? "llama-bpe" : "glm4";
 }
 
+/// What llama.cpp takes for tokenizer.ggml.pre; it refuses a file with another (its src/llama-vocab.cpp).
+const std::vector<std::string>& pre_names() {
+  static const std::vector<std::string> names = [] {
+    std::istringstream words(
+        "a.x-4.0 afmoe bailingmoe bailingmoe2 bloom chameleon chatglm-bpe codeshell cohere2moe command-r dbrx "
+        "deepseek-coder deepseek-llm deepseek-r1-qwen deepseek-v3 default exaone exaone-moe exaone4 f2llmv2 "
+        "falcon falcon-h1 falcon3 gemma4 gigachat glm4 gpt-2 gpt-4o gpt3-finnish granite-docling "
+        "granite-embed-multi-311m granite-embed-multi-97m grok-2 hunyuan hunyuan-dense jais jais-2 jina-de "
+        "jina-es jina-v1-en jina-v2-code jina-v2-de jina-v2-es jina-v5-nano joyai-llm kanana2 kimi-k2 kormo "
+        "laguna lfm2 llada-moe llama-bpe llama-v3 llama3 llama4 megrez mellum mellum2 midm-2.0 minerva-7b "
+        "minicpm5 minimax-m2 modern-bert mpt olmo phi-2 pixtral poro-chat qwen2 qwen35 refact roberta-bpe "
+        "sarvam-moe seed-coder smaug-bpe smollm solar-open stablelm2 starcoder superbpe talkie tekken tiny_aya "
+        "trillion viking whitespace youtu");
+    return std::vector<std::string>(std::istream_iterator<std::string>(words), {});
+  }();
+  return names;
+}
+
 class TokenizerExport {
  public:
   TokenizerExport(const fs::path& folder, const format::ModelConfig& config) : folder_(folder), config_(config) {}
@@ -90,7 +111,7 @@ class TokenizerExport {
     }
     AUTOGLM_RETURN_IF_ERROR(file->filename() == "tokenizer.json" ? put_byte_level(*file, pre)
                                                                  : put_sentencepiece(*file, pre));
-    put_chat_template();
+    AUTOGLM_RETURN_IF_ERROR(put_chat_template());
     return std::move(out_);
   }
 
@@ -107,7 +128,19 @@ class TokenizerExport {
       return bad_input(format::display_path(path) +
                        ": is no byte-level BPE, the only kind of tokenizer.json that is written into GGUF so far");
     }
-    std::string name = pre.empty() ? known_pre(tokenizer_, config_.family) : pre;
+    std::string name = known_pre(tokenizer_, config_.family);
+    if (!pre.empty()) {
+      if (std::find(pre_names().begin(), pre_names().end(), pre) == pre_names().end()) {
+        const std::string meant = nearest(pre, pre_names());
+        return invalid_argument(fmt::format("--pre {}: llama.cpp has no such pre-tokenizer{}", format::display(pre),
+                                            meant.empty() ? "" : fmt::format("; did you mean '{}'?", meant)));
+      }
+      if (!name.empty() && name != pre) {
+        warn(fmt::format("--pre {}: the tokenizer's rules are those of {}, so that llama.cpp may split text otherwise",
+                         pre, name));
+      }
+      name = pre;
+    }
     if (name.empty()) {
       return bad_input(format::display_path(path) +
                        ": splits text as no known pre-tokenizer of llama.cpp does; --pre names the one to be used, "
@@ -282,11 +315,12 @@ class TokenizerExport {
   }
 
   // A model without a template gets none.
-  void put_chat_template() {
-    auto sources = tokenizer::ChatTemplate::read_sources(folder_);
-    if (!sources.ok()) return;
+  Status put_chat_template() {
+    AUTOGLM_ASSIGN_OR_RETURN(auto sources, tokenizer::ChatTemplate::read_sources(folder_));
+    if (!sources) return ok_status();
     put("tokenizer.chat_template", std::move(sources->usual));
     if (sources->tool_use) put("tokenizer.chat_template.tool_use", std::move(*sources->tool_use));
+    return ok_status();
   }
 
   const fs::path& folder_;

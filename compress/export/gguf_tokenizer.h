@@ -16,7 +16,8 @@ namespace autoglm::exports {
 
 /// Vocabulary, token types, merges or scores, special tokens and chat template of FOLDER/tokenizer.json (byte-level
 /// BPE), else of tokenizer.model (sentencepiece of kind BPE). `pre` names llama.cpp's pre-tokenizer; "" takes the one
-/// whose rules are those of the file. kInvalidArgument: `pre` for a tokenizer.model. kBadInput: no tokenizer that GGUF
+/// whose rules are those of the file. kInvalidArgument: a `pre` that llama.cpp does not know, or for a
+/// tokenizer.model. kBadInput: no tokenizer that GGUF
 /// has a kind for, rules that no known pre-tokenizer has (then `pre` must be given), ids beyond the vocabulary.
 Result<std::vector<GgufMetadata>> tokenizer_metadata(const std::filesystem::path& folder,
                                                      const format::ModelConfig& config, const std::string& pre);

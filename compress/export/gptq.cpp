@@ -20,6 +20,7 @@ using format::Shape;
 using format::StoredTensor;
 
 constexpr std::array kWidths = {2, 3, 4, 8};
+constexpr std::array kGroups = {16, 32, 64, 128, 256, 512, 1024};  // of GPTQModel's kernels
 
 /// Rows of values as streams of words, lying on their side: [words of a row, rows].
 std::vector<uint32_t> pack_columns(std::span<const int8_t> values, int64_t rows, int64_t cols, int bits) {
@@ -41,19 +42,28 @@ StoredTensor tensor_of(std::string_view name, const Shape& shape, const std::vec
   return {.name = std::string(name), .dtype = DType::kI32, .shape = shape, .bytes = {bytes.begin(), bytes.end()}};
 }
 
-std::vector<uint32_t> words_of(const StoredTensor& tensor) {
-  std::vector<uint32_t> out(tensor.bytes.size() / sizeof(uint32_t));
-  std::memcpy(out.data(), tensor.bytes.data(), tensor.bytes.size());
-  return out;
-}
+/// Words of 32 bits in a tensor.
+class Words {
+ public:
+  explicit Words(const StoredTensor& tensor) : bytes_(tensor.bytes) {}
 
-/// Value i of a stream whose words are `stride` apart.
-int value_at(const std::vector<uint32_t>& words, size_t first, size_t stride, size_t i, int bits) {
-  const size_t bit = i * static_cast<size_t>(bits), word = bit / 32, shift = bit % 32;
-  uint64_t both = words[first + word * stride];
-  if (shift + static_cast<size_t>(bits) > 32) both |= static_cast<uint64_t>(words[first + (word + 1) * stride]) << 32;
-  return static_cast<int>(both >> shift & ((1U << bits) - 1));
-}
+  /// Value i of a stream that begins at the word `first` and whose words are `stride` apart.
+  int value(size_t first, size_t stride, size_t i, int bits) const {
+    const size_t bit = i * static_cast<size_t>(bits), word = bit / 32, shift = bit % 32;
+    uint64_t both = at(first + word * stride);
+    if (shift + static_cast<size_t>(bits) > 32) both |= static_cast<uint64_t>(at(first + (word + 1) * stride)) << 32;
+    return static_cast<int>(both >> shift & ((1U << bits) - 1));
+  }
+
+ private:
+  uint32_t at(size_t i) const {
+    uint32_t word;
+    std::memcpy(&word, bytes_.data() + i * sizeof word, sizeof word);
+    return word;
+  }
+
+  std::span<const std::byte> bytes_;
+};
 
 class GptqLayout : public WeightLayout {
  public:
@@ -63,6 +73,7 @@ class GptqLayout : public WeightLayout {
     if (std::find(kWidths.begin(), kWidths.end(), args.num_bits) == kWidths.end()) {
       return fmt::format("{} bits, where 2, 3, 4 and 8 are held", args.num_bits);
     }
+    if (std::string what = refused_groups(args, shape, kGroups); !what.empty()) return what;
     for (const int64_t size : shape) {
       if (size * args.num_bits % 32 != 0)
         return fmt::format("a side of {}, which fills no whole words of 32 bits", size);
@@ -99,23 +110,15 @@ class GptqLayout : public WeightLayout {
     return out;
   }
 
-  std::vector<float> decode(const std::vector<StoredTensor>& tensors, const QuantArgs& args,
-                            const Shape& shape) const override {
-    const auto rows = static_cast<size_t>(shape[0]), cols = static_cast<size_t>(shape[1]);
-    const std::vector<uint32_t> values = words_of(tensors[0]), zeros = words_of(tensors[1]);
-    std::vector<int> q(rows * cols), z;
-    parallel_for(shape[0], [&](int64_t begin, int64_t end) {
-      for (auto row = static_cast<size_t>(begin); row < static_cast<size_t>(end); ++row) {
-        for (size_t col = 0; col < cols; ++col) q[row * cols + col] = value_at(values, row, rows, col, args.num_bits);
-      }
-    });
-    const auto words = static_cast<size_t>(tensors[1].shape[1]), groups = static_cast<size_t>(tensors[2].shape[0]);
-    for (size_t group = 0; group < groups; ++group) {
-      for (size_t row = 0; row < rows; ++row) {
-        z.push_back(value_at(zeros, group * words, 1, row, args.num_bits) + (args.symmetric ? 1 : 0));
-      }
-    }
-    return floats_by_group(q, z, tensors[2], shape);
+  void decode(const std::vector<StoredTensor>& tensors, const QuantArgs& args, const Shape& shape, int64_t first,
+              std::span<float> out) const override {
+    const Words values(tensors[0]), zeros(tensors[1]);
+    const auto rows = static_cast<size_t>(shape[0]), words = static_cast<size_t>(tensors[1].shape[1]);
+    const int taken_off = args.symmetric ? 1 : 0;
+    dequantize_rows(
+        tensors[2], shape, first, out,
+        [&](size_t row, size_t col) { return values.value(row, rows, col, args.num_bits); },
+        [&](size_t row, size_t group) { return zeros.value(group * words, 1, row, args.num_bits) + taken_off; });
   }
 
   nlohmann::ordered_json config(const QuantArgs& args, const std::vector<std::string>& plain) const override {

@@ -75,10 +75,6 @@ class HfExport {
       : model_(model), options_(options), writer_(writer), cancel_(cancel) {}
 
   Result<HfReport> run() {
-    if (model_.config.family == format::Family::kChatGlm) {
-      return invalid_argument(
-          "hf: chatglm is loaded by code of its own alone; `autoglm compress -q bf16` makes it a glm model");
-    }
     report_.dtype = dtype();
     AUTOGLM_RETURN_IF_ERROR(write());
     AUTOGLM_RETURN_IF_ERROR(writer_.finish());
@@ -88,7 +84,7 @@ class HfExport {
 
  private:
   Status write() {
-    format::ModelConfig config = model_.config;
+    format::ModelConfig config = model_.config.as_transformers();
     config.dtype = dtype();
     AUTOGLM_RETURN_IF_ERROR(writer_.write_file("config.json", config.to_json({})));
     AUTOGLM_RETURN_IF_ERROR(format::copy_small_files(model_.checkpoint.folder(), writer_.folder()));

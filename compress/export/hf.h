@@ -26,7 +26,8 @@ struct HfReport {
   bool had_activations = false;  ///< the artifact quantized activations too, which a plain folder cannot say
 };
 
-/// Streams `model` into `writer`, finishes it and reads every tensor back; the caller commits. Memory: a few MB.
+/// Streams `model` (of any family but chatglm, which transformers does not load) into `writer`, finishes it and reads
+/// every tensor back; the caller commits. Memory: a few MB.
 /// kBadInput: a tensor that cannot be decoded, or is beyond the range of the type (named). kResourceExhausted: disk.
 /// kCancelled.
 Result<HfReport> write_hf(const format::StoredModel& model, const HfOptions& options, format::CheckpointWriter& writer,

@@ -1,13 +1,13 @@
 #include "compress/export/weight_layout.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
 #include <optional>
 
 #include "compress/export/copied_tensor.h"
-#include "core/base/parallel.h"
 #include "core/base/progress.h"
 #include "core/format/display.h"
 #include "core/format/small_files.h"
@@ -19,6 +19,8 @@ namespace {
 using format::DType;
 using format::ModuleSpec;
 using format::QuantArgs;
+
+constexpr int64_t kPieceValues = 1 << 20;
 
 /// Rows of a module of the artifact that are a module of the result.
 struct Part {
@@ -65,10 +67,6 @@ class LayoutExport {
 
   /// Every quantized matrix has one scheme, which the layout holds; `plain_` gets the other linears of blocks.
   Status check() {
-    if (model_.config.family == format::Family::kChatGlm) {
-      return invalid_argument(fmt::format(
-          "{}: chatglm is loaded by code of its own alone; `autoglm compress` makes it a glm model", layout_.name()));
-    }
     for (const ModuleSpec& module : model_.layout.modules()) {
       const format::QuantScheme* scheme = model_.scheme_of(module);
       const bool in_block = format::is_linear(module.role) && module.layer >= 0;
@@ -116,12 +114,6 @@ class LayoutExport {
     return ok_status();
   }
 
-  Result<format::QuantizedWeight> weight_of(const ModuleSpec& module, const Part& part) const {
-    auto weight = format::decode_rows(model_, module, part.first, part.rows);
-    model_.release_weight(module);
-    return weight;
-  }
-
   Status copy(const std::string& name, const std::string& source, const Part& part) {
     return writer_.add(name, model_.checkpoint, source, {.first_row = part.first, .rows = part.rows, .finite = true});
   }
@@ -144,7 +136,8 @@ class LayoutExport {
   }
 
   Status write_quantized(const ModuleSpec& module, const Part& part) {
-    AUTOGLM_ASSIGN_OR_RETURN(const auto weight, weight_of(module, part));
+    AUTOGLM_ASSIGN_OR_RETURN(const auto weight, format::decode_rows(model_, module, part.first, part.rows));
+    model_.release_weight(module);
     for (const auto& tensor : layout_.encode(weight, part.name)) {
       if (format::first_non_finite(tensor.dtype, tensor.bytes) >= 0) {
         return bad_input(fmt::format("tensor {} has a scale beyond what FP16 holds", format::display(tensor.name)));
@@ -172,7 +165,6 @@ class LayoutExport {
   }
 
   Status compare_quantized(const format::Checkpoint& written, const ModuleSpec& module, const Part& part) {
-    AUTOGLM_ASSIGN_OR_RETURN(const auto weight, weight_of(module, part));
     std::vector<format::StoredTensor> tensors;
     for (const std::string_view member : layout_.members()) {
       const std::string name = fmt::format("{}.{}", part.name, member);
@@ -183,14 +175,24 @@ class LayoutExport {
       written.release(name);
       ++report_.checked;
     }
-    const std::vector<float> found = layout_.decode(tensors, weight.args, {weight.rows, weight.cols});
-    std::vector<float> expected(found.size());
-    format::dequantize(weight, expected);
+    const QuantArgs& args = *model_.scheme_of(module)->weights;
+    const int64_t cols = module.shape[1], step = std::max<int64_t>(1, kPieceValues / cols);
+    std::vector<float> found, expected;
     double difference = 0, largest = 0;
-    for (size_t i = 0; i < found.size(); ++i) {
-      difference = std::max(difference, std::abs(static_cast<double>(found[i]) - expected[i]));
-      largest = std::max(largest, std::abs(static_cast<double>(expected[i])));
+    for (int64_t first = 0; first < part.rows; first += step) {
+      AUTOGLM_RETURN_IF_ERROR(cancel_.check());
+      const int64_t count = std::min(step, part.rows - first);
+      AUTOGLM_ASSIGN_OR_RETURN(const auto weight, format::decode_rows(model_, module, part.first + first, count));
+      found.resize(weight.values.size());
+      expected.resize(weight.values.size());
+      format::dequantize(weight, expected);
+      layout_.decode(tensors, args, {part.rows, cols}, first, found);
+      for (size_t i = 0; i < found.size(); ++i) {
+        difference = std::max(difference, std::abs(static_cast<double>(found[i]) - expected[i]));
+        largest = std::max(largest, std::abs(static_cast<double>(expected[i])));
+      }
     }
+    model_.release_weight(module);
     constexpr double kMost = 1e-3;  // of rounding a scale to FP16
     if (difference > kMost * largest) {
       return bad_input(fmt::format("{}: a scale is beyond what FP16 holds well: weights move by {:.1e} of the largest",
@@ -228,6 +230,12 @@ std::vector<T> by_group(const std::vector<T>& values, const format::QuantizedWei
 
 }  // namespace
 
+std::string refused_groups(const QuantArgs& args, const format::Shape& shape, std::span<const int> known) {
+  if (args.strategy != format::Strategy::kGroup || args.group_size == shape[1]) return "";
+  if (std::find(known.begin(), known.end(), args.group_size) != known.end()) return "";
+  return fmt::format("groups of {}, where readers know {} and whole rows", args.group_size, fmt::join(known, ", "));
+}
+
 std::vector<int8_t> zeros_by_group(const format::QuantizedWeight& weight) {
   if (!weight.args.symmetric) return by_group(weight.zero_points, weight);
   return std::vector<int8_t>(static_cast<size_t>(weight.args.groups(weight.cols) * weight.rows));
@@ -240,24 +248,6 @@ format::StoredTensor scales_by_group(const format::QuantizedWeight& weight, std:
                            .shape = {weight.args.groups(weight.cols), weight.rows}};
   out.bytes.resize(lying.size() * 2);
   format::from_float(DType::kF16, lying, out.bytes);
-  return out;
-}
-
-std::vector<float> floats_by_group(const std::vector<int>& q, const std::vector<int>& zeros,
-                                   const format::StoredTensor& scales, const format::Shape& shape) {
-  const auto rows = static_cast<size_t>(shape[0]), cols = static_cast<size_t>(shape[1]);
-  const auto width = cols / static_cast<size_t>(scales.shape[0]);
-  std::vector<float> scale(zeros.size()), out(q.size());
-  format::to_float(scales.dtype, scales.bytes, scale);
-  parallel_for(shape[0], [&](int64_t begin, int64_t end) {
-    for (auto row = static_cast<size_t>(begin); row < static_cast<size_t>(end); ++row) {
-      for (size_t first = 0, group = row; first < cols; first += width, group += rows) {
-        for (size_t at = row * cols + first; at < row * cols + first + width; ++at) {
-          out[at] = static_cast<float>(q[at] - zeros[group]) * scale[group];
-        }
-      }
-    }
-  });
   return out;
 }
 

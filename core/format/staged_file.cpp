@@ -20,6 +20,14 @@ Status refuse_existing(const fs::path& target) {
   return invalid_argument(display_path(target) + ": exists; name another file or pass --overwrite");
 }
 
+/// Gives a file its name where nothing stands there, at once; errno says why not.
+bool place_new(const fs::path& from, const fs::path& to) {
+  if (::link(from.c_str(), to.c_str()) == 0) return ::unlink(from.c_str()) == 0;
+  if (errno != EPERM && errno != EOPNOTSUPP && errno != ENOSYS) return false;
+  // Without links, as on FAT.
+  return ::syscall(SYS_renameat2, AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0;
+}
+
 }  // namespace
 
 Result<StagedFile> StagedFile::create(const fs::path& target, bool overwrite) {
@@ -57,9 +65,7 @@ StagedFile::~StagedFile() {
 
 Status StagedFile::publish() {
   if (::fsync(fd_.get()) != 0) return system_failure(target_, "cannot fsync", errno);
-  // A link is made only where nothing stands, on every file system; a name is replaced at once.
-  const bool placed = overwrite_ ? ::rename(path_.c_str(), target_.c_str()) == 0
-                                 : ::link(path_.c_str(), target_.c_str()) == 0 && ::unlink(path_.c_str()) == 0;
+  const bool placed = overwrite_ ? ::rename(path_.c_str(), target_.c_str()) == 0 : place_new(path_, target_);
   if (!placed && errno == EEXIST) return refuse_existing(target_);
   if (!placed) return system_failure(target_, "cannot be put in place", errno);
   created_parents_.keep();

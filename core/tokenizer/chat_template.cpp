@@ -82,21 +82,25 @@ Result<std::optional<Sources>> sources_in(const ordered_json& config, const std:
   return std::optional<Sources>({std::move(*usual), std::move(tool_use), where});
 }
 
-Result<Sources> find_sources(const fs::path& folder, const ordered_json& tokenizer_config) {
+/// What the folder's own files say; nothing where they have no template.
+Result<std::optional<Sources>> own_sources(const fs::path& folder, const ordered_json& tokenizer_config) {
   AUTOGLM_ASSIGN_OR_RETURN(std::optional<std::string> file, read_text(folder, "chat_template.jinja"));
   if (file) {
     AUTOGLM_ASSIGN_OR_RETURN(std::optional<std::string> tool_use,
                              read_text(folder, "additional_chat_templates/tool_use.jinja"));
-    return Sources{std::move(*file), std::move(tool_use), format::display_path(folder / "chat_template.jinja")};
+    return std::optional<Sources>(
+        {std::move(*file), std::move(tool_use), format::display_path(folder / "chat_template.jinja")});
   }
   AUTOGLM_ASSIGN_OR_RETURN(std::optional<Sources> listed,
                            sources_in(tokenizer_config, format::display_path(folder / "tokenizer_config.json")));
-  if (listed) return std::move(*listed);
+  if (listed) return listed;
   // Where the processors of multimodal models keep theirs.
   AUTOGLM_ASSIGN_OR_RETURN(const ordered_json processor, read_object(folder, "chat_template.json"));
-  AUTOGLM_ASSIGN_OR_RETURN(listed, sources_in(processor, format::display_path(folder / "chat_template.json")));
-  if (listed) return std::move(*listed);
+  return sources_in(processor, format::display_path(folder / "chat_template.json"));
+}
 
+/// The format of a release that came without a template.
+Result<Sources> builtin_sources(const fs::path& folder, const ordered_json& tokenizer_config) {
   AUTOGLM_ASSIGN_OR_RETURN(const ordered_json config, read_object(folder, "config.json"));
   AUTOGLM_ASSIGN_OR_RETURN(const std::optional<std::string> code, read_text(folder, "tokenization_chatglm.py"));
   Result<std::string_view> builtin =
@@ -141,9 +145,12 @@ struct ChatTemplate::Impl {
   ordered_json special;
 };
 
-Result<ChatTemplate::Sources> ChatTemplate::read_sources(const fs::path& folder) {
+Result<std::optional<ChatTemplate::Sources>> ChatTemplate::read_sources(const fs::path& folder) {
   AUTOGLM_ASSIGN_OR_RETURN(const ordered_json tokenizer_config, read_object(folder, "tokenizer_config.json"));
-  return find_sources(folder, tokenizer_config);
+  AUTOGLM_ASSIGN_OR_RETURN(std::optional<Sources> found, own_sources(folder, tokenizer_config));
+  if (found) return found;
+  Result<Sources> builtin = builtin_sources(folder, tokenizer_config);
+  return builtin.ok() ? std::optional(std::move(*builtin)) : std::nullopt;
 }
 
 ChatTemplate::ChatTemplate(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -161,7 +168,11 @@ Result<ChatTemplate> ChatTemplate::parse(std::string_view source, ordered_json s
 Result<ChatTemplate> ChatTemplate::load(const fs::path& folder) {
   AUTOGLM_ASSIGN_OR_RETURN(const ordered_json tokenizer_config, read_object(folder, "tokenizer_config.json"));
   AUTOGLM_ASSIGN_OR_RETURN(const ordered_json special_map, read_object(folder, "special_tokens_map.json"));
-  AUTOGLM_ASSIGN_OR_RETURN(const Sources sources, find_sources(folder, tokenizer_config));
+  AUTOGLM_ASSIGN_OR_RETURN(std::optional<Sources> found, own_sources(folder, tokenizer_config));
+  if (!found) {
+    AUTOGLM_ASSIGN_OR_RETURN(found, builtin_sources(folder, tokenizer_config));
+  }
+  const Sources& sources = *found;
   Result<ChatTemplate> loaded = parse(sources.usual, special_tokens(tokenizer_config, special_map));
   if (!loaded.ok()) return loaded.status().with_context(sources.where);
   if (sources.tool_use) {

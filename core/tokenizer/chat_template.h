@@ -22,13 +22,13 @@ class ChatTemplate {
   static Result<ChatTemplate> load(const std::filesystem::path& folder);
 
   /// The sources of a folder's templates, unparsed: the usual one, and one for conversations with tools where it is
-  /// another.
+  /// another. Nothing where `load` would find none.
   struct Sources {
     std::string usual;
     std::optional<std::string> tool_use;
     std::string where;  ///< the file, for messages
   };
-  static Result<Sources> read_sources(const std::filesystem::path& folder);
+  static Result<std::optional<Sources>> read_sources(const std::filesystem::path& folder);
 
   /// Parses a template given as text; `special` binds names such as bos_token and eos_token.
   static Result<ChatTemplate> parse(std::string_view source, nlohmann::ordered_json special = {});

@@ -65,8 +65,12 @@ def test_disk_full(autoglm, small_disk):
 
 
 def test_activations_that_are_dropped_are_named(autoglm, artifact, tmp_path):
+    for format in ("hf", "gguf"):
+        if format == "gguf":
+            edit_tokenizer(artifact, lambda t: None)
+        done = autoglm("export", artifact, "--format", format, "-o", tmp_path / format)
+        assert "quantizes activations too" in done.out, done.err
     done = autoglm("export", artifact, "--format", "hf", "-o", tmp_path / "out")
-    assert "activations" in done.out
     again = autoglm("export", artifact, "--format", "hf", "-o", tmp_path / "out2", "--json")
     assert json.loads(again.out)["activations_dropped"] is True
     first, second = ((tmp_path / out / "model.safetensors").read_bytes() for out in ("out", "out2"))
@@ -98,7 +102,7 @@ def test_what_no_gguf_type_holds_is_named(autoglm, tmp_path, scheme, words):
 
 
 def test_models_and_tokenizers_that_gguf_has_not(autoglm, model, tmp_path):
-    gguf(autoglm, TINY / "glm4_moe", tmp_path / "out.gguf").refused(USAGE, "groups of experts")
+    gguf(autoglm, TINY / "glm4_moe", tmp_path / "out.gguf").refused(USAGE, "groups of experts", "onnx, torchscript or hf")
     folder = model("llama")
     config = json.loads((folder / "config.json").read_text())
     config["rope_parameters"] |= {"rope_type": "yarn", "factor": 4.0}
@@ -113,6 +117,7 @@ def test_models_and_tokenizers_that_gguf_has_not(autoglm, model, tmp_path):
     tokenizer["added_tokens"] = []
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     gguf(autoglm, folder, tmp_path / "out.gguf").refused(BAD_INPUT, "pre-tokenizer", "--pre")
+    gguf(autoglm, folder, tmp_path / "out.gguf", "--pre", "glm5").refused(USAGE, "--pre 'glm5'", "'glm4'")
     assert gguf(autoglm, folder, tmp_path / "named.gguf", "--pre", "glm4").code == 0
     tokenizer["model"]["vocab"]["c"] = 100_000
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
@@ -137,6 +142,16 @@ def test_gguf_replaces_only_when_told(autoglm, tmp_path):
     assert (tmp_path / "out.gguf").read_bytes() == (tmp_path / "again.gguf").read_bytes()
     assert leftovers(tmp_path, "out.gguf", "again.gguf") == []
     autoglm("export", DEMO, "--format", "hf", "--pre", "glm4", "-o", tmp_path / "x").refused(USAGE, "--pre")
+
+
+@pytest.mark.parametrize("config,words", [
+    ('{"chat_template": [{"name": "rag", "template": "x"}]}', ("tokenizer_config.json", '"default"')), ("{", ("tokenizer_config.json",))])
+def test_a_chat_template_is_not_lost_without_a_word(autoglm, tmp_path, config, words):
+    folder = tmp_path / "model"
+    shutil.copytree(DEMO, folder, ignore=shutil.ignore_patterns("tasks", "chat_template.jinja"))
+    (folder / "tokenizer_config.json").write_text(config)
+    gguf(autoglm, folder, tmp_path / "out.gguf").refused(BAD_INPUT, *words)
+    assert leftovers(tmp_path, "model") == []
 
 
 def edit_tokenizer(folder, change):
@@ -193,13 +208,14 @@ def test_values_that_a_type_does_not_hold_are_not_published(autoglm, model, tmp_
 def test_what_is_read_is_not_replaced(autoglm, model, tmp_path):
     folder = model("glm")
     edit_tokenizer(folder, lambda t: None)
-    before = (folder / "model.safetensors").read_bytes()
-    gguf(autoglm, folder, folder / "model.safetensors", "--overwrite").refused(USAGE, "in use")
+    (folder / "notes.txt").write_text("mine")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    for name in before:
+        gguf(autoglm, folder, folder / name, "--overwrite").refused(USAGE, name, "in use")
     autoglm("export", folder, "--format", "hf", "-o", folder, "--overwrite").refused(USAGE, "in use")
-    assert (folder / "model.safetensors").read_bytes() == before
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     gguf(autoglm, folder, tmp_path / "new" / "out.gguf", "--type", "bogus").refused(USAGE, "bogus")
     assert leftovers(tmp_path, "model") == []
-    autoglm("export", TINY / "chatglm", "--format", "hf", "-o", tmp_path / "out").refused(USAGE, "compress")
 
 
 # ONNX.
@@ -362,12 +378,27 @@ def test_genai_config_is_ours(autoglm, model, tmp_path):
 
 @pytest.mark.parametrize("layout,scheme,words", [
     ("gptq", "int5-g32", ("5 bits",)), ("awq", "int8", ("8 bits",)), ("gptq", "w8a8", ("inputs",)),
-    ("gptq", "fp16", ("no matrix",))])
+    ("gptq", "fp16", ("no matrix",)), ("gptq", "int4-g8", ("groups of 8", "16, 32, 64")), ("awq", "int4-g256", ("groups of 256", "128"))])
 def test_what_a_layout_does_not_hold(autoglm, tmp_path, layout, scheme, words):
     done = autoglm("compress", DEMO, "-q", scheme, "--method", "rtn", "--verify", "none", "-o", tmp_path / "artifact")
     assert done.code == 0, done.err
     autoglm("export", tmp_path / "artifact", "--format", layout, "-o", tmp_path / "out").refused(USAGE, layout, *words)
     assert leftovers(tmp_path, "artifact") == []
+
+
+@pytest.mark.parametrize("layout", ["gptq", "awq"])
+def test_a_layout_on_a_full_disk(autoglm, tmp_path, small_disk, layout):
+    done = autoglm("compress", DEMO, "-q", "int4-g32", "--method", "rtn", "--verify", "none", "-o", tmp_path / "artifact")
+    assert done.code == 0, done.err
+    autoglm("export", tmp_path / "artifact", "--format", layout, "-o", small_disk / "out").refused(RESOURCES, "free")
+    assert leftovers(small_disk) == []
+
+
+@pytest.mark.parametrize("format", ["hf", "gptq", "awq"])
+def test_pairs_of_family_and_format_that_do_not_exist(autoglm, tmp_path, format):
+    autoglm("export", TINY / "chatglm", "--format", format, "-o", tmp_path / "out").refused(
+        USAGE, "chatglm", "gguf, onnx, torchscript, tensorrt", "glm model")
+    assert leftovers(tmp_path) == []
 
 
 @pytest.mark.parametrize("override,words", [

@@ -136,6 +136,18 @@ def test_an_export_stops_when_asked(options, part, tmp_path, larger):
     assert stops_within_a_second(interrupt)
 
 
+@pytest.mark.parametrize("options,part", [(("hf", "--type", "fp32"), "*.part"), (("onnx",), "model.onnx")])
+def test_a_killed_export_leaves_nothing_at_its_name(autoglm, options, part, tmp_path, larger):
+    command = ("export", larger, "--format", *options, "-o", tmp_path / "out")
+    process = subprocess.Popen([AUTOGLM, *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: stage(tmp_path, part))
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "out").exists()
+    assert autoglm(*command).code == 0
+    assert leftovers(tmp_path, "out") == []  # the next run clears what the killed one left
+
+
 def test_a_killed_program_takes_its_verification_with_it(tmp_path):
     process = start(tmp_path, *VERIFYING)
     child = wait_until(lambda: children(process.pid))[0]

@@ -15,10 +15,10 @@ import xllamacpp
 from conftest import ROOT, divergence as mean_divergence, few, model_folder, task_prompts
 from safetensors.torch import load_file, save_file
 from test_export import export, export_fails
-from test_transformers import their_logits, token_ids
+from test_transformers import load, their_logits, token_ids
 
 DEMO = model_folder("glm-phone-demo")
-TASKS = int(os.environ.get("AUTOGLM_TASKS", 40))  # of 200
+TASKS = int(os.environ.get("AUTOGLM_TASKS", 20))  # of 200
 FAMILIES = ["glm", "glm4", "glm4_tied", "glm4v", "glm4_moe_plain", "llama", "llama_biases", "qwen2", "qwen3"]
 GGUF_NAMES = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output", "input_layernorm": "attn_norm",
               "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
@@ -202,11 +202,30 @@ def demo_gguf(tmp_path_factory):
     return file
 
 
-def test_the_same_greedy_text_on_task_prompts(demo_gguf):
-    """Tokenized by llama.cpp, with the file's chat template, to the end that the file names."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO)
-    model = transformers.AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32).eval()
-    server = llama_cpp(demo_gguf)
+@pytest.mark.parametrize("kind", few(["q2_k", "q3_k", "q4_k", "q5_k", "q6_k"], ["q3_k", "q4_k"]))
+def test_rows_that_are_no_super_blocks_fall_back(kind, tiny, tmp_path):
+    """Of 128 values, to the types that llama.cpp's own tool takes there; those of down, of 256, do not."""
+    folder = tiny("glm4")
+    report = export(folder, tmp_path / "model.gguf", "--format", "gguf", "--type", kind)
+    others = {"q2_k": "Q4_0", "q3_k": "Q4_0", "q4_k": "Q5_0", "q5_k": "Q5_1", "q6_k": "Q8_0"}
+    assert {others[kind], kind.upper()} <= set(report["types"]), report
+    log_probabilities(llama_cpp(tmp_path / "model.gguf"), token_ids(folder)[:9], 320)
+
+
+@pytest.mark.parametrize("kind", ["fp32", "int4-g32", "int8", "q4_k"])
+def test_the_same_greedy_text_on_task_prompts(kind, compress, tmp_path):
+    """Tokenized by llama.cpp, with the file's chat template, to the end that the file names; of what is rounded, beside the floats
+    that the file stands for."""
+    file, tokenizer = tmp_path / "model.gguf", transformers.AutoTokenizer.from_pretrained(DEMO)
+    if kind.startswith("int"):
+        artifact = compress("glm-phone-demo", "-q", kind, "--method", "rtn")
+        export(artifact, file, "--format", "gguf")
+        model = load(artifact, dequantize=True).eval()
+    else:
+        export(DEMO, file, "--format", "gguf", "--type", kind)
+        model = (transformers.AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32).eval() if kind == "fp32"
+                 else demo_of(file)[0])
+    server = llama_cpp(file)
     for prompt in task_prompts(tokenizer, TASKS):
         ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
         with torch.no_grad():
@@ -256,10 +275,11 @@ def trained_pieces(folder, size):
     return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
 
 
-def test_sentencepiece_of_chatglm(our_logits, tmp_path):
+@pytest.mark.parametrize("family", ["chatglm"])
+def test_sentencepiece(family, our_logits, tmp_path):
     """The numbers of a chatglm folder as it is released, and its tokens: text and ids of the reference give the same."""
     folder = tmp_path / "model"
-    shutil.copytree(model_folder("chatglm"), folder)
+    shutil.copytree(model_folder(family), folder)
     pieces = trained_pieces(folder, 320)
     export(folder, tmp_path / "model.gguf", "--format", "gguf", "--type", "fp32")
     server, special = llama_cpp(tmp_path / "model.gguf"), pieces.get_piece_size()

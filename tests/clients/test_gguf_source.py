@@ -64,6 +64,40 @@ def test_a_file_becomes_the_folder_it_was_made_of(family, tiny, tmp_path):
     assert torch.equal(logits_of(folder, ids), logits_of(tmp_path / "back", ids))
 
 
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 8192}
+
+
+@pytest.mark.parametrize("family,rope", [("llama", LLAMA3), ("qwen2", {"rope_type": "linear", "factor": 4.0})])
+def test_scaled_rotary_frequencies_come_back(family, rope, tiny, tmp_path):
+    folder, ids = tiny(family), list(range(3, 40))
+    plain = logits_of(folder, ids)
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"] |= {"rope_theta": 500000.0} | rope
+    (folder / "config.json").write_text(json.dumps(config))
+    export(folder, tmp_path / "model.gguf", "--format", "gguf", "--type", "fp32")
+    report = export(tmp_path / "model.gguf", tmp_path / "back", "--format", "hf")
+    assert report["left_out"] == 0
+    expected = logits_of(folder, ids)
+    assert not torch.equal(plain, expected) and torch.equal(expected, logits_of(tmp_path / "back", ids))
+
+
+def test_other_tables_of_frequencies_are_named(tiny, tmp_path):
+    folder = tiny("llama")
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"] |= LLAMA3 | {"original_max_position_embeddings": 32}
+    (folder / "config.json").write_text(json.dumps(config))
+    export(folder, tmp_path / "model.gguf", "--format", "gguf", "--type", "fp32")
+    assert "Llama 3's" in refusal(tmp_path / "model.gguf", tmp_path)
+
+
+def test_scaling_without_a_type_is_linear(tiny, tmp_path):
+    written_by_others(tiny("glm"), tmp_path / "model.gguf", lambda w: w.add_float32("chatglm.rope.scaling.factor", 4))
+    export(tmp_path / "model.gguf", tmp_path / "back", "--format", "hf")
+    rope = json.loads((tmp_path / "back/config.json").read_text())["rope_scaling"]
+    assert (rope["rope_type"], rope["factor"]) == ("linear", 4)
+
+
 @pytest.mark.parametrize("kind", ["fp16", "bf16", "q8_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "q5_1", "q5_0", "q4_1", "q4_0"])
 def test_values_are_those_of_the_gguf_package(kind, tmp_path):
     export(DEMO, tmp_path / "model.gguf", "--format", "gguf", "--type", kind)
@@ -162,7 +196,6 @@ def refusal(file, tmp_path):
 @pytest.mark.parametrize("edit,words", [
     (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN), ["rotary scaling", "yarn"]),
     (lambda w: w.add_tensor("rope_freqs.weight", np.ones(8, np.float32)), ["rope_freqs"]),
-    (lambda w: w.add_float32("chatglm.rope.scaling.factor", 4), ["rotary scaling", "4"]),
     (lambda w: w.add_float32("chatglm.rope.freq_base", float("nan")), ["rope.freq_base", "nan"]),
     (lambda w: w.add_tensor("blk.0.attn_output.bias", np.ones(64, np.float32)), ["blk.0.attn_output.bias", "no place"]),
     (lambda w: w.add_tensor("blk.0.attn_q_norm.weight", np.ones(16, np.float32)), ["blk.0.attn_q_norm.weight", "no place"]),
