@@ -199,10 +199,10 @@ Result<ExportOutcome> export_gguf(const format::StoredModel& model, const Export
 }
 
 nlohmann::ordered_json onnx_json(const exports::OnnxReport& report, const fs::path& folder, const std::string& format) {
-  return {{"format", format},         {"output", folder.string()}, {"opset", report.opset},
-          {"nodes", report.nodes},    {"bytes", report.bytes},     {"external_data", report.is_external},
-          {"types", report.types},    {"widened", report.widened}, {"left_out", report.left_out},
-          {"checked", report.checked}};
+  return {{"format", format},          {"output", folder.string()},  {"opset", report.opset},
+          {"nodes", report.nodes},     {"bytes", report.bytes},      {"external_data", report.is_external},
+          {"types", report.types},     {"widened", report.widened},  {"left_out", report.left_out},
+          {"checked", report.checked}, {"rounding", report.rounding}};
 }
 
 std::string onnx_summary(const exports::OnnxReport& report, const fs::path& folder) {
@@ -212,7 +212,14 @@ std::string onnx_summary(const exports::OnnxReport& report, const fs::path& fold
   if (report.widened > 0) {
     out += fmt::format("{} matrices are held in more bits than their integers have\n", report.widened);
   }
-  return out + fmt::format("checked: {} tensors read back, all as the artifact says\n", report.checked);
+  return out;
+}
+
+std::string onnx_checked(const exports::OnnxReport& report) {
+  const std::string found =
+      report.rounding > 0 ? fmt::format("FLOAT16 scales moved no weight by more than {:.1e} of itself", report.rounding)
+                          : "all as the artifact says";
+  return fmt::format("checked: {} tensors read back, {}\n", report.checked, found);
 }
 
 Result<ExportOutcome> export_onnx(const format::StoredModel& model, const ExportOptions& options, CancelToken& cancel) {
@@ -223,7 +230,8 @@ Result<ExportOutcome> export_onnx(const format::StoredModel& model, const Export
                              return exports::write_onnx(model, how, folder, cancel);
                            }));
   const auto& [report, folder] = written;
-  return ExportOutcome{.json = onnx_json(report, folder, "onnx").dump(2), .summary = onnx_summary(report, folder)};
+  return ExportOutcome{.json = onnx_json(report, folder, "onnx").dump(2),
+                       .summary = onnx_summary(report, folder) + onnx_checked(report)};
 }
 
 Result<ExportOutcome> export_tensorrt(const format::StoredModel& model, const ExportOptions& options,
@@ -242,6 +250,7 @@ Result<ExportOutcome> export_tensorrt(const format::StoredModel& model, const Ex
   json["engine"] = options.engine;
   ExportOutcome outcome{.json = json.dump(2), .summary = onnx_summary(report.onnx, folder)};
   if (report.ranges > 0) outcome.summary += fmt::format("calibration.cache: {} ranges\n", report.ranges);
+  outcome.summary += onnx_checked(report.onnx);
   return outcome;
 }
 

@@ -96,7 +96,8 @@ Result<OnnxReport> write_onnx(const format::StoredModel& model, const OnnxOption
     AUTOGLM_RETURN_IF_ERROR(weights.write(file, cancel));
     report.bytes = file.bytes();
     report.is_external = file.is_external();
-    return weights.read_back(file, cancel);
+    AUTOGLM_ASSIGN_OR_RETURN(report.rounding, weights.read_back(file, cancel));
+    return ok_status();
   }));
   AUTOGLM_RETURN_IF_ERROR(folder.write_file("config.json", model.config.to_json({})));
   AUTOGLM_RETURN_IF_ERROR(

@@ -39,7 +39,8 @@ struct OnnxReport {
   std::map<std::string, std::string> inputs;  ///< for each linear, the graph's value that it reads
   int64_t widened = 0;                        ///< matrices whose integers are held in more bits than they have
   int64_t left_out = 0;                       ///< tensors that are no part of the decoder: vision tower, MTP layers
-  int64_t checked = 0;                        ///< tensors read back from the file, equal to the artifact
+  int64_t checked = 0;                        ///< tensors read back from the file, equal to the artifact but for scales
+  double rounding = 0;                        ///< what FLOAT16 scales moved a weight by at most, as a share of itself
 };
 
 /// Streams `model` into `folder` and reads it back; the caller commits. Memory: a few tens of MB, and a few times the

@@ -563,10 +563,12 @@ Status OnnxWeights::write_item(OnnxFile& file, const QuantizedItem& item, int64_
   return ok_status();
 }
 
-Status OnnxWeights::read_back(const OnnxFile& file, CancelToken& cancel) const {
+Result<double> OnnxWeights::read_back(const OnnxFile& file, CancelToken& cancel) const {
+  double rounding = 0;
   struct Work {
     const OnnxWeights& self;
     const OnnxFile& file;
+    double& rounding;
     Status operator()(const FloatItem& item, int64_t first, int64_t count) const {
       const std::string name = format::tensor_name(*item.module, item.member);
       const OnnxTensor& tensor = self.tensors_[item.tensor];
@@ -579,14 +581,19 @@ Status OnnxWeights::read_back(const OnnxFile& file, CancelToken& cancel) const {
       return same ? ok_status() : internal_error("is not read back as it was written");
     }
     Status operator()(const QuantizedItem& item, int64_t first, int64_t count) const {
-      return self.compare_item(file, item, first, count);
+      AUTOGLM_ASSIGN_OR_RETURN(const double moved, self.compare_item(file, item, first, count));
+      rounding = std::max(rounding, moved);
+      return ok_status();
     }
   };
-  return for_each_piece("reading back", cancel, Work{*this, file});
+  AUTOGLM_RETURN_IF_ERROR(for_each_piece("reading back", cancel, Work{*this, file, rounding}));
+  return rounding;
 }
 
-/// What the file's integers and scales stand for, by ONNX's rule, against the model's own floats.
-Status OnnxWeights::compare_item(const OnnxFile& file, const QuantizedItem& item, int64_t first, int64_t count) const {
+/// What the file's integers and scales stand for, by ONNX's rule, against the model's own floats; by how much of itself
+/// a weight differs at most.
+Result<double> OnnxWeights::compare_item(const OnnxFile& file, const QuantizedItem& item, int64_t first,
+                                         int64_t count) const {
   const OnnxTensor &values = tensors_[item.values], &scales = tensors_[item.scales];
   const int64_t cols = values.cols;
   const bool whole = scales.rows == 1;
@@ -602,6 +609,7 @@ Status OnnxWeights::compare_item(const OnnxFile& file, const QuantizedItem& item
   // Exactly, but for scales that the target wants in 16 bits.
   const bool is_rounded = scales.type == TensorProto::FLOAT16 && scale_dtype(*item.module) != DType::kF16;
   const float tolerance = is_rounded ? kHalfPrecision : 0;
+  double rounding = 0;
   const format::WeightRows floats = format::WeightRows::of(*model_, *item.module, Member::kWeight);
   AUTOGLM_RETURN_IF_ERROR(floats.read(first, count, expected));
   floats.release();
@@ -611,13 +619,16 @@ Status OnnxWeights::compare_item(const OnnxFile& file, const QuantizedItem& item
       const size_t group = (whole ? 0 : row * groups) + g, block = static_cast<size_t>(item.block);
       for (size_t at = row * width + g * block; at < row * width + std::min(width, (g + 1) * block); ++at) {
         const float found = static_cast<float>(q[at] - zeros[group]) * scale[group];
-        if (std::abs(found - expected[at]) <= tolerance * std::abs(expected[at])) continue;
-        return internal_error(
-            fmt::format("element {} is not read back as it was written", first * cols + static_cast<int64_t>(at)));
+        const float difference = std::abs(found - expected[at]), size = std::abs(expected[at]);
+        if (!(difference <= tolerance * size)) {
+          return internal_error(
+              fmt::format("element {} is not read back as it was written", first * cols + static_cast<int64_t>(at)));
+        }
+        if (difference > 0) rounding = std::max(rounding, static_cast<double>(difference) / size);
       }
     }
   }
-  return ok_status();
+  return rounding;
 }
 
 }  // namespace autoglm::exports

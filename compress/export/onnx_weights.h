@@ -54,9 +54,10 @@ class OnnxWeights {
   const std::map<std::string, std::string>& inputs() const { return values_read_; }
   int64_t widened() const { return widened_; }  ///< matrices whose integers are held in more bits than they have
 
-  /// Streams all tensors into the file, and compares what is read back with the model, value by value.
+  /// Streams all tensors into the file, and compares what is read back with the model, value by value; what scales that
+  /// became FLOAT16 moved a weight by at most, as a share of itself.
   Status write(OnnxFile& file, CancelToken& cancel) const;
-  Status read_back(const OnnxFile& file, CancelToken& cancel) const;
+  Result<double> read_back(const OnnxFile& file, CancelToken& cancel) const;
 
  private:
   struct FloatItem {
@@ -100,7 +101,7 @@ class OnnxWeights {
   format::DType scale_dtype(const format::ModuleSpec& module) const;
   Status check_scales(const format::QuantizedWeight& weight) const;
   Status write_item(OnnxFile& file, const QuantizedItem& item, int64_t first, int64_t count) const;
-  Status compare_item(const OnnxFile& file, const QuantizedItem& item, int64_t first, int64_t count) const;
+  Result<double> compare_item(const OnnxFile& file, const QuantizedItem& item, int64_t first, int64_t count) const;
   template <typename Work>
   Status for_each_piece(const char* what, CancelToken& cancel, const Work& work) const;
 

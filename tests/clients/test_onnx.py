@@ -2,6 +2,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -10,7 +12,7 @@ import onnxruntime_genai
 import pytest
 import torch
 import transformers
-from conftest import FAMILIES, FEW, TINY_FAMILIES, divergence, few, model_folder, task_prompts
+from conftest import FAMILIES, FEW, ROOT, TINY_FAMILIES, divergence, few, model_folder, task_prompts
 from safetensors.torch import load_file, save_file
 from test_export import export, export_fails
 from test_transformers import load, token_ids
@@ -234,12 +236,25 @@ def test_float16(family, our_logits, tmp_path):
     compare(model_folder(family), tmp_path / "out", our_logits, 1e-3)
 
 
+@pytest.mark.parametrize("operators", ["--qdq", "--matmul-nbits"])
 @pytest.mark.parametrize("options", [("int4-g32-asym",), ("int8",), ("w8a8",), ("int4-g32", "--override", "embed_tokens|lm_head=int8")])
-def test_float16_quantized(options, compress, our_logits, tmp_path):
+def test_float16_quantized(options, operators, compress, our_logits, tmp_path):
     artifact = compress("glm-phone-demo", "--method", "rtn", "-q", *options)
-    export(artifact, tmp_path / "out", "--format", "onnx", "--type", "fp16")
+    report = export(artifact, tmp_path / "out", "--format", "onnx", operators, "--type", "fp16")
+    assert 0 <= report["rounding"] <= 2 ** -10
     check_graph(tmp_path / "out")
     compare(artifact, tmp_path / "out", our_logits, 1e-3, ids=task_ids())
+
+
+@pytest.mark.skipif("AUTOGLM_TASKS" not in os.environ, reason="3 GB of files: make test-clients")
+def test_tensors_in_a_file_of_their_own(our_logits, tmp_path):
+    """Of over 1 GiB: onnxruntime maps what lies beside the graph."""
+    folder = tmp_path / "model"
+    subprocess.run([sys.executable, ROOT / "benchmarks/random_checkpoint.py", "glm-edge-1.5b", folder, "--layers", "7"], check=True)
+    report = export(folder, tmp_path / "out", "--format", "onnx")
+    assert report["external_data"] and (tmp_path / "out/model.onnx.data").stat().st_size > 2 ** 30
+    check_graph(tmp_path / "out")
+    compare(folder, tmp_path / "out", our_logits, 1e-5)
 
 
 @pytest.mark.parametrize("scheme", ["int4-g128", "int8", "int2-g32"])
