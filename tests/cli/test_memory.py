@@ -1,6 +1,7 @@
 """Memory is promised before and kept during the work: VmHWM as the kernel accounts it to the process and its children,
 read from outside."""
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -56,13 +57,22 @@ def test_many_small_matrices_take_no_more_than_planned(tmp_path):
     assert peak <= 1.05 * report["measured"]["peak_rss_bytes"]
 
 
-@pytest.mark.parametrize("options", [("hf", "--type", "bf16"), ("hf", "--type", "fp32"), ("onnx",)])
+@pytest.mark.parametrize("options", [("hf", "--type", "bf16"), ("hf", "--type", "fp32"), ("onnx",), ("gguf",), ("gguf", "--type", "q8_0")])
 def test_an_export_holds_a_few_rows(options, tmp_path):
     """269 MB in, as much or twice as much out."""
     model = checkpoint(tmp_path / "model", "smollm2-135m")
+    shutil.copy(DEMO / "tokenizer.json", model)
     report, peak = run("export", model, "--format", *options, "-o", tmp_path / "out", "--json", "--quiet")
     assert report["checked"] > 200
     assert peak < 160_000_000
+
+
+@pytest.mark.parametrize("layout", ["gptq", "awq"])
+def test_an_export_on_its_side_holds_one_matrix(layout, wide, tmp_path):
+    """As integers and packed: the gate half of 13696 x 4096 has 56 million values."""
+    run("compress", wide, "-o", tmp_path / "artifact", "-q", "int4", "--method", "rtn", "--verify", "none", "--json", "--quiet")
+    _, peak = run("export", tmp_path / "artifact", "--format", layout, "-o", tmp_path / "out", "--json", "--quiet")
+    assert peak < 100_000_000 + 3 * 13696 * 4096
 
 
 def test_text_is_left_out_where_a_block_does_not_fit(wide, tmp_path):
