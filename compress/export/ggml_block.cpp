@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <mutex>
 #include <vector>
 
 #include "compress/export/fp16.h"
@@ -238,6 +239,30 @@ void decode(GgmlType type, std::span<const std::byte> bytes, std::span<float> ou
         layout.has_minimum ? get_fp16(block + 2) : -static_cast<float>(1 << (layout.bits - 1)) * scale;
     for (size_t i = 0; i < kBlock; ++i) out[first + i] = static_cast<float>(values[i]) * scale + minimum;
   }
+}
+
+Difference difference_from(GgmlType type, std::span<const std::byte> bytes, std::span<const float> floats) {
+  constexpr int64_t kChunk = 16 * kSuperBlock;  // stays near the processor
+  std::mutex merging;
+  Difference all;
+  const int64_t count = std::ssize(floats);
+  parallel_for((count + kChunk - 1) / kChunk, [&](int64_t begin, int64_t end) {
+    std::vector<float> decoded(kChunk);
+    Difference mine;
+    for (int64_t first = begin * kChunk; first < std::min(end * kChunk, count); first += kChunk) {
+      const auto some =
+          floats.subspan(static_cast<size_t>(first), static_cast<size_t>(std::min(kChunk, count - first)));
+      decoded.resize(some.size());
+      decode(type,
+             bytes.subspan(static_cast<size_t>(row_bytes(type, first)),
+                           static_cast<size_t>(row_bytes(type, std::ssize(some)))),
+             decoded);
+      mine += difference_of(decoded, some);
+    }
+    const std::lock_guard lock(merging);
+    all += mine;
+  });
+  return all;
 }
 
 }  // namespace autoglm::exports

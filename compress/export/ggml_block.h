@@ -13,6 +13,7 @@
 #include <span>
 #include <string_view>
 
+#include "compress/export/difference.h"
 #include "core/base/status.h"
 #include "core/format/dtype.h"
 #include "core/format/quantized_weight.h"
@@ -59,5 +60,8 @@ void encode(std::span<const float> values, int64_t cols, std::span<const float> 
 
 /// The values of whole blocks.
 void decode(GgmlType type, std::span<const std::byte> bytes, std::span<float> out);
+
+/// How far what `bytes` hold is from `floats`.
+Difference difference_from(GgmlType type, std::span<const std::byte> bytes, std::span<const float> floats);
 
 }  // namespace autoglm::exports

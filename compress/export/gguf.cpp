@@ -374,6 +374,13 @@ class GgufExport {
     return !is_quantized(type) || type == GgmlType::kQ8_0 ? 1.0 / 64 : 0.75;
   }
 
+  /// The first that is no number, else the largest.
+  static float largest_of(std::span<const float> values) {
+    const auto bad = std::find_if(values.begin(), values.end(), [](float value) { return !std::isfinite(value); });
+    if (bad != values.end()) return *bad;
+    return *std::max_element(values.begin(), values.end(), [](float a, float b) { return std::abs(a) < std::abs(b); });
+  }
+
   static Status not_held(float value, const GgufTensor& tensor) {
     if (!std::isfinite(value)) return bad_input(fmt::format("holds {}; the checkpoint is damaged", value));
     return bad_input(
@@ -389,18 +396,10 @@ class GgufExport {
       reorder_heads(architecture_.order, model_.config, piece.tensor.shape.size() == 1 ? 1 : piece.tensor.cols(), false,
                     floats_);
     }
-    decoded_.resize(floats_.size());
-    decode(piece.tensor.type, encoded_, decoded_);
-    double difference = 0, largest = 0;
-    for (size_t i = 0; i < floats_.size(); ++i) {
-      const double off = std::abs(static_cast<double>(decoded_[i]) - floats_[i]);
-      if (!std::isfinite(off)) return not_held(floats_[i], piece.tensor);
-      difference = std::max(difference, off);
-      largest = std::max(largest, std::abs(static_cast<double>(floats_[i])));
-    }
-    if (difference > most_difference(piece.tensor.type) * largest)
-      return not_held(static_cast<float>(largest), piece.tensor);
-    if (largest > 0) report_.difference = std::max(report_.difference, difference / largest);
+    const Difference difference = difference_from(piece.tensor.type, encoded_, floats_);
+    const bool is_held = difference.finite && difference.share() <= most_difference(piece.tensor.type);
+    if (!is_held) return not_held(largest_of(floats_), piece.tensor);
+    report_.difference = std::max(report_.difference, difference.share());
     return ok_status();
   }
 
@@ -411,7 +410,7 @@ class GgufExport {
   std::vector<Item> items_;
   std::vector<GgufTensor> tensors_;
   std::optional<InputStatistics> statistics_;
-  std::vector<float> floats_, decoded_, importance_;
+  std::vector<float> floats_, importance_;
   std::vector<std::byte> encoded_;
   GgufReport report_;
 };

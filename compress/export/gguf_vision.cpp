@@ -290,20 +290,15 @@ class VisionExport {
   Status compare(const GgufFile& file, const Piece& piece) {
     constexpr double kRounding = 1.0 / 64;  // more is a value that the type does not hold
     AUTOGLM_RETURN_IF_ERROR(file.read(piece.tensor, piece.first, encoded_));
-    decoded_.resize(floats_.size());
-    decode(piece.tensor.type, encoded_, decoded_);
-    double difference = 0, largest = 0;
-    for (size_t i = 0; i < floats_.size(); ++i) {
-      if (!std::isfinite(floats_[i])) return bad_input(fmt::format("holds {}; the checkpoint is damaged", floats_[i]));
-      difference =
-          std::max(difference, std::abs(static_cast<double>(decoded_[i]) - floats_[i]));  // inf where it overflows
-      largest = std::max(largest, std::abs(static_cast<double>(floats_[i])));
+    for (const float value : floats_) {
+      if (!std::isfinite(value)) return bad_input(fmt::format("holds {}; the checkpoint is damaged", value));
     }
-    if (difference > kRounding * largest) {
-      return bad_input(
-          fmt::format("{} is beyond what {} holds; name another --type", largest, to_string(piece.tensor.type)));
+    const Difference difference = difference_from(piece.tensor.type, encoded_, floats_);
+    if (!difference.finite || difference.share() > kRounding) {
+      return bad_input(fmt::format("{} is beyond what {} holds; name another --type", difference.largest,
+                                   to_string(piece.tensor.type)));
     }
-    if (largest > 0) report_.difference = std::max(report_.difference, difference / largest);
+    report_.difference = std::max(report_.difference, difference.share());
     return ok_status();
   }
 
@@ -313,7 +308,7 @@ class VisionExport {
   std::string prefix_;
   std::vector<Source> sources_;
   std::vector<GgufTensor> tensors_;
-  std::vector<float> floats_, decoded_;
+  std::vector<float> floats_;
   std::vector<std::byte> encoded_;
   GgufReport report_;
 };

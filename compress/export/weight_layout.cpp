@@ -4,10 +4,10 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cmath>
 #include <optional>
 
 #include "compress/export/copied_tensor.h"
+#include "compress/export/difference.h"
 #include "core/base/progress.h"
 #include "core/format/display.h"
 #include "core/format/small_files.h"
@@ -178,7 +178,7 @@ class LayoutExport {
     const QuantArgs& args = *model_.scheme_of(module)->weights;
     const int64_t cols = module.shape[1], step = std::max<int64_t>(1, kPieceValues / cols);
     std::vector<float> found, expected;
-    double difference = 0, largest = 0;
+    Difference difference;
     for (int64_t first = 0; first < part.rows; first += step) {
       AUTOGLM_RETURN_IF_ERROR(cancel_.check());
       const int64_t count = std::min(step, part.rows - first);
@@ -187,18 +187,15 @@ class LayoutExport {
       expected.resize(weight.values.size());
       format::dequantize(weight, expected);
       layout_.decode(tensors, args, {part.rows, cols}, first, found);
-      for (size_t i = 0; i < found.size(); ++i) {
-        difference = std::max(difference, std::abs(static_cast<double>(found[i]) - expected[i]));
-        largest = std::max(largest, std::abs(static_cast<double>(expected[i])));
-      }
+      difference += difference_of(found, expected);
     }
     model_.release_weight(module);
     constexpr double kMost = 1e-3;  // of rounding a scale to FP16
-    if (difference > kMost * largest) {
+    if (!difference.finite || difference.share() > kMost) {
       return bad_input(fmt::format("{}: a scale is beyond what FP16 holds well: weights move by {:.1e} of the largest",
-                                   part.name, difference / largest));
+                                   part.name, difference.share()));
     }
-    if (largest > 0) report_.rounding = std::max(report_.rounding, difference / largest);
+    report_.rounding = std::max(report_.rounding, difference.share());
     return ok_status();
   }
 
