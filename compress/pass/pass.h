@@ -53,6 +53,12 @@ Status for_each_piece(const Target& target, CancelToken& cancel,
                       const std::function<Status(int64_t first, const at::Tensor& rows)>& body,
                       int64_t bytes = 32 << 20);
 
+/// The same with several pieces at once, each on a thread that reads it, works on it and takes the next one: `body` and
+/// `target.read` are called on all of them. A body touches its own rows alone and starts no threads. Of failures, that
+/// of the first rows is returned.
+Status for_each_piece_at_once(const Target& target, CancelToken& cancel,
+                              const std::function<Status(int64_t first, const at::Tensor& rows)>& body, int64_t bytes);
+
 /// Bytes of one such piece of a weight with `cols` columns.
 int64_t piece_bytes(int64_t rows, int64_t cols, int64_t bytes = 32 << 20);
 

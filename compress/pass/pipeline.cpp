@@ -116,7 +116,6 @@ class Pipeline {
     AUTOGLM_RETURN_IF_ERROR(cancel_.check());
     Target target;
     if (!decision.scheme) return target;
-    return_freed_memory();
     target = artifact_.file_target(decision);
     AUTOGLM_RETURN_IF_ERROR(compress_alone(decision, target));
     return target;

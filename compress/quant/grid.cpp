@@ -189,16 +189,19 @@ GroupGrid fit_range(const Range& range, const Scheme& scheme, DType dtype) {
   return candidate(range, 1.0f, scheme, dtype);
 }
 
-Status not_finite(const at::Tensor& rows, int64_t first) {
-  const float* data = rows.const_data_ptr<float>();
-  const int64_t cols = rows.size(1);
-  for (int64_t i = 0; i < rows.numel(); ++i) {
+/// Of `count` values in rows of `cols`, the first of which is row `first`.
+Status not_finite(const float* data, int64_t count, int64_t cols, int64_t first) {
+  for (int64_t i = 0; i < count; ++i) {
     if (!std::isfinite(data[i])) {
       return bad_input(fmt::format("the weight is {} at row {}, column {}", std::isnan(data[i]) ? "NaN" : "infinite",
                                    first + i / cols, i % cols));
     }
   }
   return internal_error("the weight was reported as not finite, but is");
+}
+
+Status not_finite(const at::Tensor& rows, int64_t first) {
+  return not_finite(rows.const_data_ptr<float>(), rows.numel(), rows.size(1), first);
 }
 
 const float* data_or_null(const at::Tensor& tensor) {
@@ -278,23 +281,24 @@ GroupGrid grid_at(const QuantizedWeight& weight, int64_t row, int64_t group) {
   return {weight.scales[at], weight.zero_points.empty() ? 0 : weight.zero_points[at]};
 }
 
+Status fit_row(const float* values, const float* importance, int64_t row, const Scheme& scheme, QuantizedWeight& out) {
+  const int64_t width = group_columns(out), groups = out.args.groups(out.cols);
+  if (!all_finite(values, out.cols)) return not_finite(values, out.cols, out.cols, row);
+  for (int64_t g = 0; g < groups; ++g) {
+    const float* group_importance = importance != nullptr ? importance + g * width : nullptr;
+    set_grid(out, row, g, fit_group(values + g * width, group_importance, width, scheme, out.scale_dtype));
+  }
+  return ok_status();
+}
+
 Status fit_rows(const at::Tensor& rows, const at::Tensor& importance, int64_t first, const Scheme& scheme,
                 QuantizedWeight& out) {
   const float* data = rows.const_data_ptr<float>();
   const float* weights = data_or_null(importance);
-  const int64_t cols = out.cols, width = group_columns(out), groups = out.args.groups(cols);
   std::atomic<bool> finite{true};
   at::parallel_for(0, rows.size(0), kRowsPerTask, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
-      const float* row = data + r * cols;
-      if (!all_finite(row, cols)) {
-        finite = false;
-        return;
-      }
-      for (int64_t g = 0; g < groups; ++g) {
-        const float* group_importance = weights != nullptr ? weights + g * width : nullptr;
-        set_grid(out, first + r, g, fit_group(row + g * width, group_importance, width, scheme, out.scale_dtype));
-      }
+      if (!fit_row(data + r * out.cols, weights, first + r, scheme, out).ok()) finite = false;
     }
   });
   return finite ? ok_status() : not_finite(rows, first);
@@ -344,16 +348,18 @@ Status fit_target(const pass::Target& target, const at::Tensor& importance, Canc
   });
 }
 
+void quantize_row(const float* values, int64_t row, const Scheme& scheme, QuantizedWeight& out) {
+  const int64_t cols = out.cols, width = group_columns(out);
+  for (int64_t g = 0; g * width < cols; ++g) {
+    quantize_group(values + g * width, std::min(width, cols - g * width), grid_at(out, row, g), scheme,
+                   out.values.data() + row * cols + g * width);
+  }
+}
+
 void quantize_rows(const at::Tensor& rows, int64_t first, const Scheme& scheme, QuantizedWeight& out) {
   const float* data = rows.const_data_ptr<float>();
-  const int64_t cols = out.cols, width = group_columns(out);
   at::parallel_for(0, rows.size(0), kRowsPerTask, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      for (int64_t g = 0; g * width < cols; ++g) {
-        quantize_group(data + r * cols + g * width, std::min(width, cols - g * width), grid_at(out, first + r, g),
-                       scheme, out.values.data() + (first + r) * cols + g * width);
-      }
-    }
+    for (int64_t r = begin; r < end; ++r) quantize_row(data + r * out.cols, first + r, scheme, out);
   });
 }
 

@@ -49,8 +49,13 @@ float group_error(const float* values, const float* importance, int64_t count, c
 format::QuantizedWeight make_result(const pass::Target& target);
 format::QuantizedWeight make_result(const pass::Target& target, int64_t rows);
 
-/// Fits the grids of `rows` [count, cols] (float32, contiguous), rows first.. of `out`; parallel over rows. Not for
-/// Strategy::kTensor. `importance` is undefined or [cols]. kBadInput: a value is NaN or infinite (names row, column).
+/// Fits the grids of row `row` of `out` to its values [cols]; not for Strategy::kTensor. `importance` is null or
+/// [cols]. kBadInput: a value is NaN or infinite (names row, column).
+Status fit_row(const float* values, const float* importance, int64_t row, const pass::Scheme& scheme,
+               format::QuantizedWeight& out);
+
+/// The same for `rows` [count, cols] (float32, contiguous), rows first.. of `out`; parallel over rows.
+/// `importance` is undefined or [cols].
 Status fit_rows(const at::Tensor& rows, const at::Tensor& importance, int64_t first, const pass::Scheme& scheme,
                 format::QuantizedWeight& out);
 
@@ -62,7 +67,10 @@ Status fit_tensor(const pass::Target& target, const at::Tensor& importance, Canc
 Status fit_target(const pass::Target& target, const at::Tensor& importance, CancelToken& cancel,
                   format::QuantizedWeight& out);
 
-/// Rounds `rows` to the grids in `out` (already fitted) into its values; parallel over rows.
+/// Rounds a row's values to the grids in `out` (already fitted) into its integers.
+void quantize_row(const float* values, int64_t row, const pass::Scheme& scheme, format::QuantizedWeight& out);
+
+/// The same for `rows`, rows first.. of `out`; parallel over rows.
 void quantize_rows(const at::Tensor& rows, int64_t first, const pass::Scheme& scheme, format::QuantizedWeight& out);
 
 /// Columns of one group: all of a row but for Strategy::kGroup.

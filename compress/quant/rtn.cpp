@@ -1,5 +1,10 @@
 #include "compress/quant/rtn.h"
 
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <map>
+#include <mutex>
 #include <nlohmann/json.hpp>
 
 #include "compress/pass/registry.h"
@@ -9,7 +14,7 @@
 namespace autoglm::quant {
 namespace {
 
-constexpr int64_t kCacheBytes = 2 << 20;  // of a piece that stays near the processor from reading to rounding
+constexpr int64_t kCacheBytes = 1 << 20;  // of a piece that stays near its processor from reading to rounding
 
 class Rtn : public pass::Pass {
  public:
@@ -23,7 +28,9 @@ class Rtn : public pass::Pass {
     return ok_status();
   }
 
-  int64_t working_bytes(int64_t rows, int64_t cols) const override { return 2 * pass::piece_bytes(rows, cols); }
+  int64_t working_bytes(int64_t rows, int64_t cols) const override {
+    return at::get_num_threads() * 2 * pass::piece_bytes(rows, cols, kCacheBytes);
+  }
   double flops(int64_t rows, int64_t cols) const override {
     return 120.0 * static_cast<double>(rows) * static_cast<double>(cols);  // 17 candidates of 7 operations
   }
@@ -35,16 +42,24 @@ Status round_to_nearest(pass::Target& target, CancelToken& cancel) {
   format::QuantizedWeight out = make_result(target);
   const bool one_grid = out.args.strategy == format::Strategy::kTensor;
   if (one_grid) AUTOGLM_RETURN_IF_ERROR(fit_tensor(target, {}, cancel, out));
-  tensor::RoundingError error;
+  std::mutex noting;
+  std::map<int64_t, tensor::RoundingError> errors;  // by the first row, to be added up in one order
   const auto work = [&](int64_t first, const at::Tensor& rows) -> Status {
-    if (!one_grid) AUTOGLM_RETURN_IF_ERROR(fit_rows(rows, {}, first, target.scheme, out));
-    quantize_rows(rows, first, target.scheme, out);
-    error += tensor::rounding_error({rows.const_data_ptr<float>(), static_cast<size_t>(rows.numel())}, out, first);
+    tensor::RoundingError error;
+    for (int64_t row = first; row < first + rows.size(0); ++row) {
+      const float* values = rows.const_data_ptr<float>() + (row - first) * target.cols;
+      if (!one_grid) AUTOGLM_RETURN_IF_ERROR(fit_row(values, nullptr, row, target.scheme, out));
+      quantize_row(values, row, target.scheme, out);
+      error += tensor::rounding_error_of_row(values, out, row);
+    }
+    const std::lock_guard lock(noting);
+    errors[first] = error;
     return ok_status();
   };
-  AUTOGLM_RETURN_IF_ERROR(pass::for_each_piece(target, cancel, work, kCacheBytes));
+  AUTOGLM_RETURN_IF_ERROR(pass::for_each_piece_at_once(target, cancel, work, kCacheBytes));
   target.result = std::move(out);
-  target.error = error;
+  target.error.emplace();
+  for (const auto& [first, error] : errors) *target.error += error;
   return ok_status();
 }
 

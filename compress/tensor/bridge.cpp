@@ -22,6 +22,7 @@ namespace {
 constexpr int64_t kPieceBytes = 4 << 20;   // copied at a time: small against a weight, large against the cost of a call
 constexpr int64_t kWalkBytes = 256 << 10;  // asked for at once to go through a weight; to look up rows, less
 constexpr int64_t kChunk = 32 << 10;       // elements that a thread converts and then looks through
+constexpr int64_t kLeastShare = 256 << 10;  // elements that are worth a thread
 
 struct TypePair {
   format::DType stored;
@@ -87,7 +88,7 @@ Status copy_in_floats(const format::Checkpoint& checkpoint, std::string_view nam
     const int64_t length = (end - begin) * format::size_of(stored);
     if (length >= kWalkBytes) checkpoint.read_ahead(name, position + format::kReadAheadBytes, length);
     std::atomic<bool> finite = true;
-    at::parallel_for(begin, end, kChunk, [&](int64_t from, int64_t to) {
+    at::parallel_for(begin, end, kLeastShare, [&](int64_t from, int64_t to) {
       for (int64_t chunk = from; chunk < to; chunk += kChunk) {
         const auto at = static_cast<size_t>(chunk), count = static_cast<size_t>(std::min(kChunk, to - chunk));
         format::to_float(stored, bytes.subspan(at * width, count * width), floats.subspan(at, count));

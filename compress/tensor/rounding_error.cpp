@@ -41,7 +41,9 @@ void add_group(const float* values, const int8_t* integers, int64_t count, float
   for (; i < count; ++i) add(0, values[i], integers[i]);
 }
 
-RoundingError error_of_row(const float* values, const format::QuantizedWeight& quantized, int64_t row) {
+}  // namespace
+
+RoundingError rounding_error_of_row(const float* values, const format::QuantizedWeight& quantized, int64_t row) {
   const auto& args = quantized.args;
   const bool one_grid = args.strategy == format::Strategy::kTensor;
   const int64_t width = args.strategy == format::Strategy::kGroup ? args.group_size : quantized.cols;
@@ -57,8 +59,6 @@ RoundingError error_of_row(const float* values, const format::QuantizedWeight& q
   return sums.total();
 }
 
-}  // namespace
-
 RoundingError& RoundingError::operator+=(const RoundingError& other) {
   weight += other.weight;
   rounded += other.rounded;
@@ -73,7 +73,8 @@ RoundingError rounding_error(std::span<const float> values, const format::Quanti
   std::vector<RoundingError> each(static_cast<size_t>(rows));
   at::parallel_for(0, rows, kRowsPerTask, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      each[static_cast<size_t>(row)] = error_of_row(values.data() + row * quantized.cols, quantized, first + row);
+      each[static_cast<size_t>(row)] =
+          rounding_error_of_row(values.data() + row * quantized.cols, quantized, first + row);
     }
   });
   RoundingError out;

@@ -17,7 +17,10 @@ struct RoundingError {
   RoundingError& operator+=(const RoundingError& other);
 };
 
-/// Over `values`, the rows [first, ..) of the float weight that `quantized` stands for. Rows are spread over LibTorch's
+/// Over the values [cols] of row `row` of the float weight that `quantized` stands for.
+RoundingError rounding_error_of_row(const float* values, const format::QuantizedWeight& quantized, int64_t row);
+
+/// Over `values`, the rows [first, ..) of that weight. Rows are spread over LibTorch's
 /// threads and added up in order: the sums do not depend on the number of threads.
 RoundingError rounding_error(std::span<const float> values, const format::QuantizedWeight& quantized, int64_t first);
 
