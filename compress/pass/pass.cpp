@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -61,7 +62,11 @@ Status for_each_piece_at_once(const Target& target, CancelToken& cancel,
   };
   // Threads of their own: those of OpenMP spin while they wait, and another writes meanwhile.
   std::vector<std::jthread> threads;
-  for (int64_t i = 0; i < std::min<int64_t>(at::get_num_threads(), pieces); ++i) threads.emplace_back(work);
+  try {
+    for (int64_t i = 0; i < std::min<int64_t>(at::get_num_threads(), pieces); ++i) threads.emplace_back(work);
+  } catch (const std::system_error&) {  // the system has no more: those that there are do it
+    if (threads.empty()) work();
+  }
   threads.clear();  // waits for them
   return status;
 }

@@ -99,10 +99,10 @@ def test_prediction_is_an_honest_bound(options, tmp_path):
 
 
 def test_calibration_gives_way_to_max_ram(tmp_path):
-    """Inputs kept to save time go first (34 MB); states of the calibration text go to disk as far as memory is short."""
+    """Inputs kept to save time go first (50 MB); states of the calibration text go to disk as far as memory is short."""
     options = ("compress", DEMO, "-q", "int4", "--method", "gptq", "--calibration-dataset", DEMO / "tasks" / "train.jsonl",
                "--calibration-samples", "128", "--calibration-length", "512", "--verify", "none", "--json", "--quiet")
-    limit = run(*options, "--dry-run")[0]["peak_rss_bytes"] - 70_000_000
+    limit = run(*options, "--dry-run")[0]["peak_rss_bytes"] - 85_000_000
     plan, _ = run(*options, "--dry-run", "--max-ram", limit)
     assert any("calibration states go to disk" in note for note in plan["notes"])
     report, peak = run(*options, "--max-ram", limit, "-o", tmp_path / "out")
