@@ -388,14 +388,18 @@ Result<ExportOutcome> run(const ExportOptions& options, CancelToken& cancel) {
   AUTOGLM_ASSIGN_OR_RETURN(const auto model, format::StoredModel::open(folder));
   AUTOGLM_RETURN_IF_ERROR(check_family(*format, model.config.family));
   std::vector<fs::path> read = {folder};  // and its files, where they lie if these are links
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    if (entry.is_regular_file(error)) read.push_back(entry.path());
+  for (const fs::path& part : {folder, folder / "additional_chat_templates"}) {
+    for (const auto& entry : fs::directory_iterator(part, error)) {
+      if (entry.is_regular_file(error)) read.push_back(entry.path());
+    }
   }
   for (const fs::path& file : model.checkpoint.files()) read.push_back(file);
   for (const fs::path& file : read) {
     if (!fs::exists(file, error) || !format::lies_in(file, options.output)) continue;
-    return invalid_argument(fmt::format("{}: the output would replace {}, which is in use; name another",
-                                        options.output, format::display_path(file)));
+    return invalid_argument(
+        fmt::format("{}: the output would replace {}, which is in use or lies in the model's "
+                    "folder; name another",
+                    options.output, format::display_path(file)));
   }
   return format->run(model, options, cancel);
 }

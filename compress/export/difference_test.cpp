@@ -29,6 +29,9 @@ TEST(Difference, FindsTheLargestWhereverItIs) {
     }
   }
   EXPECT_EQ(difference_of({}, {}).share(), 0);
+  const std::vector<float> zeros(3), garbage = {0, 1, 0};
+  EXPECT_EQ(difference_of(zeros, zeros).share(), 0);
+  EXPECT_EQ(difference_of(garbage, zeros).share(), std::numeric_limits<double>::infinity());
 }
 
 TEST(Difference, AddsUp) {

@@ -33,9 +33,12 @@ constexpr int64_t kMostLayers = 512;  // of llama.cpp
 /// What llama.cpp's graphs cannot compute, or what is not written for them yet.
 Status check_config(const ModelConfig& config, const Architecture& architecture) {
   const auto refuse = [&](std::string_view what) {
-    return invalid_argument(fmt::format("gguf: {} in a {} model is not exported yet; --format {} can hold it", what,
-                                        to_string(config.family),
-                                        format::has_fixed_frequencies(config) ? "onnx, torchscript or hf" : "hf"));
+    const bool fixed = format::has_fixed_frequencies(config), is_chatglm = config.family == format::Family::kChatGlm;
+    const std::string_view others = !fixed       ? is_chatglm ? "" : "; --format hf can hold it"
+                                    : is_chatglm ? "; --format onnx or torchscript can hold it"
+                                                 : "; --format onnx, torchscript or hf can hold it";
+    return invalid_argument(
+        fmt::format("gguf: {} in a {} model is not exported yet{}", what, to_string(config.family), others));
   };
   const bool is_llama = architecture.name == "llama";
   if (config.rope_type != "default" && config.rope_type != "linear" && !(config.rope_type == "llama3" && is_llama)) {

@@ -98,7 +98,10 @@ class ConfigReader {
     if (architecture_.family != Family::kLlama || json_.contains("rope_scaling")) {
       return refuse("a table of rotary frequencies (rope_freqs)");
     }
-    if (tensor.type != GgmlType::kF32 || tensor.shape.size() != 1 || tensor.cols() == 0) return refuse_table();
+    if (tensor.type != GgmlType::kF32 || tensor.shape.size() != 1 ||
+        2 * tensor.cols() != json_["head_dim"].get<int64_t>()) {
+      return refuse_table();
+    }
     table_.resize(static_cast<size_t>(tensor.cols()));
     reader_.read(tensor, 0, 1, table_);
     if (!(table_.back() >= 1 && table_.back() < 1e6F)) return refuse_table();

@@ -135,7 +135,8 @@ class TokenizerExport {
         return invalid_argument(fmt::format("--pre {}: llama.cpp has no such pre-tokenizer{}", format::display(pre),
                                             meant.empty() ? "" : fmt::format("; did you mean '{}'?", meant)));
       }
-      if (!name.empty() && name != pre) {
+      const bool is_alias = name == "llama-bpe" && (pre == "llama3" || pre == "llama-v3");
+      if (!name.empty() && name != pre && !is_alias) {
         warn(fmt::format("--pre {}: the tokenizer's rules are those of {}, so that llama.cpp may split text otherwise",
                          pre, name));
       }

@@ -115,7 +115,13 @@ model::Linear* linear_of(model::Block& block, const Decision& decision) {
 Target block_target(const model::Linear& linear, const Decision& decision) {
   Target target = describe(decision);
   target.read = [&linear, start = decision.first_row](int64_t first, int64_t count) -> Result<at::Tensor> {
-    return linear.weight.narrow(0, start + first, count).to(at::kCPU, at::kFloat).contiguous();
+    const at::Tensor rows = linear.weight.narrow(0, start + first, count);
+    if (!rows.is_cpu() || rows.scalar_type() == at::kFloat) return rows.to(at::kCPU, at::kFloat).contiguous();
+    AUTOGLM_ASSIGN_OR_RETURN(const format::DType stored, tensor::from_torch(rows.scalar_type()));
+    at::Tensor floats = at::empty(rows.sizes(), at::kFloat);  // without LibTorch's threads, beside others of ours
+    format::to_float(stored, tensor::bytes_of(rows),
+                     {floats.mutable_data_ptr<float>(), static_cast<size_t>(floats.numel())});
+    return floats;
   };
   return target;
 }

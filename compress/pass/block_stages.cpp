@@ -118,6 +118,7 @@ Status BlockStages::collect(const model::Block& block, Stage stage, calibrate::C
   const model::Linear* last = end_of_half(block, stage);
   if (last == nullptr) return for_each_batch(block, cancel, up_to_stage(collector.tap()), source);
 
+  kept_ = {};  // of an attempt before this one
   AUTOGLM_ASSIGN_OR_RETURN(kept_, room_for_inputs(last->weight.size(1)));
   at::Tensor seen;
   const Run run = up_to_stage([&, show = collector.tap()](Stage at, const auto& linears, const at::Tensor& x) {

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -29,7 +30,9 @@ class Rtn : public pass::Pass {
   }
 
   int64_t working_bytes(int64_t rows, int64_t cols) const override {
-    return at::get_num_threads() * 2 * pass::piece_bytes(rows, cols, kCacheBytes);
+    const int64_t piece = pass::piece_bytes(rows, cols, kCacheBytes), whole = rows * cols * int64_t{sizeof(float)};
+    // Casts and weights with one grid are gone through in larger pieces.
+    return std::max(2 * std::min(at::get_num_threads() * piece, whole), pass::piece_bytes(rows, cols));
   }
   double flops(int64_t rows, int64_t cols) const override {
     return 120.0 * static_cast<double>(rows) * static_cast<double>(cols);  // 17 candidates of 7 operations

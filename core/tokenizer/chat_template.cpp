@@ -99,14 +99,21 @@ Result<std::optional<Sources>> own_sources(const fs::path& folder, const ordered
   return sources_in(processor, format::display_path(folder / "chat_template.json"));
 }
 
-/// The format of a release that came without a template.
-Result<Sources> builtin_sources(const fs::path& folder, const ordered_json& tokenizer_config) {
+/// What the folder's own files say, else the format of a release that came without a template; nothing, and in `why`
+/// what is missing, where there is neither.
+Result<std::optional<Sources>> find_sources(const fs::path& folder, const ordered_json& tokenizer_config, Status& why) {
+  AUTOGLM_ASSIGN_OR_RETURN(std::optional<Sources> own, own_sources(folder, tokenizer_config));
+  if (own) return own;
   AUTOGLM_ASSIGN_OR_RETURN(const ordered_json config, read_object(folder, "config.json"));
   AUTOGLM_ASSIGN_OR_RETURN(const std::optional<std::string> code, read_text(folder, "tokenization_chatglm.py"));
   Result<std::string_view> builtin =
       builtin_chat_template(config, tokenizer_config, code ? std::string_view(*code) : std::string_view());
-  if (!builtin.ok()) return builtin.status().with_context(format::display_path(folder));
-  return Sources{std::string(*builtin), std::nullopt, format::display_path(folder) + " (built-in format)"};
+  if (!builtin.ok()) {
+    why = builtin.status().with_context(format::display_path(folder));
+    return std::optional<Sources>();
+  }
+  return std::optional<Sources>(
+      {std::string(*builtin), std::nullopt, format::display_path(folder) + " (built-in format)"});
 }
 
 /// What transformers does to a conversation before rendering: members that are null are dropped, and the reasoning of a
@@ -147,10 +154,8 @@ struct ChatTemplate::Impl {
 
 Result<std::optional<ChatTemplate::Sources>> ChatTemplate::read_sources(const fs::path& folder) {
   AUTOGLM_ASSIGN_OR_RETURN(const ordered_json tokenizer_config, read_object(folder, "tokenizer_config.json"));
-  AUTOGLM_ASSIGN_OR_RETURN(std::optional<Sources> found, own_sources(folder, tokenizer_config));
-  if (found) return found;
-  Result<Sources> builtin = builtin_sources(folder, tokenizer_config);
-  return builtin.ok() ? std::optional(std::move(*builtin)) : std::nullopt;
+  Status none;
+  return find_sources(folder, tokenizer_config, none);
 }
 
 ChatTemplate::ChatTemplate(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -168,10 +173,9 @@ Result<ChatTemplate> ChatTemplate::parse(std::string_view source, ordered_json s
 Result<ChatTemplate> ChatTemplate::load(const fs::path& folder) {
   AUTOGLM_ASSIGN_OR_RETURN(const ordered_json tokenizer_config, read_object(folder, "tokenizer_config.json"));
   AUTOGLM_ASSIGN_OR_RETURN(const ordered_json special_map, read_object(folder, "special_tokens_map.json"));
-  AUTOGLM_ASSIGN_OR_RETURN(std::optional<Sources> found, own_sources(folder, tokenizer_config));
-  if (!found) {
-    AUTOGLM_ASSIGN_OR_RETURN(found, builtin_sources(folder, tokenizer_config));
-  }
+  Status why;
+  AUTOGLM_ASSIGN_OR_RETURN(const std::optional<Sources> found, find_sources(folder, tokenizer_config, why));
+  if (!found) return why;
   const Sources& sources = *found;
   Result<ChatTemplate> loaded = parse(sources.usual, special_tokens(tokenizer_config, special_map));
   if (!loaded.ok()) return loaded.status().with_context(sources.where);

@@ -36,8 +36,8 @@ struct ExportOutcome {
   std::string summary;  ///< the same for people, in a line or two
 };
 
-/// Streams: peak memory is a few MB, with gptq and awq a matrix. What was written is read back before it is put in
-/// place. Errors as of `compress`.
+/// Streams: beside LibTorch's own, memory is a few tens of MB, with gptq and awq a matrix. What was written is read
+/// back before it is put in place. Errors as of `compress`.
 Result<ExportOutcome> export_model(const ExportOptions& options, CancelToken& cancel = CancelToken::global());
 
 }  // namespace autoglm

@@ -141,6 +141,7 @@ def test_a_killed_export_leaves_nothing_at_its_name(autoglm, options, part, tmp_
     command = ("export", larger, "--format", *options, "-o", tmp_path / "out")
     process = subprocess.Popen([AUTOGLM, *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_until(lambda: stage(tmp_path, part))
+    assert process.poll() is None
     process.kill()
     process.wait()
     assert not (tmp_path / "out").exists()

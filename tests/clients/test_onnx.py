@@ -241,7 +241,7 @@ def test_float16(family, our_logits, tmp_path):
 def test_float16_quantized(options, operators, compress, our_logits, tmp_path):
     artifact = compress("glm-phone-demo", "--method", "rtn", "-q", *options)
     report = export(artifact, tmp_path / "out", "--format", "onnx", operators, "--type", "fp16")
-    assert 0 <= report["rounding"] <= 2 ** -10
+    assert report["rounding"] == 0  # BF16 scales of this size are FP16 numbers
     check_graph(tmp_path / "out")
     compare(artifact, tmp_path / "out", our_logits, 1e-3, ids=task_ids())
 
