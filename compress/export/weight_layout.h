@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "compress/export/fp16.h"
 #include "core/base/cancel.h"
 #include "core/base/parallel.h"
 #include "core/base/status.h"
@@ -65,22 +66,21 @@ format::StoredTensor scales_by_group(const format::QuantizedWeight& weight, std:
 /// Its zero points [groups, out]; 0 where it is symmetric.
 std::vector<int8_t> zeros_by_group(const format::QuantizedWeight& weight);
 
-/// (q - zero) * scale for rows from `first` on of a weight of `shape` [out, in], with scales [groups, out]: `q(row,
-/// col)` and `zero(row, group)` give the integers. They are called on several threads.
+/// (q - zero) * scale for rows from `first` on of a weight of `shape` [out, in], with FP16 scales [groups, out]:
+/// `q(row, col)` and `zero(row, group)` give the integers. They are called on several threads.
 template <typename Q, typename Zero>
 void dequantize_rows(const format::StoredTensor& scales, const format::Shape& shape, int64_t first,
                      std::span<float> out, const Q& q, const Zero& zero) {
   const auto rows = static_cast<size_t>(shape[0]), cols = static_cast<size_t>(shape[1]);
   const auto groups = static_cast<size_t>(scales.shape[0]), width = cols / groups;
-  std::vector<float> scale(groups * rows);
-  format::to_float(scales.dtype, scales.bytes, scale);
   parallel_for(static_cast<int64_t>(out.size() / cols), [&](int64_t begin, int64_t end) {
     for (auto r = static_cast<size_t>(begin); r < static_cast<size_t>(end); ++r) {
       const size_t row = static_cast<size_t>(first) + r;
       for (size_t group = 0; group < groups; ++group) {
         const int offset = zero(row, group);
+        const float scale = get_fp16(scales.bytes.data() + (group * rows + row) * 2);
         for (size_t col = group * width; col < (group + 1) * width; ++col) {
-          out[r * cols + col] = static_cast<float>(q(row, col) - offset) * scale[group * rows + row];
+          out[r * cols + col] = static_cast<float>(q(row, col) - offset) * scale;
         }
       }
     }
