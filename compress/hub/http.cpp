@@ -213,11 +213,12 @@ Status http_download(const HttpRequest& request, const format::FileDescriptor& f
   return bad_input(fmt::format("{}: ends after {} of {} bytes", request.url, have, size));
 }
 
-std::string escape_path(const std::string& text) {
+std::string escape_path(const std::string& text, std::string_view kept) {
   std::string out;
   for (const char c : text) {
     const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-                       std::string_view("-._~/").find(c) != std::string_view::npos;
+                       std::string_view("-._~").find(c) != std::string_view::npos ||
+                       kept.find(c) != std::string_view::npos;
     out += plain ? std::string(1, c) : fmt::format("%{:02X}", static_cast<unsigned char>(c));
   }
   return out;

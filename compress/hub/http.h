@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <string_view>
 
 #include "core/base/status.h"
 #include "core/format/file.h"
@@ -29,7 +30,7 @@ Result<std::string> http_get(const HttpRequest& request, int64_t max_bytes);
 Status http_download(const HttpRequest& request, const format::FileDescriptor& fd, const std::filesystem::path& shown,
                      int64_t have, int64_t size, std::atomic<int64_t>& received);
 
-/// `text` with everything but letters, digits, "-._~/" as %XX.
-std::string escape_path(const std::string& text);
+/// `text` with everything but letters, digits, "-._~" and what is `kept` as %XX.
+std::string escape_path(const std::string& text, std::string_view kept = "/");
 
 }  // namespace autoglm::hub

@@ -159,7 +159,7 @@ class Download {
 
   Result<fs::path> run(Fetch what) {
     const std::string url = fmt::format("{}/api/models/{}/revision/{}?blobs=true", options_.endpoint,
-                                        escape_path(id_.name), escape_path(id_.revision));
+                                        escape_path(id_.name), escape_path(id_.revision, ""));
     HttpRequest listing = request(url);
     listing.most_seconds = kListingSeconds;
     AUTOGLM_ASSIGN_OR_RETURN(const std::string text, http_get(listing, kMostListing));

@@ -60,7 +60,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(500) if self.headers.get("Authorization") else self.send_file(name)
         if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
             return self.answer(401)
-        if path == f"/api/models/{ID}/revision/main":
+        if path in (f"/api/models/{ID}/revision/main", f"/api/models/{ID}/revision/refs%2Fpr%2F1"):
             return self.answer(200, hub.listing())
         if path.startswith(f"/{ID}/resolve/{COMMIT}/") and name in hub.files:
             if hub.redirect:
@@ -219,6 +219,14 @@ def test_one_contents_under_two_names(autoglm, hub, tmp_path):
     snapshot = repository(tmp_path) / "snapshots" / COMMIT
     assert (snapshot / "additional_chat_templates" / "tool_use.jinja").read_bytes() == hub.files["chat_template.jinja"]
     check_whole(hub, tmp_path)
+
+
+def test_a_revision_with_slashes(autoglm, hub, tmp_path, monkeypatch):
+    command = ["compress", f"{ID}@refs/pr/1", "-q", "int8", "--method", "rtn", "--verify", "none", "--overwrite", "-o", tmp_path / "out"]
+    assert autoglm(*command).code == 0
+    assert (repository(tmp_path) / "refs" / "refs" / "pr" / "1").read_text() == COMMIT
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert autoglm(*command).code == 0
 
 
 @pytest.mark.parametrize("revision", ["/tmp/x", "a//b", "../x", "a/", "@"])
