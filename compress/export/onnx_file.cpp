@@ -8,7 +8,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <type_traits>
 #include <utility>
+
+#include "core/base/parallel.h"
 
 namespace autoglm::exports {
 namespace {
@@ -141,57 +144,71 @@ void unpack(std::span<const std::byte> bytes, const OnnxTensor& tensor, std::spa
   }
 }
 
-/// [rows, cols] elements of `size` bytes into [cols, rows], in tiles whose lines stay in the cache.
-template <size_t size>
-void transpose(const std::byte* in, size_t rows, size_t cols, std::byte* out) {
-  constexpr size_t kTile = 32;
-  for (size_t top = 0; top < rows; top += kTile) {
-    const size_t bottom = std::min(top + kTile, rows);
-    for (size_t left = 0; left < cols; left += kTile) {
-      const size_t right = std::min(left + kTile, cols);
-      for (size_t col = left; col < right; ++col) {
-        for (size_t row = top; row < bottom; ++row) {
-          std::memcpy(out + (col * rows + row) * size, in + (row * cols + col) * size, size);
-        }
+/// Between a matrix [rows, cols] of elements of `size` bytes, from one of its columns on, and `lines` of those columns,
+/// which begin `pitch` elements apart: writes the lines, or the matrix from them.
+template <size_t size, bool to_lines>
+void turn(std::conditional_t<to_lines, const std::byte, std::byte>* matrix, size_t rows, size_t cols,
+          std::conditional_t<to_lines, std::byte, const std::byte>* lines, size_t count, size_t pitch) {
+  for (size_t row = 0; row < rows; ++row) {
+    for (size_t line = 0; line < count; ++line) {
+      auto* in_matrix = matrix + (row * cols + line) * size;
+      auto* in_line = lines + (line * pitch + row) * size;
+      if constexpr (to_lines) {
+        std::memcpy(in_line, in_matrix, size);
+      } else {
+        std::memcpy(in_matrix, in_line, size);
       }
     }
   }
 }
 
-void transpose(size_t size, const std::byte* in, int64_t rows, int64_t cols, std::byte* out) {
-  const auto r = static_cast<size_t>(rows), c = static_cast<size_t>(cols);
+template <bool to_lines, typename Matrix, typename Line>
+void turn(size_t size, Matrix* matrix, size_t rows, size_t cols, Line* lines, size_t count, size_t pitch) {
   switch (size) {
-    case 1: return transpose<1>(in, r, c, out);
-    case 2: return transpose<2>(in, r, c, out);
-    case 4: return transpose<4>(in, r, c, out);
-    default: return transpose<8>(in, r, c, out);
+    case 1: return turn<1, to_lines>(matrix, rows, cols, lines, count, pitch);
+    case 2: return turn<2, to_lines>(matrix, rows, cols, lines, count, pitch);
+    case 4: return turn<4, to_lines>(matrix, rows, cols, lines, count, pitch);
+    default: return turn<8, to_lines>(matrix, rows, cols, lines, count, pitch);
   }
 }
 
 /// Whether the file's bytes differ from the elements': packed, or moved by an offset.
 bool is_packed(const OnnxTensor& tensor) { return tensor.bits < 8 || tensor.offset != 0; }
 
-size_t element_bytes(const OnnxTensor& tensor) { return static_cast<size_t>(std::max(tensor.bits, 8)) / 8; }
+/// A piece of `count` rows of a tensor as lines of the file: its rows, or its columns where it is transposed.
+struct Lines {
+  const OnnxTensor& tensor;
+  int64_t first, count;
 
-/// Calls `run(at, i, length)` for every run of elements that is one piece of the file: its first byte there, the index
-/// of its first element in a piece of `count` rows, in the order of the file, and their number.
-template <typename Run>
-Status for_each_run(const OnnxTensor& tensor, int64_t first, int64_t count, const Run& run) {
-  if (tensor.transposed) {
-    for (int64_t col = 0; col < tensor.cols; ++col) {
-      AUTOGLM_RETURN_IF_ERROR(run(tensor.at + (col * tensor.rows + first) * tensor.bits / 8, col * count, count));
-    }
-    return ok_status();
+  int64_t lines() const { return tensor.transposed ? tensor.cols : count; }
+  int64_t length() const { return tensor.transposed ? count : tensor.cols; }  ///< elements
+  bool adjoin() const { return !tensor.transposed && tensor.stride == tensor.cols; }
+  int64_t at(int64_t line) const {
+    const int64_t element = tensor.transposed ? line * tensor.rows + first : (first + line) * tensor.stride;
+    return tensor.at + element * tensor.bits / 8;
   }
-  if (tensor.stride == tensor.cols) {
-    return run(tensor.at + first * tensor.stride * tensor.bits / 8, 0, count * tensor.cols);
+  size_t element_bytes() const { return static_cast<size_t>(std::max(tensor.bits, 8)) / 8; }
+  size_t bytes(int64_t lines) const { return static_cast<size_t>(lines * length()) * element_bytes(); }
+  size_t file_bytes(int64_t elements) const { return static_cast<size_t>((elements * tensor.bits + 7) / 8); }
+  size_t offset(int64_t line) const { return static_cast<size_t>(line * pitch()) * element_bytes(); }
+
+  /// Elements between the beginnings of lines in memory. Columns that are turned lie further apart than they are long:
+  /// were that a power of two, all of them would share a few places of the cache.
+  int64_t pitch() const { return length() + (tensor.transposed ? 64 : 0); }
+
+  /// Calls `work(line, lines)` for some lines at a time, on several threads.
+  template <typename Work>
+  Status for_each_batch(const Work& work) const {
+    constexpr int64_t kLines = 32, kElements = 1 << 16;  // as many lines fill whole bytes
+    const int64_t batch = kLines * std::max<int64_t>(1, kElements / kLines / length());
+    return try_parallel_for((lines() + batch - 1) / batch, [&](int64_t begin, int64_t end) -> Status {
+      for (int64_t line = begin * batch; line < std::min(end * batch, lines()); line += batch) {
+        AUTOGLM_RETURN_IF_ERROR(work(line, std::min(batch, lines() - line)));
+      }
+      return ok_status();
+    });
   }
-  for (int64_t row = 0; row < count; ++row) {
-    AUTOGLM_RETURN_IF_ERROR(
-        run(tensor.at + (first + row) * tensor.stride * tensor.bits / 8, row * tensor.cols, tensor.cols));
-  }
-  return ok_status();
-}
+};
 
 }  // namespace
 
@@ -235,41 +252,61 @@ Status OnnxFile::write(format::FolderWriter& folder, onnx::ModelProto& model, st
 
 Status OnnxFile::write_rows(size_t index, int64_t first, int64_t count, std::span<const std::byte> elements) {
   const OnnxTensor& tensor = tensors_[index];
-  const size_t size = element_bytes(tensor);
-  std::vector<std::byte> turned, packed;
-  if (tensor.transposed) {
-    turned.resize(elements.size());
-    transpose(size, elements.data(), count, tensor.cols, turned.data());
-    elements = turned;
-  }
+  const Lines lines{tensor, first, count};
+  const size_t size = lines.element_bytes();
   folder_->count(static_cast<int64_t>(elements.size()) * tensor.bits / std::max(tensor.bits, 8));
-  return for_each_run(tensor, first, count, [&](int64_t at, int64_t from, int64_t length) -> Status {
-    std::span<const std::byte> run =
-        elements.subspan(static_cast<size_t>(from) * size, static_cast<size_t>(length) * size);
-    if (is_packed(tensor)) {
-      packed.resize((static_cast<size_t>(length * tensor.bits) + 7) / 8);
-      pack(run, tensor, packed);
-      run = packed;
+  return lines.for_each_batch([&](int64_t line, int64_t some) -> Status {
+    std::vector<std::byte> turned, packed;
+    std::span<const std::byte> batch;
+    if (tensor.transposed) {
+      turned.resize(lines.offset(some));
+      turn<true>(size, elements.data() + static_cast<size_t>(line) * size, static_cast<size_t>(count),
+                 static_cast<size_t>(tensor.cols), turned.data(), static_cast<size_t>(some),
+                 static_cast<size_t>(lines.pitch()));
+      batch = turned;
+    } else {
+      batch = elements.subspan(lines.offset(line), lines.offset(some));
     }
-    return format::write_at(file_of(tensor), at, run, path_of(tensor));
+    const int64_t step = lines.adjoin() ? some : 1;
+    for (int64_t i = 0; i < some; i += step) {
+      std::span<const std::byte> run = batch.subspan(lines.offset(i), lines.bytes(step));
+      if (is_packed(tensor)) {
+        packed.resize(lines.file_bytes(step * lines.length()));
+        pack(run, tensor, packed);
+        run = packed;
+      }
+      AUTOGLM_RETURN_IF_ERROR(format::write_at(file_of(tensor), lines.at(line + i), run, path_of(tensor)));
+    }
+    return ok_status();
   });
 }
 
 Status OnnxFile::read_rows(size_t index, int64_t first, int64_t count, std::span<std::byte> elements) const {
   const OnnxTensor& tensor = tensors_[index];
-  const size_t size = element_bytes(tensor);
-  std::vector<std::byte> turned(tensor.transposed ? elements.size() : 0), packed;
-  const std::span<std::byte> found = tensor.transposed ? std::span(turned) : elements;
-  AUTOGLM_RETURN_IF_ERROR(for_each_run(tensor, first, count, [&](int64_t at, int64_t from, int64_t length) -> Status {
-    const auto run = found.subspan(static_cast<size_t>(from) * size, static_cast<size_t>(length) * size);
-    if (!is_packed(tensor)) return format::read_at(file_of(tensor), at, run, path_of(tensor));
-    packed.resize((static_cast<size_t>(length * tensor.bits) + 7) / 8);
-    AUTOGLM_RETURN_IF_ERROR(format::read_at(file_of(tensor), at, packed, path_of(tensor)));
-    unpack(packed, tensor, run);
+  const Lines lines{tensor, first, count};
+  const size_t size = lines.element_bytes();
+  return lines.for_each_batch([&](int64_t line, int64_t some) -> Status {
+    std::vector<std::byte> turned(tensor.transposed ? lines.offset(some) : 0), packed;
+    const std::span<std::byte> batch =
+        tensor.transposed ? std::span(turned) : elements.subspan(lines.offset(line), lines.offset(some));
+    const int64_t step = lines.adjoin() ? some : 1;
+    for (int64_t i = 0; i < some; i += step) {
+      const std::span<std::byte> run = batch.subspan(lines.offset(i), lines.bytes(step));
+      if (!is_packed(tensor)) {
+        AUTOGLM_RETURN_IF_ERROR(format::read_at(file_of(tensor), lines.at(line + i), run, path_of(tensor)));
+        continue;
+      }
+      packed.resize(lines.file_bytes(step * lines.length()));
+      AUTOGLM_RETURN_IF_ERROR(format::read_at(file_of(tensor), lines.at(line + i), packed, path_of(tensor)));
+      unpack(packed, tensor, run);
+    }
+    if (tensor.transposed) {
+      turn<false>(size, elements.data() + static_cast<size_t>(line) * size, static_cast<size_t>(count),
+                  static_cast<size_t>(tensor.cols), turned.data(), static_cast<size_t>(some),
+                  static_cast<size_t>(lines.pitch()));
+    }
     return ok_status();
-  }));
-  if (tensor.transposed) transpose(size, turned.data(), tensor.cols, count, elements.data());
-  return ok_status();
+  });
 }
 
 }  // namespace autoglm::exports

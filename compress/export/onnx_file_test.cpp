@@ -60,26 +60,55 @@ OnnxTensor matrix(int bits, bool transposed, int offset, int64_t rows, int64_t c
   return tensor;
 }
 
+struct Placing {
+  bool transposed;
+  int64_t rows, cols, stride;
+};
+/// On their side, apart, adjoining; the last ones in several batches.
+constexpr Placing kPlacings[] = {{true, 24, 40, 1},   {false, 24, 40, 48},    {false, 24, 40, 40},
+                                 {true, 96, 1000, 1}, {false, 720, 200, 208}, {false, 720, 200, 200}};
+
+/// Writes the rows in three pieces, not in order, and reads them back at once.
+Status write_and_read(OnnxFile& file, std::span<const std::byte> values, int64_t rows, std::span<std::byte> back) {
+  const int64_t third = rows / 3;
+  const size_t bytes = values.size() / 3;
+  for (const int64_t piece : {1, 0, 2}) {
+    AUTOGLM_RETURN_IF_ERROR(
+        file.write_rows(0, piece * third, third, values.subspan(static_cast<size_t>(piece) * bytes, bytes)));
+  }
+  return file.read_rows(0, 0, rows, back);
+}
+
 TEST_F(OnnxFileTest, RowsOfEveryLayoutComeBackPieceByPiece) {
   std::mt19937 random(3);
   for (const int bits : {2, 4, 8}) {
-    for (const bool transposed : {false, true}) {
+    for (const Placing& at : kPlacings) {
       for (const int offset : {0, 1 << (bits - 1)}) {
-        const int64_t rows = 24, cols = 40, stride = transposed ? 1 : 48;
-        std::vector<int8_t> values(static_cast<size_t>(rows * cols)), back(values.size());
+        std::vector<int8_t> values(static_cast<size_t>(at.rows * at.cols)), back(values.size());
         for (int8_t& value : values) {
           value = static_cast<int8_t>(static_cast<int>(random() % (1U << bits)) - (1 << (bits - 1)));
         }
-        write({matrix(bits, transposed, offset, rows, cols, stride)}, [&](OnnxFile& file) -> Status {
-          for (const int64_t first : {8, 0, 16}) {
-            const auto piece = std::as_bytes(std::span(values)).subspan(static_cast<size_t>(first * cols), 8 * cols);
-            AUTOGLM_RETURN_IF_ERROR(file.write_rows(0, first, 8, piece));
-          }
-          return file.read_rows(0, 0, rows, std::as_writable_bytes(std::span(back)));
+        write({matrix(bits, at.transposed, offset, at.rows, at.cols, at.stride)}, [&](OnnxFile& file) {
+          return write_and_read(file, std::as_bytes(std::span(values)), at.rows,
+                                std::as_writable_bytes(std::span(back)));
         });
-        EXPECT_EQ(back, values) << bits << transposed << offset;
+        EXPECT_EQ(back, values) << fmt::format("{} bits {} {}x{}", bits, at.transposed, at.rows, at.cols);
         fs::remove_all(folder_ / "out");
       }
+    }
+  }
+}
+
+TEST_F(OnnxFileTest, WideElementsComeBackToo) {
+  std::mt19937 random(4);
+  for (const int bits : {16, 32, 64}) {
+    for (const Placing& at : kPlacings) {
+      std::vector<std::byte> values(static_cast<size_t>(at.rows * at.cols * bits / 8)), back(values.size());
+      for (std::byte& value : values) value = static_cast<std::byte>(random());
+      write({matrix(bits, at.transposed, 0, at.rows, at.cols, at.stride)},
+            [&](OnnxFile& file) { return write_and_read(file, values, at.rows, back); });
+      EXPECT_EQ(back, values) << fmt::format("{} bits {} {}x{}", bits, at.transposed, at.rows, at.cols);
+      fs::remove_all(folder_ / "out");
     }
   }
 }

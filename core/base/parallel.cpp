@@ -1,6 +1,8 @@
 #include "core/base/parallel.h"
 
 #include <algorithm>
+#include <limits>
+#include <mutex>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -21,6 +23,18 @@ void parallel_for(int64_t count, const std::function<void(int64_t begin, int64_t
     begin = end;
   }
   work(begin, count);
+}
+
+Status try_parallel_for(int64_t count, const std::function<Status(int64_t begin, int64_t end)>& work) {
+  std::mutex merging;
+  Status first_failure = ok_status();
+  int64_t failed_at = std::numeric_limits<int64_t>::max();
+  parallel_for(count, [&](int64_t begin, int64_t end) {
+    Status done = work(begin, end);
+    const std::lock_guard lock(merging);
+    if (!done.ok() && begin < failed_at) failed_at = begin, first_failure = std::move(done);
+  });
+  return first_failure;
 }
 
 }  // namespace autoglm

@@ -3,11 +3,16 @@
 #include <cstdint>
 #include <functional>
 
+#include "core/base/status.h"
+
 namespace autoglm {
 
 /// Calls `work(begin, end)` for consecutive parts of [0, count), each on a thread of its own, as many as this process
 /// has processors; the caller's is one of them. Returns when all have ended. `work` must not throw; the parts must not
 /// depend on each other.
 void parallel_for(int64_t count, const std::function<void(int64_t begin, int64_t end)>& work);
+
+/// The same with work that can fail: returns the failure of the first part that has one.
+Status try_parallel_for(int64_t count, const std::function<Status(int64_t begin, int64_t end)>& work);
 
 }  // namespace autoglm

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <string>
+#include <thread>
 #include <vector>
 
 namespace autoglm {
@@ -15,6 +17,17 @@ TEST(ParallelFor, CoversEveryIndexOnce) {
     });
     EXPECT_EQ(visits, std::vector<int>(static_cast<size_t>(count), 1));
   }
+}
+
+TEST(TryParallelFor, ReturnsTheFirstFailure) {
+  const auto part = [](int64_t begin, int64_t) { return bad_input(std::to_string(begin)); };
+  EXPECT_EQ(try_parallel_for(100, part).message(), "0");
+  const auto all_but_the_first = [&](int64_t begin, int64_t end) {
+    return begin == 0 ? ok_status() : part(begin, end);
+  };
+  const Status status = try_parallel_for(100, all_but_the_first);
+  EXPECT_EQ(status.ok(), std::thread::hardware_concurrency() == 1);
+  EXPECT_TRUE(try_parallel_for(0, [](int64_t, int64_t) { return ok_status(); }).ok());
 }
 
 }  // namespace
