@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <mutex>
@@ -90,22 +91,31 @@ void encode_q8(const float* values, std::byte* out) {
   for (int64_t i = 0; i < kBlock; ++i) out[2 + i] = static_cast<std::byte>(std::lround(values[i] * inverse));
 }
 
-/// 32 floats as 4 or 5 bits.
-void encode_block(const Layout& layout, const float* values, std::span<const float> weights, std::byte* out) {
-  static const std::vector<float> alike(kBlock, 1.0F);
+/// Blocks of 32 floats, up to kFitsAtOnce, as 4 or 5 bits.
+void encode_blocks(const Layout& layout, std::span<const float> values, std::span<const float> weights,
+                   std::span<std::byte> out) {
+  static const std::vector<float> alike(kBlock * kFitsAtOnce, 1.0F);
   const float* importance = weights.empty() ? alike.data() : weights.data();
   const int top = (1 << layout.bits) - 1, middle = layout.has_minimum ? 0 : 1 << (layout.bits - 1);
-  const Affine fit = layout.has_minimum ? fit_affine(values, importance, kBlock, top)
-                                        : Affine{fit_symmetric(values, importance, kBlock, middle), 0};
-  put_fp16(out, fit.scale);
-  if (layout.has_minimum) put_fp16(out + 2, -fit.minimum);
-  const float scale = get_fp16(out), minimum = layout.has_minimum ? -get_fp16(out + 2) : 0;
-  uint8_t q[kBlock];
-  for (int64_t i = 0; i < kBlock; ++i) {
-    const int level = scale != 0 ? nearest((values[i] + minimum) / scale) : 0;
-    q[i] = static_cast<uint8_t>(std::clamp(level + middle, 0, top));
+  std::array<Affine, kFitsAtOnce> all;
+  const std::span<Affine> fits = std::span(all).first(values.size() / kBlock);
+  if (layout.has_minimum) {
+    fit_affine(values.data(), importance, kBlock, top, fits);
+  } else {
+    fit_symmetric(values.data(), importance, kBlock, middle, fits);
   }
-  pack(layout, q, out + (layout.has_minimum ? 4 : 2));
+  for (size_t block = 0; block < fits.size(); ++block) {
+    std::byte* to = out.data() + block * (out.size() / fits.size());
+    put_fp16(to, fits[block].scale);
+    if (layout.has_minimum) put_fp16(to + 2, -fits[block].minimum);
+    const float scale = get_fp16(to), minimum = layout.has_minimum ? -get_fp16(to + 2) : 0;
+    uint8_t q[kBlock];
+    for (size_t i = 0; i < kBlock; ++i) {
+      const int level = scale != 0 ? nearest((values[block * kBlock + i] + minimum) / scale) : 0;
+      q[i] = static_cast<uint8_t>(std::clamp(level + middle, 0, top));
+    }
+    pack(layout, q, to + (layout.has_minimum ? 4 : 2));
+  }
 }
 
 format::DType dtype_of(GgmlType type) {
@@ -197,21 +207,29 @@ void encode(const QuantizedWeight& weight, GgmlType type, std::span<std::byte> o
 void encode(std::span<const float> values, int64_t cols, std::span<const float> weights, GgmlType type,
             std::span<std::byte> out) {
   if (!is_quantized(type)) return format::from_float(dtype_of(type), values, out);
-  const auto size = static_cast<size_t>(block_values(type)), bytes = static_cast<size_t>(block_bytes(type));
-  const auto encode_one = [&](size_t block) {
-    const auto from = values.subspan(block * size, size);
-    const auto importance = weights.empty() ? weights : weights.subspan(block * size % static_cast<size_t>(cols), size);
-    const auto to = out.subspan(block * bytes, bytes);
+  const int64_t size = block_values(type), in_row = cols / size;
+  const auto encode_some = [&](int64_t first, int64_t count) {
+    const auto part = [](auto span, int64_t at, int64_t length) {
+      return span.subspan(static_cast<size_t>(at), static_cast<size_t>(length));
+    };
+    const auto from = part(values, first * size, count * size);
+    const auto importance = weights.empty() ? weights : part(weights, first % in_row * size, count * size);
+    const auto to = part(out, first * block_bytes(type), count * block_bytes(type));
     if (size == kSuperBlock) {
       encode_super_block(type, from, importance, to);
     } else if (type == GgmlType::kQ8_0) {
       encode_q8(from.data(), to.data());
     } else {
-      encode_block(layout_of(type), from.data(), importance, to.data());
+      encode_blocks(layout_of(type), from, importance, to);
     }
   };
-  parallel_for(std::ssize(values) / static_cast<int64_t>(size), [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) encode_one(static_cast<size_t>(block));
+  const bool is_fitted = size == kBlock && type != GgmlType::kQ8_0;
+  const int64_t at_once = is_fitted ? static_cast<int64_t>(kFitsAtOnce) : 1;
+  parallel_for(std::ssize(values) / size, [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin, some = 0; block < end; block += some) {
+      some = std::min({at_once, end - block, in_row - block % in_row});
+      encode_some(block, some);
+    }
   });
 }
 

@@ -1,114 +1,165 @@
 #include "compress/export/ggml_fit.h"
 
-#include <algorithm>
 #include <array>
-#include <cmath>
+#include <limits>
 
 namespace autoglm::exports {
 namespace {
 
-constexpr size_t kLanes = 8;
+/// As long as the registers of every machine, and no longer: compilers take longer ones apart lane by lane.
+using Floats = float __attribute__((vector_size(sizeof(float) * kFitsAtOnce)));
+using Flags = decltype(Floats{} < Floats{});
 
-/// A sum in lanes, which the compiler may keep in vector registers; added up in one order.
-struct Sum {
-  std::array<float, kLanes> lane{};
-  double total() const {
-    double sum = 0;
-    for (const float part : lane) sum += part;
-    return sum;
+constexpr int kGuesses = 16;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+/// Of kGuesses + 1: how many levels the range of the values has.
+float guessed_levels(int levels, int guess) {
+  return static_cast<float>(levels) * (0.7F + 0.6F * static_cast<float>(guess) / kGuesses);
+}
+
+Floats least(Floats a, Floats b) { return a < b ? a : b; }
+Floats most(Floats a, Floats b) { return a > b ? a : b; }
+Floats nearest(Floats x, Floats lowest, Floats highest) {
+  return (least(most(x, lowest), highest) + kNoFraction) - kNoFraction;
+}
+
+/// The groups side by side: value i of all of them together. Lanes without a group repeat the last one.
+struct Groups {
+  size_t count;
+  std::array<Floats, kMostFitted> values, weights;
+
+  Groups(const float* from, const float* their_weights, size_t count, size_t groups) : count(count) {
+    for (size_t lane = 0; lane < kFitsAtOnce; ++lane) {
+      const size_t first = std::min(lane, groups - 1) * count;
+      for (size_t i = 0; i < count; ++i) {
+        values[i][lane] = from[first + i];
+        weights[i][lane] = their_weights[first + i];
+      }
+    }
   }
 };
 
-/// Sums that the least squares of value = scale * q - minimum need.
-struct Moments {
-  double weight, q, qq, x, qx, xx;
+struct Lines {
+  Floats scale, minimum;
 
-  Affine solve() const {
-    const double determinant = weight * qq - q * q;
-    if (determinant <= 0) return {};
-    const double scale = (weight * qx - q * x) / determinant;
-    const double minimum = (q * qx - qq * x) / determinant;
-    if (minimum < 0) return {static_cast<float>(qq > 0 ? qx / qq : 0), 0};  // a line through 0
-    return {static_cast<float>(scale), static_cast<float>(minimum)};
+  Flags usable() const { return (scale > 0) & (1 / scale < kInfinity); }
+};
+
+/// Sums over a group that the least squares of value = scale * q - minimum need: of the values alone,
+struct ValueMoments {
+  Floats weight, x, xx;
+};
+
+/// and with the levels q.
+struct Moments {
+  ValueMoments values;
+  Floats q, qq, qx;
+
+  Lines solve() const {
+    const auto& [weight, x, xx] = values;
+    const Floats determinant = weight * qq - q * q, none{};
+    const Floats minimum = (q * qx - qq * x) / determinant;
+    const Floats scale = (weight * qx - q * x) / determinant;
+    const Floats through_zero = qq > 0 ? qx / qq : none;
+    const Flags solvable = determinant > 0, below = minimum < 0;
+    return {.scale = solvable ? (below ? through_zero : scale) : none, .minimum = solvable & ~below ? minimum : none};
   }
 
-  /// The weighted squared error of the same levels q by `fit`.
-  double error(Affine fit) const {
-    const double s = fit.scale, m = fit.minimum;
+  /// The weighted squared error of the same levels q by `lines`.
+  Floats error(const Lines& lines) const {
+    const auto& [weight, x, xx] = values;
+    const Floats s = lines.scale, m = lines.minimum;
     return xx + s * s * qq + m * m * weight - 2 * s * m * q - 2 * s * qx + 2 * m * x;
   }
 };
 
-/// Of the levels that `fit` gives to the values.
-Moments moments_of(const float* values, const float* weights, size_t count, int top, Affine fit) {
-  Sum weight, q, qq, x, qx, xx;
-  const float inverse = 1 / fit.scale, highest = static_cast<float>(top);
-  for (size_t i = 0; i < count; i += kLanes) {
-    for (size_t l = 0; l < kLanes; ++l) {
-      const float value = values[i + l], w = weights[i + l];
-      const float level = nearest_float(std::min(std::max((value + fit.minimum) * inverse, 0.0F), highest));
-      const float wq = w * level, wx = w * value;
-      weight.lane[l] += w;
-      q.lane[l] += wq;
-      qq.lane[l] += wq * level;
-      x.lane[l] += wx;
-      qx.lane[l] += wx * level;
-      xx.lane[l] += wx * value;
-    }
+ValueMoments moments_of(const Groups& groups) {
+  Floats weight{}, x{}, xx{};
+  for (size_t i = 0; i < groups.count; ++i) {
+    const Floats value = groups.values[i], weighted = groups.weights[i] * value;
+    weight += groups.weights[i];
+    x += weighted;
+    xx += weighted * value;
   }
-  return {weight.total(), q.total(), qq.total(), x.total(), qx.total(), xx.total()};
+  return {weight, x, xx};
+}
+
+/// With the levels that `lines` give to the values.
+Moments moments_of(const Groups& groups, const ValueMoments& known, const Lines& lines, int top) {
+  Floats q{}, qq{}, qx{};
+  const Floats inverse = 1 / lines.scale, lowest{}, highest = lowest + static_cast<float>(top);
+  for (size_t i = 0; i < groups.count; ++i) {
+    const Floats value = groups.values[i];
+    const Floats level = nearest((value + lines.minimum) * inverse, lowest, highest);
+    const Floats weighted = groups.weights[i] * level;
+    q += weighted;
+    qq += weighted * level;
+    qx += weighted * value;
+  }
+  return {known, q, qq, qx};
 }
 
 }  // namespace
 
-Affine fit_affine(const float* values, const float* weights, size_t count, int top) {
-  constexpr int kGuesses = 16;
-  const auto [low, high] = std::minmax_element(values, values + count);
-  const float lowest = std::min(*low, 0.0F), range = *high - lowest;
-  const Affine plain{range / static_cast<float>(top), -lowest};
-  if (!(plain.scale > 0) || !std::isfinite(1 / plain.scale)) return {0, -lowest};
-  Affine best = plain;
-  double least = moments_of(values, weights, count, top, plain).error(plain);
+void fit_affine(const float* values, const float* weights, size_t count, int top, std::span<Affine> fits) {
+  const Groups groups(values, weights, count, fits.size());
+  Floats lowest{}, highest = groups.values[0];
+  for (size_t i = 0; i < count; ++i) {
+    lowest = least(groups.values[i], lowest);
+    highest = most(groups.values[i], highest);
+  }
+  const Floats range = highest - lowest;
+  const ValueMoments known = moments_of(groups);
+  const Lines plain{range / static_cast<float>(top), -lowest};
+  const Flags usable = plain.usable();  // where not, all values are alike, or nearly
+  Lines best{usable ? plain.scale : Floats{}, plain.minimum};
+  Floats smallest = moments_of(groups, known, plain, top).error(plain);
   for (int guess = 0; guess <= kGuesses; ++guess) {
-    const float levels = static_cast<float>(top) * (0.7F + 0.6F * static_cast<float>(guess) / kGuesses);
-    Affine fit{range / levels, -lowest};
+    Lines lines{range / guessed_levels(top, guess), -lowest};
+    Flags going_on = usable;
     for (int round = 0; round < 2; ++round) {
-      const Moments moments = moments_of(values, weights, count, top, fit);
-      fit = moments.solve();
-      if (!(fit.scale > 0) || !std::isfinite(1 / fit.scale)) break;
-      if (const double error = moments.error(fit); error < least) least = error, best = fit;
+      const Moments moments = moments_of(groups, known, lines, top);
+      lines = moments.solve();
+      going_on &= lines.usable();
+      const Floats error = moments.error(lines);
+      const Flags better = going_on & (error < smallest);
+      smallest = better ? error : smallest;
+      best.scale = better ? lines.scale : best.scale;
+      best.minimum = better ? lines.minimum : best.minimum;
     }
   }
-  return best;
+  for (size_t i = 0; i < fits.size(); ++i) fits[i] = {best.scale[i], best.minimum[i]};
 }
 
-float fit_symmetric(const float* values, const float* weights, size_t count, int middle) {
-  constexpr int kGuesses = 16;
-  const float* largest =
-      std::max_element(values, values + count, [](float a, float b) { return std::abs(a) < std::abs(b); });
-  if (*largest == 0) return 0;
-  const float lowest = -static_cast<float>(middle), highest = static_cast<float>(middle - 1);
-  float best = 0;
-  double least = -1;  // of what a scale explains: (sum w q x)^2 / sum w q^2
+void fit_symmetric(const float* values, const float* weights, size_t count, int middle, std::span<Affine> fits) {
+  const Groups groups(values, weights, count, fits.size());
+  Floats largest{};
+  for (size_t i = 0; i < count; ++i) {
+    const Floats value = groups.values[i];
+    largest = (value < 0 ? -value : value) > (largest < 0 ? -largest : largest) ? value : largest;
+  }
+  const Floats lowest = Floats{} - static_cast<float>(middle), highest = -lowest - 1;
+  Floats best{};
+  Floats explained = Floats{} - 1;  // by a scale: (sum w q x)^2 / sum w q^2
   for (const float sign : {-1.0F, 1.0F}) {
     for (int guess = 0; guess <= kGuesses; ++guess) {
-      const float levels = static_cast<float>(middle) * (0.7F + 0.6F * static_cast<float>(guess) / kGuesses);
-      const float inverse = levels / (sign * *largest);
-      if (!std::isfinite(inverse)) continue;
-      Sum qx, qq;
-      for (size_t i = 0; i < count; i += kLanes) {
-        for (size_t l = 0; l < kLanes; ++l) {
-          const float level = nearest_float(std::min(std::max(values[i + l] * inverse, lowest), highest));
-          const float wq = weights[i + l] * level;
-          qx.lane[l] += wq * values[i + l];
-          qq.lane[l] += wq * level;
-        }
+      const Floats inverse = sign * guessed_levels(middle, guess) / largest;
+      Floats qx{}, qq{};
+      for (size_t i = 0; i < count; ++i) {
+        const Floats value = groups.values[i];
+        const Floats level = nearest(value * inverse, lowest, highest);
+        const Floats weighted = groups.weights[i] * level;
+        qx += weighted * value;
+        qq += weighted * level;
       }
-      const double x = qx.total(), q = qq.total();
-      if (q > 0 && x * x / q > least) least = x * x / q, best = static_cast<float>(x / q);
+      const Flags usable = (inverse < kInfinity) & (inverse > -kInfinity);
+      const Flags better = usable & (qq > 0) & (qx * qx / qq > explained);
+      explained = better ? qx * qx / qq : explained;
+      best = better ? qx / qq : best;
     }
   }
-  return best;
+  for (size_t i = 0; i < fits.size(); ++i) fits[i] = {best[i], 0};
 }
 
 }  // namespace autoglm::exports

@@ -1,32 +1,34 @@
 #pragma once
-/// The scale of a few values that are to be small integers, with the least weighted squared error: levels by guessed
-/// ranges, the best line through each, the best of those.
+/// The scales of groups of values that are to be small integers, with the least weighted squared error: levels by
+/// guessed ranges, the best line through each, the best of those. Several groups at once, one in each lane of vectors.
 #include <algorithm>
 #include <cstddef>
+#include <span>
 
 namespace autoglm::exports {
 
-/// value = scale * q - minimum, both at least 0, q in 0..top. `count` is a multiple of 8.
+constexpr size_t kFitsAtOnce = 4;   ///< at most
+constexpr size_t kMostFitted = 32;  ///< values of a group
+
+/// value = scale * q - minimum, both at least 0, q in 0..top.
 struct Affine {
   float scale = 0, minimum = 0;
 };
-Affine fit_affine(const float* values, const float* weights, size_t count, int top);
 
-/// value = scale * q with q in -middle..middle-1; the scale's sign is free, since one side has a level more. `count` is
-/// a multiple of 8.
-float fit_symmetric(const float* values, const float* weights, size_t count, int middle);
+/// Of fits.size() groups of `count` values, one behind another, weights likewise.
+void fit_affine(const float* values, const float* weights, size_t count, int top, std::span<Affine> fits);
 
-/// The nearest integer, halves to even, of |x| < 2^22: 1.5 * 2^23 leaves no room for a fraction. Without a branch or a
-/// call, so that loops over it become vector instructions on any machine.
-inline float nearest_float(float x) {
-  constexpr float kNoFraction = 12582912.0F;
-  return (x + kNoFraction) - kNoFraction;
-}
+/// value = scale * q with q in -middle..middle-1; the scale's sign is free, since one side has a level more.
+void fit_symmetric(const float* values, const float* weights, size_t count, int middle, std::span<Affine> fits);
 
-/// The same of any x as an integer; what lies beyond, or is no number, ends at +-2^22.
+/// Added to any |x| < 2^22 and taken away again, it leaves the nearest integer, halves to even: 1.5 * 2^23 has no room
+/// for a fraction.
+constexpr float kNoFraction = 12582912.0F;
+
+/// The nearest integer; of what lies beyond +-2^22, or is no number, one of those.
 inline int nearest(float x) {
   constexpr float kMost = 4194304;
-  return static_cast<int>(nearest_float(std::min(std::max(-kMost, x), kMost)));
+  return static_cast<int>((std::min(std::max(-kMost, x), kMost) + kNoFraction) - kNoFraction);
 }
 
 }  // namespace autoglm::exports

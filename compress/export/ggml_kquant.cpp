@@ -47,11 +47,17 @@ Integers quantize(const Layout& layout, const float* values, const float* weight
   const size_t blocks = layout.sub_blocks();
   std::array<Affine, kMostSubBlocks> fits{};
   float largest = 0, largest_minimum = 0;
-  for (size_t b = 0; b < blocks; ++b) {
+  for (size_t b = 0; b < blocks; b += kFitsAtOnce) {
     const float* x = values + b * layout.sub;
     const float* w = weights + b * layout.sub;
-    fits[b] = layout.has_minimum ? fit_affine(x, w, layout.sub, layout.top())
-                                 : Affine{fit_symmetric(x, w, layout.sub, layout.middle()), 0};
+    const std::span<Affine> some(&fits[b], kFitsAtOnce);
+    if (layout.has_minimum) {
+      fit_affine(x, w, layout.sub, layout.top(), some);
+    } else {
+      fit_symmetric(x, w, layout.sub, layout.middle(), some);
+    }
+  }
+  for (size_t b = 0; b < blocks; ++b) {
     if (std::abs(fits[b].scale) > std::abs(largest)) largest = fits[b].scale;
     largest_minimum = std::max(largest_minimum, fits[b].minimum);
   }
