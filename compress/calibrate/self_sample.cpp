@@ -13,9 +13,11 @@
 namespace autoglm::calibrate {
 namespace {
 
-/// One batch, from token `first` of the run on; each sequence has a sampler of its own, so that batches do not matter.
+/// One batch; each sequence has a sampler and a source of evenly drawn tokens of its own, so that batches do not
+/// matter.
 Status sample_batch(model::Generator& generator, const SelfSampleOptions& options, std::vector<eval::Tokens>& sequences,
-                    std::vector<tokenizer::Sampler>& samplers, CancelToken& cancel) {
+                    std::vector<tokenizer::Sampler>& samplers, std::vector<std::mt19937_64>& even,
+                    CancelToken& cancel) {
   const auto already = static_cast<int64_t>(sequences.front().size());
   if (already >= options.length) return ok_status();
   AUTOGLM_ASSIGN_OR_RETURN(at::Tensor logits, generator.prefill(sequences, &cancel));
@@ -25,7 +27,10 @@ Status sample_batch(model::Generator& generator, const SelfSampleOptions& option
     std::vector<int32_t> next;
     for (size_t i = 0; i < sequences.size(); ++i) {
       const auto width = static_cast<size_t>(rows.size(1));
-      AUTOGLM_ASSIGN_OR_RETURN(const int32_t token, samplers[i].sample({rows.data_ptr<float>() + i * width, width}));
+      AUTOGLM_ASSIGN_OR_RETURN(int32_t token, samplers[i].sample({rows.data_ptr<float>() + i * width, width}));
+      if (options.fresh_every > 0 && (at - already) % options.fresh_every == options.fresh_every - 1) {
+        token = static_cast<int32_t>(even[i]() % width);
+      }
       sequences[i].push_back(token);
       next.push_back(token);
     }
@@ -59,16 +64,17 @@ Result<std::vector<eval::Tokens>> self_sample(model::Generator& generator, const
     for (int64_t first = 0; first < options.count; first += options.batch) {
       std::vector<eval::Tokens> sequences;
       std::vector<tokenizer::Sampler> samplers;
+      std::vector<std::mt19937_64> even;
       for (int64_t i = first; i < std::min(first + options.batch, options.count); ++i) {
         const uint64_t seed = options.seed * 0x9E3779B97F4A7C15u + static_cast<uint64_t>(i);
         sequences.push_back(options.start);
-        sequences.back().push_back(static_cast<int32_t>(std::mt19937_64(seed)() % vocabulary));
+        sequences.back().push_back(static_cast<int32_t>(even.emplace_back(seed)() % vocabulary));
         AUTOGLM_ASSIGN_OR_RETURN(tokenizer::Sampler sampler,
                                  tokenizer::Sampler::create({.temperature = options.temperature, .seed = seed + 1},
                                                             static_cast<int64_t>(vocabulary)));
         samplers.push_back(std::move(sampler));
       }
-      AUTOGLM_RETURN_IF_ERROR(sample_batch(generator, options, sequences, samplers, cancel));
+      AUTOGLM_RETURN_IF_ERROR(sample_batch(generator, options, sequences, samplers, even, cancel));
       for (eval::Tokens& sequence : sequences) all.push_back(std::move(sequence));
       progress.update(static_cast<int64_t>(all.size()));
     }

@@ -337,10 +337,10 @@ TEST(SelfSample, IsSeededAndDoesNotDependOnTheBatch) {
   CancelToken cancel;
   const model::Decoder decoder = model::Decoder::open(kTiny / "glm4").value();
   model::Generator generator = model::Generator::create(decoder).value();
-  const auto sample = [&](uint64_t seed, int64_t batch) {
-    return calibrate::self_sample(generator, {.count = 5, .length = 20, .seed = seed, .batch = batch, .start = {7, 8}},
-                                  cancel)
-        .value();
+  const auto sample = [&](uint64_t seed, int64_t batch, int64_t fresh_every = 0) {
+    const calibrate::SelfSampleOptions options{
+        .count = 5, .length = 20, .seed = seed, .batch = batch, .fresh_every = fresh_every, .start = {7, 8}};
+    return calibrate::self_sample(generator, options, cancel).value();
   };
   const auto a = sample(1, 5);
   ASSERT_EQ(a.size(), 5u);
@@ -351,6 +351,11 @@ TEST(SelfSample, IsSeededAndDoesNotDependOnTheBatch) {
   }
   EXPECT_EQ(a, sample(1, 2));
   EXPECT_NE(a, sample(2, 5));
+
+  const auto fresh = sample(1, 5, 4);  // tokens 6, 10, 14 and 18 are drawn evenly: what is before the first is the same
+  EXPECT_EQ(fresh, sample(1, 2, 4));
+  EXPECT_NE(fresh, a);
+  for (size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(std::equal(a[i].begin(), a[i].begin() + 6, fresh[i].begin()));
 }
 
 }  // namespace
