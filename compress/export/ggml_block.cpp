@@ -207,7 +207,7 @@ void encode(const QuantizedWeight& weight, GgmlType type, std::span<std::byte> o
 void encode(std::span<const float> values, int64_t cols, std::span<const float> weights, GgmlType type,
             std::span<std::byte> out) {
   if (!is_quantized(type)) return format::from_float(dtype_of(type), values, out);
-  const int64_t size = block_values(type), in_row = cols / size;
+  const int64_t size = block_values(type), in_row = std::max<int64_t>(1, cols / size);
   const auto encode_some = [&](int64_t first, int64_t count) {
     const auto part = [](auto span, int64_t at, int64_t length) {
       return span.subspan(static_cast<size_t>(at), static_cast<size_t>(length));

@@ -152,6 +152,36 @@ TEST(GgmlBlock, RoundsWhatMattersBetter) {
   }
 }
 
+TEST(GgmlBlock, BlocksDoNotDependOnTheirNeighbours) {
+  const std::vector<float> values = normal_values(7 * 256);  // no multiple of how many are fitted at once
+  std::vector<float> weights(values.size());
+  for (size_t i = 0; i < weights.size(); ++i) weights[i] = 0.1F + static_cast<float>(i % 7);
+  for (const GgmlType type : {GgmlType::kQ4_0, GgmlType::kQ4_1, GgmlType::kQ5_1, GgmlType::kQ3_K, GgmlType::kQ4_K}) {
+    std::vector<std::byte> together(static_cast<size_t>(row_bytes(type, std::ssize(values)))), alone;
+    encode(values, std::ssize(values), weights, type, together);
+    const auto count = static_cast<size_t>(block_values(type));
+    for (size_t first = 0; first < values.size(); first += count) {
+      std::vector<std::byte> block(static_cast<size_t>(row_bytes(type, block_values(type))));
+      encode(std::span(values).subspan(first, count), block_values(type), std::span(weights).subspan(first, count),
+             type, block);
+      alone.insert(alone.end(), block.begin(), block.end());
+    }
+    EXPECT_EQ(together, alone) << to_string(type);
+  }
+}
+
+/// Where all levels are one, least squares have no answer but noise.
+TEST(GgmlBlock, NearlyConstantGroupsHarmNoOthers) {
+  std::vector<float> values = normal_values(256), weights(256);
+  for (size_t i = 0; i < values.size(); ++i) {
+    weights[i] = 0.1F + static_cast<float>(i * i % 13);
+    if (i < 64) values[i] = 0.05F + 1e-7F * static_cast<float>(i);
+  }
+  for (const GgmlType type : {GgmlType::kQ2_K, GgmlType::kQ4_K, GgmlType::kQ5_K, GgmlType::kQ4_1, GgmlType::kQ5_1}) {
+    EXPECT_LT(error_of(type, values, weights), type == GgmlType::kQ2_K ? 0.08 : 0.008) << to_string(type);
+  }
+}
+
 TEST(GgmlBlock, HoldsZerosAndConstants) {
   for (const GgmlType type : {GgmlType::kQ2_K, GgmlType::kQ3_K, GgmlType::kQ4_K, GgmlType::kQ5_K, GgmlType::kQ6_K,
                               GgmlType::kQ4_0, GgmlType::kQ4_1, GgmlType::kQ5_0, GgmlType::kQ5_1, GgmlType::kQ8_0}) {

@@ -27,7 +27,7 @@ Floats nearest(Floats x, Floats lowest, Floats highest) {
 /// The groups side by side: value i of all of them together. Lanes without a group repeat the last one.
 struct Groups {
   size_t count;
-  std::array<Floats, kMostFitted> values, weights;
+  std::array<Floats, kMostValuesOfGroup> values, weights;
 
   Groups(const float* from, const float* their_weights, size_t count, size_t groups) : count(count) {
     for (size_t lane = 0; lane < kFitsAtOnce; ++lane) {
@@ -40,7 +40,8 @@ struct Groups {
   }
 };
 
-struct Lines {
+/// value = scale * q - minimum of every group.
+struct Affines {
   Floats scale, minimum;
 
   Flags usable() const { return (scale > 0) & (1 / scale < kInfinity); }
@@ -56,20 +57,22 @@ struct Moments {
   ValueMoments values;
   Floats q, qq, qx;
 
-  Lines solve() const {
+  Affines solve() const {
     const auto& [weight, x, xx] = values;
     const Floats determinant = weight * qq - q * q, none{};
     const Floats minimum = (q * qx - qq * x) / determinant;
     const Floats scale = (weight * qx - q * x) / determinant;
     const Floats through_zero = qq > 0 ? qx / qq : none;
-    const Flags solvable = determinant > 0, below = minimum < 0;
+    // Where all levels are one, the determinant is rounding errors, some 1e-6 of its terms; one level that differs from
+    // 31 others makes more than 1e-5.
+    const Flags solvable = determinant > 1e-5F * weight * qq, below = minimum < 0;
     return {.scale = solvable ? (below ? through_zero : scale) : none, .minimum = solvable & ~below ? minimum : none};
   }
 
-  /// The weighted squared error of the same levels q by `lines`.
-  Floats error(const Lines& lines) const {
+  /// The weighted squared error of the same levels q by `fits`.
+  Floats error(const Affines& fits) const {
     const auto& [weight, x, xx] = values;
-    const Floats s = lines.scale, m = lines.minimum;
+    const Floats s = fits.scale, m = fits.minimum;
     return xx + s * s * qq + m * m * weight - 2 * s * m * q - 2 * s * qx + 2 * m * x;
   }
 };
@@ -85,13 +88,13 @@ ValueMoments moments_of(const Groups& groups) {
   return {weight, x, xx};
 }
 
-/// With the levels that `lines` give to the values.
-Moments moments_of(const Groups& groups, const ValueMoments& known, const Lines& lines, int top) {
+/// With the levels that `fits` give to the values.
+Moments moments_of(const Groups& groups, const ValueMoments& known, const Affines& fits, int top) {
   Floats q{}, qq{}, qx{};
-  const Floats inverse = 1 / lines.scale, lowest{}, highest = lowest + static_cast<float>(top);
+  const Floats inverse = 1 / fits.scale, lowest{}, highest = lowest + static_cast<float>(top);
   for (size_t i = 0; i < groups.count; ++i) {
     const Floats value = groups.values[i];
-    const Floats level = nearest((value + lines.minimum) * inverse, lowest, highest);
+    const Floats level = nearest((value + fits.minimum) * inverse, lowest, highest);
     const Floats weighted = groups.weights[i] * level;
     q += weighted;
     qq += weighted * level;
@@ -111,22 +114,22 @@ void fit_affine(const float* values, const float* weights, size_t count, int top
   }
   const Floats range = highest - lowest;
   const ValueMoments known = moments_of(groups);
-  const Lines plain{range / static_cast<float>(top), -lowest};
+  const Affines plain{range / static_cast<float>(top), -lowest};
   const Flags usable = plain.usable();  // where not, all values are alike, or nearly
-  Lines best{usable ? plain.scale : Floats{}, plain.minimum};
+  Affines best{usable ? plain.scale : Floats{}, plain.minimum};
   Floats smallest = moments_of(groups, known, plain, top).error(plain);
   for (int guess = 0; guess <= kGuesses; ++guess) {
-    Lines lines{range / guessed_levels(top, guess), -lowest};
+    Affines tried{range / guessed_levels(top, guess), -lowest};
     Flags going_on = usable;
     for (int round = 0; round < 2; ++round) {
-      const Moments moments = moments_of(groups, known, lines, top);
-      lines = moments.solve();
-      going_on &= lines.usable();
-      const Floats error = moments.error(lines);
+      const Moments moments = moments_of(groups, known, tried, top);
+      tried = moments.solve();
+      going_on &= tried.usable();
+      const Floats error = moments.error(tried);
       const Flags better = going_on & (error < smallest);
       smallest = better ? error : smallest;
-      best.scale = better ? lines.scale : best.scale;
-      best.minimum = better ? lines.minimum : best.minimum;
+      best.scale = better ? tried.scale : best.scale;
+      best.minimum = better ? tried.minimum : best.minimum;
     }
   }
   for (size_t i = 0; i < fits.size(); ++i) fits[i] = {best.scale[i], best.minimum[i]};

@@ -7,8 +7,8 @@
 
 namespace autoglm::exports {
 
-constexpr size_t kFitsAtOnce = 4;   ///< at most
-constexpr size_t kMostFitted = 32;  ///< values of a group
+constexpr size_t kFitsAtOnce = 4;  ///< groups in one call, or fewer
+constexpr size_t kMostValuesOfGroup = 32;
 
 /// value = scale * q - minimum, both at least 0, q in 0..top.
 struct Affine {

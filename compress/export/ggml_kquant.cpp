@@ -50,7 +50,7 @@ Integers quantize(const Layout& layout, const float* values, const float* weight
   for (size_t b = 0; b < blocks; b += kFitsAtOnce) {
     const float* x = values + b * layout.sub;
     const float* w = weights + b * layout.sub;
-    const std::span<Affine> some(&fits[b], kFitsAtOnce);
+    const std::span<Affine> some(&fits[b], std::min(kFitsAtOnce, blocks - b));
     if (layout.has_minimum) {
       fit_affine(x, w, layout.sub, layout.top(), some);
     } else {

@@ -180,33 +180,41 @@ struct Lines {
   const OnnxTensor& tensor;
   int64_t first, count;
 
-  int64_t lines() const { return tensor.transposed ? tensor.cols : count; }
+  int64_t number() const { return tensor.transposed ? tensor.cols : count; }
   int64_t length() const { return tensor.transposed ? count : tensor.cols; }  ///< elements
-  bool adjoin() const { return !tensor.transposed && tensor.stride == tensor.cols; }
-  int64_t at(int64_t line) const {
-    const int64_t element = tensor.transposed ? line * tensor.rows + first : (first + line) * tensor.stride;
-    return tensor.at + element * tensor.bits / 8;
-  }
   size_t element_bytes() const { return static_cast<size_t>(std::max(tensor.bits, 8)) / 8; }
-  size_t bytes(int64_t lines) const { return static_cast<size_t>(lines * length()) * element_bytes(); }
-  size_t file_bytes(int64_t elements) const { return static_cast<size_t>((elements * tensor.bits + 7) / 8); }
-  size_t offset(int64_t line) const { return static_cast<size_t>(line * pitch()) * element_bytes(); }
 
   /// Elements between the beginnings of lines in memory. Columns that are turned lie further apart than they are long:
   /// were that a power of two, all of them would share a few places of the cache.
   int64_t pitch() const { return length() + (tensor.transposed ? 64 : 0); }
+  size_t offset(int64_t line) const { return static_cast<size_t>(line * pitch()) * element_bytes(); }
 
-  /// Calls `work(line, lines)` for some lines at a time, on several threads.
+  /// Calls `work(line, some)` for some lines at a time, on several threads.
   template <typename Work>
   Status for_each_batch(const Work& work) const {
     constexpr int64_t kLines = 32, kElements = 1 << 16;  // as many lines fill whole bytes
-    const int64_t batch = kLines * std::max<int64_t>(1, kElements / kLines / length());
-    return try_parallel_for((lines() + batch - 1) / batch, [&](int64_t begin, int64_t end) -> Status {
-      for (int64_t line = begin * batch; line < std::min(end * batch, lines()); line += batch) {
-        AUTOGLM_RETURN_IF_ERROR(work(line, std::min(batch, lines() - line)));
+    const int64_t batch = kLines * std::max<int64_t>(1, kElements / kLines / std::max<int64_t>(1, length()));
+    return try_parallel_for((number() + batch - 1) / batch, [&](int64_t begin, int64_t end) -> Status {
+      for (int64_t line = begin * batch; line < std::min(end * batch, number()); line += batch) {
+        AUTOGLM_RETURN_IF_ERROR(work(line, std::min(batch, number() - line)));
       }
       return ok_status();
     });
+  }
+
+  /// Calls `run(elements, at, bytes)` for what is one piece of the file of the lines that `batch` holds: those
+  /// elements, the first byte there and how many there are.
+  template <typename Byte, typename Run>
+  Status for_each_run(std::span<Byte> batch, int64_t line, int64_t some, const Run& run) const {
+    const int64_t step = !tensor.transposed && tensor.stride == tensor.cols ? some : 1;
+    for (int64_t i = 0; i < some; i += step) {
+      const size_t elements = static_cast<size_t>(step * length());
+      const int64_t begins = tensor.transposed ? (line + i) * tensor.rows + first : (first + line + i) * tensor.stride;
+      AUTOGLM_RETURN_IF_ERROR(run(batch.subspan(offset(i), elements * element_bytes()),
+                                  tensor.at + begins * tensor.bits / 8,
+                                  (elements * static_cast<size_t>(tensor.bits) + 7) / 8));
+    }
+    return ok_status();
   }
 };
 
@@ -256,28 +264,22 @@ Status OnnxFile::write_rows(size_t index, int64_t first, int64_t count, std::spa
   const size_t size = lines.element_bytes();
   folder_->count(static_cast<int64_t>(elements.size()) * tensor.bits / std::max(tensor.bits, 8));
   return lines.for_each_batch([&](int64_t line, int64_t some) -> Status {
-    std::vector<std::byte> turned, packed;
-    std::span<const std::byte> batch;
+    std::vector<std::byte> turned(tensor.transposed ? lines.offset(some) : 0), packed;
     if (tensor.transposed) {
-      turned.resize(lines.offset(some));
       turn<true>(size, elements.data() + static_cast<size_t>(line) * size, static_cast<size_t>(count),
                  static_cast<size_t>(tensor.cols), turned.data(), static_cast<size_t>(some),
                  static_cast<size_t>(lines.pitch()));
-      batch = turned;
-    } else {
-      batch = elements.subspan(lines.offset(line), lines.offset(some));
     }
-    const int64_t step = lines.adjoin() ? some : 1;
-    for (int64_t i = 0; i < some; i += step) {
-      std::span<const std::byte> run = batch.subspan(lines.offset(i), lines.bytes(step));
+    const auto batch = tensor.transposed ? std::span<const std::byte>(turned)
+                                         : elements.subspan(lines.offset(line), lines.offset(some));
+    return lines.for_each_run(batch, line, some, [&](std::span<const std::byte> run, int64_t at, size_t bytes) {
       if (is_packed(tensor)) {
-        packed.resize(lines.file_bytes(step * lines.length()));
+        packed.resize(bytes);
         pack(run, tensor, packed);
         run = packed;
       }
-      AUTOGLM_RETURN_IF_ERROR(format::write_at(file_of(tensor), lines.at(line + i), run, path_of(tensor)));
-    }
-    return ok_status();
+      return format::write_at(file_of(tensor), at, run, path_of(tensor));
+    });
   });
 }
 
@@ -289,17 +291,14 @@ Status OnnxFile::read_rows(size_t index, int64_t first, int64_t count, std::span
     std::vector<std::byte> turned(tensor.transposed ? lines.offset(some) : 0), packed;
     const std::span<std::byte> batch =
         tensor.transposed ? std::span(turned) : elements.subspan(lines.offset(line), lines.offset(some));
-    const int64_t step = lines.adjoin() ? some : 1;
-    for (int64_t i = 0; i < some; i += step) {
-      const std::span<std::byte> run = batch.subspan(lines.offset(i), lines.bytes(step));
-      if (!is_packed(tensor)) {
-        AUTOGLM_RETURN_IF_ERROR(format::read_at(file_of(tensor), lines.at(line + i), run, path_of(tensor)));
-        continue;
-      }
-      packed.resize(lines.file_bytes(step * lines.length()));
-      AUTOGLM_RETURN_IF_ERROR(format::read_at(file_of(tensor), lines.at(line + i), packed, path_of(tensor)));
-      unpack(packed, tensor, run);
-    }
+    AUTOGLM_RETURN_IF_ERROR(
+        lines.for_each_run(batch, line, some, [&](std::span<std::byte> run, int64_t at, size_t bytes) -> Status {
+          if (!is_packed(tensor)) return format::read_at(file_of(tensor), at, run, path_of(tensor));
+          packed.resize(bytes);
+          AUTOGLM_RETURN_IF_ERROR(format::read_at(file_of(tensor), at, packed, path_of(tensor)));
+          unpack(packed, tensor, run);
+          return ok_status();
+        }));
     if (tensor.transposed) {
       turn<false>(size, elements.data() + static_cast<size_t>(line) * size, static_cast<size_t>(count),
                   static_cast<size_t>(tensor.cols), turned.data(), static_cast<size_t>(some),

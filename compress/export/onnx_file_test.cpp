@@ -64,9 +64,11 @@ struct Placing {
   bool transposed;
   int64_t rows, cols, stride;
 };
-/// On their side, apart, adjoining; the last ones in several batches.
-constexpr Placing kPlacings[] = {{true, 24, 40, 1},   {false, 24, 40, 48},    {false, 24, 40, 40},
-                                 {true, 96, 1000, 1}, {false, 720, 200, 208}, {false, 720, 200, 200}};
+/// On their side, apart, adjoining; small ones, and such that each piece is written in several batches. Three elements
+/// of few bits end within a byte.
+constexpr Placing kPlacings[] = {{true, 24, 40, 1},      {false, 24, 40, 48},     {false, 24, 40, 40},
+                                 {true, 96, 5000, 1},    {false, 3000, 200, 208}, {false, 3000, 200, 200},
+                                 {false, 120'000, 3, 4}, {false, 120'000, 3, 3},  {false, 240'000, 1, 1}};
 
 /// Writes the rows in three pieces, not in order, and reads them back at once.
 Status write_and_read(OnnxFile& file, std::span<const std::byte> values, int64_t rows, std::span<std::byte> back) {
@@ -92,7 +94,8 @@ TEST_F(OnnxFileTest, RowsOfEveryLayoutComeBackPieceByPiece) {
           return write_and_read(file, std::as_bytes(std::span(values)), at.rows,
                                 std::as_writable_bytes(std::span(back)));
         });
-        EXPECT_EQ(back, values) << fmt::format("{} bits {} {}x{}", bits, at.transposed, at.rows, at.cols);
+        EXPECT_EQ(back, values) << fmt::format("{} bits, {} {}x{} by {}", bits, at.transposed ? "turned" : "", at.rows,
+                                               at.cols, at.stride);
         fs::remove_all(folder_ / "out");
       }
     }
@@ -107,7 +110,8 @@ TEST_F(OnnxFileTest, WideElementsComeBackToo) {
       for (std::byte& value : values) value = static_cast<std::byte>(random());
       write({matrix(bits, at.transposed, 0, at.rows, at.cols, at.stride)},
             [&](OnnxFile& file) { return write_and_read(file, values, at.rows, back); });
-      EXPECT_EQ(back, values) << fmt::format("{} bits {} {}x{}", bits, at.transposed, at.rows, at.cols);
+      EXPECT_EQ(back, values) << fmt::format("{} bits, {} {}x{} by {}", bits, at.transposed ? "turned" : "", at.rows,
+                                             at.cols, at.stride);
       fs::remove_all(folder_ / "out");
     }
   }

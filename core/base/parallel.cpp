@@ -1,13 +1,29 @@
 #include "core/base/parallel.h"
 
 #include <algorithm>
+#include <exception>
 #include <limits>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <thread>
 #include <vector>
 
 namespace autoglm {
+namespace {
+
+/// An exception that leaves a thread ends the process.
+Status guarded(const std::function<Status(int64_t begin, int64_t end)>& work, int64_t begin, int64_t end) {
+  try {
+    return work(begin, end);
+  } catch (const std::bad_alloc&) {
+    return resource_exhausted("out of memory");
+  } catch (const std::exception& e) {
+    return internal_error(e.what());
+  }
+}
+
+}  // namespace
 
 void parallel_for(int64_t count, const std::function<void(int64_t begin, int64_t end)>& work) {
   const int64_t threads = std::clamp<int64_t>(std::thread::hardware_concurrency(), 1, std::max<int64_t>(count, 1));
@@ -30,7 +46,7 @@ Status try_parallel_for(int64_t count, const std::function<Status(int64_t begin,
   Status first_failure = ok_status();
   int64_t failed_at = std::numeric_limits<int64_t>::max();
   parallel_for(count, [&](int64_t begin, int64_t end) {
-    Status done = work(begin, end);
+    Status done = guarded(work, begin, end);
     const std::lock_guard lock(merging);
     if (!done.ok() && begin < failed_at) failed_at = begin, first_failure = std::move(done);
   });

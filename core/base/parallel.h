@@ -12,7 +12,8 @@ namespace autoglm {
 /// depend on each other.
 void parallel_for(int64_t count, const std::function<void(int64_t begin, int64_t end)>& work);
 
-/// The same with work that can fail: returns the failure of the first part that has one.
+/// The same with work that can fail, or throw: returns the failure of the first part that has one, where memory ran out
+/// kResourceExhausted.
 Status try_parallel_for(int64_t count, const std::function<Status(int64_t begin, int64_t end)>& work);
 
 }  // namespace autoglm

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <new>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -22,12 +25,20 @@ TEST(ParallelFor, CoversEveryIndexOnce) {
 TEST(TryParallelFor, ReturnsTheFirstFailure) {
   const auto part = [](int64_t begin, int64_t) { return bad_input(std::to_string(begin)); };
   EXPECT_EQ(try_parallel_for(100, part).message(), "0");
+  EXPECT_TRUE(try_parallel_for(100, [](int64_t, int64_t) { return ok_status(); }).ok());
+  if (std::thread::hardware_concurrency() < 2) return;
   const auto all_but_the_first = [&](int64_t begin, int64_t end) {
     return begin == 0 ? ok_status() : part(begin, end);
   };
-  const Status status = try_parallel_for(100, all_but_the_first);
-  EXPECT_EQ(status.ok(), std::thread::hardware_concurrency() == 1);
-  EXPECT_TRUE(try_parallel_for(0, [](int64_t, int64_t) { return ok_status(); }).ok());
+  EXPECT_EQ(try_parallel_for(100, all_but_the_first).message(),
+            std::to_string(100 / std::min(100U, std::thread::hardware_concurrency())));
+}
+
+TEST(TryParallelFor, ExceptionsAreFailures) {
+  const auto out_of_memory = [](int64_t, int64_t) -> Status { throw std::bad_alloc(); };
+  EXPECT_EQ(try_parallel_for(100, out_of_memory).code(), StatusCode::kResourceExhausted);
+  const auto unforeseen = [](int64_t, int64_t) -> Status { throw std::runtime_error("unforeseen"); };
+  EXPECT_EQ(try_parallel_for(100, unforeseen).message(), "unforeseen");
 }
 
 }  // namespace
