@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "compress/export/copied_tensor.h"
+#include "compress/export/input_statistics.h"
 #include "core/base/progress.h"
 #include "core/format/display.h"
 #include "core/format/small_files.h"
@@ -88,6 +89,7 @@ class HfExport {
     config.dtype = dtype();
     AUTOGLM_RETURN_IF_ERROR(writer_.write_file("config.json", config.to_json({})));
     AUTOGLM_RETURN_IF_ERROR(format::copy_small_files(model_.checkpoint.folder(), writer_.folder()));
+    AUTOGLM_RETURN_IF_ERROR(InputStatistics::copy(model_, writer_.folder()));
     const auto& modules = model_.layout.modules();
     Progress progress("writing", std::ssize(modules));
     int64_t done = 0;

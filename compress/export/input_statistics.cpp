@@ -38,6 +38,11 @@ Result<InputStatistics> InputStatistics::open(const format::StoredModel& model) 
   return out;
 }
 
+Status InputStatistics::copy(const format::StoredModel& model, format::FolderWriter& folder) {
+  AUTOGLM_ASSIGN_OR_RETURN(const InputStatistics statistics, open(model));
+  return statistics.file_ ? folder.copy_file(model.checkpoint.folder() / kFile, kFile) : ok_status();
+}
+
 /// A tensor of exactly this shape.
 std::optional<std::vector<float>> InputStatistics::read(const ModuleSpec& module, std::string_view what,
                                                         const format::Shape& shape) const {

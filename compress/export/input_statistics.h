@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "core/format/folder_writer.h"
 #include "core/format/safetensors.h"
 #include "core/format/stored_model.h"
 
@@ -16,6 +17,9 @@ class InputStatistics {
   /// Of the folder of `model`, which must outlive the result; nothing is known where it has no such file. kBadInput: it
   /// is damaged.
   static Result<InputStatistics> open(const format::StoredModel& model);
+
+  /// Puts the file, where the model has it, into a folder whose linears have the same names.
+  static Status copy(const format::StoredModel& model, format::FolderWriter& folder);
 
   /// The mean square of each channel of the input of `module`, what a unit of squared error of a weight's column costs;
   /// none where it is not known or not finite.

@@ -1,5 +1,6 @@
 """Exports: what is refused, and that nothing half-written stays."""
 import json
+import resource
 import shutil
 
 import pytest
@@ -102,7 +103,7 @@ def test_what_no_gguf_type_holds_is_named(autoglm, tmp_path, scheme, words):
 
 
 def test_models_and_tokenizers_that_gguf_has_not(autoglm, model, tmp_path):
-    gguf(autoglm, TINY / "glm4_moe", tmp_path / "out.gguf").refused(USAGE, "groups of experts", "onnx, torchscript or hf")
+    gguf(autoglm, TINY / "glm4_moe", tmp_path / "out.gguf").refused(USAGE, "groups of experts", "every other --format")
     folder = model("llama")
     config = json.loads((folder / "config.json").read_text())
     config["rope_parameters"] |= {"rope_type": "yarn", "factor": 4.0}
@@ -259,6 +260,15 @@ def test_options_of_one_format(autoglm, tmp_path):
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.parametrize("options", [("hf", "--type", "fp32"), ("gguf",), ("onnx",), ("torchscript",), ("tensorrt",)])
+def test_a_disk_that_is_full_midway(autoglm, tmp_path, options):
+    """The size limit of a process stands in for it."""
+    done = autoglm("export", DEMO, "--format", *options, "-o", tmp_path / "out",
+                   preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000)))
+    done.refused(RESOURCES, str(tmp_path / "out"), "File too large")
+    assert leftovers(tmp_path) == []
+
+
 @pytest.mark.parametrize("kind", ["onnx", "torchscript", "tensorrt"])
 def test_on_a_full_disk(autoglm, small_disk, kind):
     autoglm("export", DEMO, "--format", kind, "-o", small_disk / "out").refused(RESOURCES, "free")
@@ -276,14 +286,35 @@ def test_models_that_a_graph_cannot_say(autoglm, model, tmp_path, kind):
     assert leftovers(tmp_path, "model") == []
 
 
-@pytest.mark.parametrize("kind", ["onnx", "torchscript"])
+@pytest.mark.parametrize("options,words", [
+    (("hf",), ("all as the artifact says",)), (("gguf",), ("none off by more than",)), (("onnx",), ("all as the artifact says",)),
+    (("onnx", "--matmul-nbits"), ("held in more bits", "all as the artifact says")), (("tensorrt",), ("all as the artifact says",)),
+    (("torchscript",), ("the artifact's bytes",)), (("gptq",), ("FP16",)), (("awq",), ("FP16",))])
+def test_the_last_line_says_what_was_checked(autoglm, tmp_path, options, words):
+    scheme = "int4-g64" if options[0] in ("awq", "tensorrt") else "int3-g64"
+    done = autoglm("compress", DEMO, "-q", scheme, "--method", "rtn", "--verify", "none", "-o", tmp_path / "artifact")
+    assert done.code == 0, done.err
+    done = autoglm("export", tmp_path / "artifact", "--format", *options, "-o", tmp_path / "out")
+    last = done.out.splitlines()[-1]
+    assert last.startswith("checked: ") and int(last.split()[1]) > 50, done.out
+    assert all(word in done.out for word in words), done.out
+
+
+def test_help_says_that_torchscript_is_deprecated(autoglm):
+    assert "deprecated" in autoglm("export", "--help").out
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torchscript", "gguf"])
 def test_damage_is_not_exported(autoglm, model, artifact, tmp_path, kind):
     folder = model("glm")
+    for edited in (folder, artifact):  # GGUF wants one
+        edit_tokenizer(edited, lambda t: None)
     tensors = load_file(folder / "model.safetensors")
     name = "model.layers.0.mlp.down_proj.weight"
     tensors[name][0, 3] = float("nan")
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    autoglm("export", folder, "--format", kind, "-o", tmp_path / "out").refused(BAD_INPUT, name, "NaN")
+    autoglm("export", folder, "--format", kind, "-o", tmp_path / "out").refused(
+        BAD_INPUT, name.removesuffix(".weight"), "damaged")
     tensors = load_file(artifact / "model.safetensors")
     scale = "model.layers.0.mlp.down_proj.weight_scale"
     tensors[scale][0, 0] = float("inf")
@@ -316,9 +347,9 @@ def test_a_stray_tensor_does_not_stand_for_the_weight(autoglm, artifact, tmp_pat
     assert done.code == 0 or "down_proj" in done.err
 
 
-@pytest.mark.parametrize("kind", ["onnx", "torchscript"])
-def test_integers_out_of_range_are_named(autoglm, tmp_path, kind):
-    done = autoglm("compress", DEMO, "-q", "w8a8", "--method", "rtn", "--verify", "none", "-o", tmp_path / "artifact")
+@pytest.mark.parametrize("kind,scheme", [("onnx", "w8a8"), ("torchscript", "w8a8"), ("gguf", "w8a8"), ("hf", "w8a8")])
+def test_integers_out_of_range_are_named(autoglm, tmp_path, kind, scheme):
+    done = autoglm("compress", DEMO, "-q", scheme, "--method", "rtn", "--verify", "none", "-o", tmp_path / "artifact")
     assert done.code == 0, done.err
     config = json.loads((tmp_path / "artifact" / "config.json").read_text())
     for group in config["quantization_config"]["config_groups"].values():
@@ -423,13 +454,15 @@ def test_linears_that_stay_float_are_named(autoglm, tmp_path):
         assert "layers.1" not in named
 
 
-def test_a_scale_beyond_fp16_is_not_published(autoglm, tmp_path):
+@pytest.mark.parametrize("layout,scale,words", [("gptq", 1e6, "FP16"), ("awq", 1e6, "FP16"), ("gptq", float("nan"), "down_proj"),
+                                                ("awq", float("inf"), "down_proj")])
+def test_a_scale_beyond_fp16_is_not_published(autoglm, tmp_path, layout, scale, words):
     done = autoglm("compress", DEMO, "-q", "int4-g32", "--method", "rtn", "--verify", "none", "-o", tmp_path / "artifact")
     assert done.code == 0, done.err
     file = tmp_path / "artifact" / "model.safetensors"
     tensors = load_file(file)
     name = "model.layers.0.mlp.down_proj.weight_scale"
-    tensors[name][0, 0] = 1e6
+    tensors[name][0, 0] = scale
     save_file(tensors, file, {"format": "pt"})
-    autoglm("export", tmp_path / "artifact", "--format", "gptq", "-o", tmp_path / "out").refused(BAD_INPUT, "FP16")
+    autoglm("export", tmp_path / "artifact", "--format", layout, "-o", tmp_path / "out").refused(BAD_INPUT, words)
     assert leftovers(tmp_path, "artifact") == []

@@ -6,9 +6,13 @@ import struct
 import numpy as np
 import onnx
 import pytest
-from conftest import FAMILIES, FEW, few, model_folder
+import torch
+import transformers
+from conftest import FAMILIES, FEW, few, model_folder, task_prompts
+from safetensors.numpy import load_file
 from test_export import export, export_fails
 from test_onnx import check_graph, compare, nodes_of, static_artifact, task_ids
+from test_transformers import load
 
 DEMO = model_folder("glm-phone-demo")
 # github.com/onnx/onnx-tensorrt, docs/operators.md: what the parser takes, of what a decoder needs.
@@ -114,6 +118,32 @@ def test_static_activations_and_their_ranges(compress, our_logits, tmp_path):
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     found = {node.input[0]: float(constants[node.input[1]]) for node in graph.node if node.op_type == "QuantizeLinear"}
     assert found and all(abs(scales[name] / scale - 1) < 1e-3 for name, scale in found.items())
+
+
+def test_ranges_for_a_network_of_floats(compress, our_logits, tmp_path):
+    """What the calibrator of an INT8 engine reads: of the plain folder of a calibrated artifact."""
+    artifact = compress("glm-phone-demo", "-q", "int8", "--method", "gptq", "--calibration-dataset", str(DEMO / "tasks" / "calibration.jsonl"),
+                        "--calibration-samples", "16")
+    export(artifact, tmp_path / "plain", "--format", "hf", "--type", "fp32")
+    report = export(tmp_path / "plain", tmp_path / "out", "--format", "tensorrt", "--type", "fp32")
+    assert check_rules(tmp_path / "out", "FLOAT") == {}
+    compare(tmp_path / "plain", tmp_path / "out", our_logits, 1e-5)
+    inputs = {name.removesuffix(".tensor"): values for name, values in load_file(artifact / "statistics.st").items() if name.endswith(".tensor")}
+    expected = sorted(np.float32(max(abs(values[1]), abs(values[2]))) / 127 for values in inputs.values())
+    lines = (tmp_path / "out" / "calibration.cache").read_text().splitlines()[1:]
+    assert len(lines) == report["ranges"] == len(expected) > 10
+    found = sorted(struct.unpack(">f", bytes.fromhex(line.split(": ")[1]))[0] for line in lines)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+    # The first layer's is what transformers feeds the linears that read it, at most.
+    model, seen = load(artifact, dequantize=True), {}
+    model.model.layers[0].mlp.down_proj.register_forward_pre_hook(lambda _, args: seen.update(down=args[0].abs().max().item()))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO)
+    with torch.no_grad():
+        for prompt in task_prompts(tokenizer, 8):
+            model(input_ids=tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"])
+    values = inputs["model.layers.0.mlp.down_proj"]
+    assert 0.2 < seen["down"] / max(abs(values[1]), abs(values[2])) < 5
 
 
 @pytest.mark.parametrize("options,words", [
