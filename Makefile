@@ -23,11 +23,7 @@ test: setup ## run every test: release, ASan+UBSan, and a build without LibTorch
 
 test-clients: build ## load everything that is written with the software it is for, and write the table of docs/FORMATS.md
 	@tools/bootstrap.sh env:gptqmodel env:vllm
-	@rm -f build/cells.json
-	@AUTOGLM_TASKS=200 .venv/bin/python -m pytest -q tests/clients/test_*.py --cells build/cells.json
-	@.venvs/gptqmodel/bin/python -m pytest -q tests/clients/gptqmodel --cells build/cells.json
-	@.venvs/vllm/bin/python -m pytest -q tests/clients/vllm
-	@.venv/bin/python tests/clients/compatibility.py build/cells.json
+	@tools/test_clients.sh
 
 test-aarch64: ## build core and runtime for 64-bit ARM and run their tests under qemu
 	@tools/bootstrap.sh build aarch64

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from conftest import AUTOGLM, BAD_INPUT, CANCELLED, DEMO, RESOURCES, USAGE
+from safetensors.torch import load, save
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ID = "org/demo"
@@ -23,6 +24,7 @@ class Hub:
         self.files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
         self.token, self.drop_after, self.ranges, self.status, self.damaged, self.slow = None, 0, True, {}, {}, 0
         self.redirect, self.requests, self.retry_after = False, [], "1"
+        self.at_once, self.most_at_once = 0, 0
 
     def listing(self):
         siblings = []
@@ -60,7 +62,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(500) if self.headers.get("Authorization") else self.send_file(name)
         if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
             return self.answer(401)
-        if path in (f"/api/models/{ID}/revision/main", f"/api/models/{ID}/revision/refs%2Fpr%2F1"):
+        if path in (f"/api/models/{ID}/revision/main", f"/api/models/{ID}/revision/{COMMIT}", f"/api/models/{ID}/revision/refs%2Fpr%2F1"):
             return self.answer(200, hub.listing())
         if path.startswith(f"/{ID}/resolve/{COMMIT}/") and name in hub.files:
             if hub.redirect:
@@ -81,9 +83,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         end = len(data)
         if hub.drop_after and end - first > hub.drop_after:
             end = first + hub.drop_after
+        hub.at_once += 1
+        hub.most_at_once = max(hub.most_at_once, hub.at_once)
         for at in range(first, end, 1 << 16):
             self.wfile.write(data[at:min(at + (1 << 16), end)])
             time.sleep(hub.slow)
+        hub.at_once -= 1
         self.close_connection = end < len(data)
 
 
@@ -119,11 +124,13 @@ def check_whole(hub, tmp_path):
 
 
 def test_a_model_is_downloaded_once(autoglm, hub, tmp_path, monkeypatch):
-    hub.files |= {"pytorch_model.bin": b"x" * 20_000, "../evil.json": b"{}", "onnx/model.safetensors": b"x", ".gitattributes": b"x"}
+    hub.files |= {"pytorch_model.bin": b"x" * 20_000, "../evil.json": b"{}", "onnx/model.safetensors": b"x", "consolidated.safetensors": b"x" * 20_000,
+                  ".gitattributes": b"x"}
     assert compress(autoglm, tmp_path).code == 0
     check_whole(hub, tmp_path)
     names = {path.rsplit("/", 1)[-1] for path, _, _ in hub.requests}
-    assert {"pytorch_model.bin", "evil.json", ".gitattributes"} & names == set()
+    assert {"pytorch_model.bin", "evil.json", ".gitattributes", "consolidated.safetensors"} & names == set()
+    assert not any("/onnx/" in path for path, _, _ in hub.requests)
     asked = len(hub.requests)
     assert compress(autoglm, tmp_path, "--overwrite").code == 0
     assert len(hub.requests) == asked
@@ -247,6 +254,47 @@ def test_a_shard_that_is_missing_leaves_no_partial_snapshot(autoglm, hub, tmp_pa
     compress(autoglm, tmp_path).refused(BAD_INPUT, "b.safetensors", "404")
     assert not list((repository(tmp_path) / "snapshots" / COMMIT).glob("*.safetensors"))
     assert autoglm("inspect", ID).code == 0
+
+
+def test_shards_come_side_by_side(autoglm, hub, tmp_path):
+    tensors = load(hub.files.pop("model.safetensors"))
+    names, index = sorted(tensors), {}
+    for i in range(3):
+        shard = {name: tensors[name] for name in names[i::3]}
+        hub.files[f"model-{i + 1}-of-3.safetensors"] = save(shard, {"format": "pt"})
+        index |= dict.fromkeys(shard, f"model-{i + 1}-of-3.safetensors")
+    hub.files["model.safetensors.index.json"] = json.dumps({"metadata": {}, "weight_map": index}).encode()
+    hub.files["model-4-of-4.safetensors"] = b"x" * 20_000  # in no index
+    hub.slow = 0.005
+    assert compress(autoglm, tmp_path).code == 0
+    snapshot = repository(tmp_path) / "snapshots" / COMMIT
+    assert sorted(path.name for path in snapshot.glob("*.safetensors")) == [f"model-{i}-of-3.safetensors" for i in (1, 2, 3)]
+    assert all((snapshot / name).read_bytes() == hub.files[name] for name in set(index.values()))
+    assert hub.most_at_once > 1
+    assert autoglm("compress", DEMO, "-q", "int8", "--method", "rtn", "--verify", "none", "-o", tmp_path / "local").code == 0
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "local" / "model.safetensors").read_bytes()
+
+
+def test_a_commit_is_a_revision(autoglm, hub, tmp_path):
+    command = ["compress", f"{ID}@{COMMIT}", "-q", "int8", "--method", "rtn", "--verify", "none", "--overwrite", "-o", tmp_path / "out"]
+    assert autoglm(*command).code == 0
+    assert not (repository(tmp_path) / "refs").exists()
+    asked = len(hub.requests)
+    assert autoglm(*command).code == 0 and len(hub.requests) == asked
+
+
+def test_a_token_that_was_logged_in_with(autoglm, hub, tmp_path):
+    hub.token = "secret"
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "token").write_text("secret\n")
+    assert compress(autoglm, tmp_path).code == 0
+    check_whole(hub, tmp_path)
+
+
+def test_progress_is_told(autoglm, hub, tmp_path):
+    hub.slow = 0.02
+    done = compress(autoglm, tmp_path)
+    assert done.code == 0 and "download" in done.err, done.err
 
 
 def test_a_wait_that_is_too_long_is_not_waited_for(autoglm, hub, tmp_path):

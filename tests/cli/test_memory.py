@@ -57,7 +57,8 @@ def test_many_small_matrices_take_no_more_than_planned(tmp_path):
     assert peak <= 1.05 * report["measured"]["peak_rss_bytes"]
 
 
-@pytest.mark.parametrize("options", [("hf", "--type", "bf16"), ("hf", "--type", "fp32"), ("onnx",), ("gguf",), ("gguf", "--type", "q8_0")])
+@pytest.mark.parametrize("options", [("hf", "--type", "bf16"), ("hf", "--type", "fp32"), ("onnx",), ("onnx", "--matmul-nbits"), ("tensorrt",),
+                                     ("gguf",), ("gguf", "--type", "q8_0"), ("gguf", "--type", "q4_k")])
 def test_an_export_holds_a_few_rows(options, tmp_path):
     """269 MB in, as much or twice as much out."""
     model = checkpoint(tmp_path / "model", "smollm2-135m")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/FORMATS.md"
 BEGIN, END = "<!-- compatibility: tests/clients/compatibility.py writes this table -->\n", "<!-- end of compatibility -->\n"
-FORMATS = ["compressed-tensors", "hf", "gguf", "onnx", "gptq", "awq", "torchscript"]
+FORMATS = ["compressed-tensors", "hf", "gguf", "onnx", "gptq", "awq", "torchscript", "tensorrt", "vllm"]
 
 
 def family_of(checkpoint):

@@ -1,14 +1,18 @@
 """What `autoglm export` writes is loaded by the software it is for, which computes the numbers of the artifact."""
 import json
+import os
 import shutil
 import subprocess
 
 import numpy as np
 import pytest
 import torch
-from conftest import AUTOGLM, FAMILIES, divergence, model_folder
+import transformers
+from conftest import AUTOGLM, FAMILIES, divergence, model_folder, task_prompts
 from safetensors.torch import load_file
 from test_transformers import load, their_logits, token_ids
+
+TASKS = int(os.environ.get("AUTOGLM_TASKS", 20))  # of 200
 
 
 def export(artifact, out, *options):
@@ -59,6 +63,19 @@ def test_hf_is_bit_for_bit_what_transformers_has_in_memory(compress, tmp_path):
     assert len(matrices) > 10
     for name in matrices:
         assert torch.equal(written[name], theirs[name].to(written[name].dtype)), name
+
+
+def test_the_same_greedy_text_on_task_prompts(compress, tmp_path):
+    """With the tokenizer of the exported folder."""
+    artifact = compress("glm-phone-demo", "-q", "int4-g32-asym", "--method", "rtn")
+    export(artifact, tmp_path / "plain", "--format", "hf", "--type", "fp32")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "plain")
+    models = [load(tmp_path / "plain").eval(), load(artifact, dequantize=True).eval()]
+    for prompt in task_prompts(tokenizer, TASKS):
+        ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            plain, packed = (model.generate(ids, do_sample=False, max_new_tokens=48)[0].tolist() for model in models)
+        assert plain == packed, prompt
 
 
 @pytest.mark.parametrize("dtype,word", [("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32")])

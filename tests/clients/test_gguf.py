@@ -113,6 +113,15 @@ def test_every_family_computes_the_same_in_float32(family, tiny, tmp_path):
     assert divergence(llama_cpp(tmp_path / "model.gguf"), folder, ids, (1, 2, 9, 48)) <= 1e-6
 
 
+@pytest.mark.parametrize("kind,most", [("fp16", 1e-5), ("bf16", 1e-3)])
+def test_floats_of_16_bits(kind, most, tmp_path):
+    """llama.cpp rounds inputs of such matrices to the same type."""
+    report = export(DEMO, tmp_path / "model.gguf", "--format", "gguf", "--type", kind)
+    assert set(report["types"]) == {"F32", {"fp16": "F16", "bf16": "BF16"}[kind]}
+    ids = transformers.AutoTokenizer.from_pretrained(DEMO)(PROSE)["input_ids"]
+    assert divergence(llama_cpp(tmp_path / "model.gguf"), DEMO, ids, (4, 12, len(ids))) <= most
+
+
 @pytest.mark.parametrize("family,rope", [
     ("llama", {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                "original_max_position_embeddings": 32}),

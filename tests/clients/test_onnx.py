@@ -63,12 +63,15 @@ def compare(artifact, folder, our_logits, most, rounds=False, ids=None):
 
 
 def check_graph(folder):
-    """What ONNX's own checker says, shapes inferred; and that no node is without use."""
+    """What ONNX's own checker says, shapes inferred; that no node is without use, and none could have been computed beforehand."""
     onnx.checker.check_model(str(folder / "model.onnx"), full_check=True)
     graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
     used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
     assert all(used & set(node.output) for node in graph.node)
-    assert {tensor.name for tensor in graph.initializer} <= used
+    constants = {tensor.name for tensor in graph.initializer}
+    assert constants <= used
+    for node in graph.node:  # of constants alone: weights as they are stored, and the embedding as the head
+        assert node.op_type in ("Cast", "DequantizeLinear", "Transpose") or not set(filter(None, node.input)) <= constants, node
     return graph
 
 
@@ -173,6 +176,31 @@ def task_ids():
     return tokenizer(next(task_prompts(tokenizer, 1)), add_special_tokens=False)["input_ids"]
 
 
+def asymmetric_activations(compress, static, tmp_path):
+    """An artifact of W8A8 as other software may write it, with zero points of its inputs; and ids to try it on."""
+    folder = tmp_path / "asymmetric"
+    shutil.copytree(static_artifact(compress) if static else compress("glm-phone-demo", "-q", "w8a8", "--method", "rtn"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    for group in config["quantization_config"]["config_groups"].values():
+        group["input_activations"]["symmetric"] = False
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = load_file(folder / "model.safetensors")
+    for i, name in enumerate(sorted(name for name in tensors if name.endswith("input_scale"))):
+        tensors[name.replace("input_scale", "input_zero_point")] = torch.tensor([(-17, 5, 30)[i % 3]], dtype=torch.int8)
+    assert static == any(name.endswith("input_zero_point") for name in tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder, task_ids()
+
+
+@pytest.mark.parametrize("preset", [(), ("--preset", "avx512_vnni"), ("--preset", "avx2"), ("--preset", "arm64")])
+@pytest.mark.parametrize("static", [False, True])
+def test_activations_with_a_zero_point(static, preset, compress, our_logits, tmp_path):
+    artifact, ids = asymmetric_activations(compress, static, tmp_path)
+    export(artifact, tmp_path / "out", "--format", "onnx", *preset)
+    check_graph(tmp_path / "out")
+    compare(artifact, tmp_path / "out", our_logits, 1e-3, ids=ids)
+
+
 def nodes_of(graph):
     """Each node by the value that it makes, and the type of each initializer."""
     makers = {output: node for node in graph.node for output in node.output}
@@ -257,16 +285,18 @@ def test_tensors_in_a_file_of_their_own(our_logits, tmp_path):
     compare(folder, tmp_path / "out", our_logits, 1e-5)
 
 
-@pytest.mark.parametrize("scheme", ["int4-g128", "int8", "int2-g32"])
+@pytest.mark.parametrize("scheme", ["int4-g128", "int4-g128-asym", "int4-channel-asym", "int8", "int2-g32", "w8a8"])
 def test_the_file_is_as_small_as_the_artifact(scheme, compress, tmp_path):
     artifact = compress("glm-phone-demo", "-q", scheme, "--method", "rtn")
     export(artifact, tmp_path / "out", "--format", "onnx")
     assert (tmp_path / "out" / "model.onnx").stat().st_size <= 1.02 * (artifact / "model.safetensors").stat().st_size
 
 
-@pytest.mark.parametrize("options,atol", [(("--type", "fp32"), 1e-4), (("--type", "fp16"), 0.1), (("--matmul-nbits",), 1e-4)])
-def test_padding_and_batches(options, atol, tmp_path):
-    export(DEMO, tmp_path / "out", "--format", "onnx", *options)
+@pytest.mark.parametrize("scheme,options,atol", [(None, ("--type", "fp32"), 1e-4), (None, ("--type", "fp16"), 0.1), (None, ("--matmul-nbits",), 1e-4),
+                                                 ("w8a8", (), 0.02)])
+def test_padding_and_batches(scheme, options, atol, compress, tmp_path):
+    artifact = compress("glm-phone-demo", "-q", scheme, "--method", "rtn") if scheme else DEMO
+    export(artifact, tmp_path / "out", "--format", "onnx", *options)
     ids = token_ids(DEMO)
     long, short = ids[:20], ids[5:12]
     pad = len(long) - len(short)
@@ -274,8 +304,14 @@ def test_padding_and_batches(options, atol, tmp_path):
     mask = np.array([[1] * 20, [0] * pad + [1] * len(short)])
     positions = np.array([range(20), [0] * pad + list(range(len(short)))])
     both = session.start(2).run([long, [0] * pad + short], mask, positions)
-    np.testing.assert_allclose(both[0], session.start().run(long)[0], atol=atol)
-    np.testing.assert_allclose(both[1, pad:], session.start().run(short)[0], atol=atol)
+    caches = session.cache
+    alone = [session.start().run(long)[0], session.run([[ids[30]]])[0], session.start().run(short)[0], session.run([[ids[31]]])[0]]
+    np.testing.assert_allclose(both[0], alone[0], atol=atol)
+    np.testing.assert_allclose(both[1, pad:], alone[2], atol=atol)
+    session.cache = caches  # one more token for both
+    after = session.run([[ids[30]], [ids[31]]], np.append(mask, [[1], [1]], 1), [[20], [len(short)]])
+    np.testing.assert_allclose(after[0], alone[1], atol=atol)
+    np.testing.assert_allclose(after[1], alone[3], atol=atol)
 
 
 @pytest.mark.parametrize("scheme,options", [(None, ()), ("int4-g32-asym", ("--matmul-nbits",)), ("int4-g32", ()), ("w8a8", ())])

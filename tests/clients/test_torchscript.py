@@ -8,6 +8,7 @@ import torch
 import transformers
 from conftest import FAMILIES, TINY_FAMILIES, divergence, few, model_folder, task_prompts
 from test_export import export
+from test_onnx import asymmetric_activations
 from test_transformers import load, token_ids
 
 DEMO = model_folder("glm-phone-demo")
@@ -75,6 +76,14 @@ def test_static_activations(compress, our_logits, tmp_path):
         assert divergence(our_logits(artifact, ids), run(module, ids)[0][0]) <= 1e-3
 
 
+@pytest.mark.parametrize("static", [False, True])
+def test_activations_with_a_zero_point(static, compress, our_logits, tmp_path):
+    artifact, ids = asymmetric_activations(compress, static, tmp_path)
+    export(artifact, tmp_path / "out", "--format", "torchscript")
+    module = torch.jit.load(tmp_path / "out" / "model.pt")
+    assert divergence(our_logits(artifact, ids), run(module, ids)[0][0]) <= 1e-3
+
+
 @pytest.mark.parametrize("scheme", ["int4-g16", "w8a8"])
 @pytest.mark.parametrize("family", few(TINY_FAMILIES))
 def test_quantized_families(family, scheme, compress, our_logits, tmp_path):
@@ -123,12 +132,12 @@ def test_it_computes_in_another_type(our_logits, tmp_path):
     assert module.embedding.weight.dtype == torch.float32
 
 
-@pytest.mark.parametrize("options", [(), ("int4-g32-asym",)])
+@pytest.mark.parametrize("options", [(), ("int4-g32-asym",), ("w8a8",)])
 def test_the_same_greedy_text(options, compress, tmp_path):
     artifact = compress("glm-phone-demo", "-q", *options) if options else DEMO
     export(artifact, tmp_path / "out", "--format", "torchscript")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
-    module, model = torch.jit.load(tmp_path / "out" / "model.pt"), load(artifact, dequantize=bool(options))
+    module, model = torch.jit.load(tmp_path / "out" / "model.pt"), load(artifact, dequantize=options == ("int4-g32-asym",))
     ends = model.generation_config.eos_token_id
     ends = set(ends if isinstance(ends, list) else [ends])
     for prompt in task_prompts(tokenizer, TASKS):

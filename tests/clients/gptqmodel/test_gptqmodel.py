@@ -58,7 +58,7 @@ def test_families(family, layout, tmp_path):
 @pytest.mark.parametrize("layout", ["gptq", "awq"])
 def test_the_same_greedy_text_on_task_prompts(layout, tmp_path):
     theirs, ours = made(DEMO, "int4-g64", layout, tmp_path)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / layout)
     for prompt in task_prompts(tokenizer, TASKS):
         ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
         texts = []
