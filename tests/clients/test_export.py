@@ -12,7 +12,7 @@ from conftest import AUTOGLM, FAMILIES, divergence, model_folder, task_prompts
 from safetensors.torch import load_file
 from test_transformers import load, their_logits, token_ids
 
-TASKS = int(os.environ.get("AUTOGLM_TASKS", 20))  # of 200
+TASKS = int(os.environ.get("AUTOGLM_TASKS", 8))  # of 200
 
 
 def export(artifact, out, *options):
