@@ -1,14 +1,38 @@
 #!/usr/bin/env bash
-# Loads everything that is written with the software it is for, all families and task prompts, and writes what was shown, failures
-# too, into the table of docs/FORMATS.md.
+# Loads everything that is written with the software it is for, all families and task prompts, two sets of clients side by side, and
+# writes what was shown, failures too, into the table of docs/FORMATS.md.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export AUTOGLM_TASKS=200
-cells=build/cells.json
-rm -f $cells
+rm -rf build/cells
+mkdir -p build/cells
+tests=tests/clients
+
+run() { # NAME PYTHON TEST…
+  local name=$1 python=$2
+  shift 2
+  "$python" -m pytest -q "$@" --cells "build/cells/$name.json" >"build/cells/$name.log" 2>&1
+  local status=$?
+  echo "== $name"
+  cat "build/cells/$name.log"
+  return $status
+}
+
+one() {
+  local failed=0
+  run onnx .venv/bin/python $tests/test_onnx.py $tests/test_tensorrt.py || failed=1
+  run gptqmodel .venvs/gptqmodel/bin/python $tests/gptqmodel || failed=1
+  run vllm .venvs/vllm/bin/python $tests/vllm || failed=1
+  return $failed
+}
+other() {
+  run others .venv/bin/python $(ls $tests/test_*.py | grep -v -e test_onnx -e test_tensorrt)
+}
+
+one & first=$!
+other & second=$!
 failed=0
-.venv/bin/python -m pytest -q tests/clients/test_*.py --cells $cells || failed=1
-.venvs/gptqmodel/bin/python -m pytest -q tests/clients/gptqmodel --cells $cells || failed=1
-.venvs/vllm/bin/python -m pytest -q tests/clients/vllm --cells $cells || failed=1
-.venv/bin/python tests/clients/compatibility.py $cells || failed=1
+wait $first || failed=1
+wait $second || failed=1
+.venv/bin/python $tests/compatibility.py build/cells/*.json || failed=1
 exit $failed

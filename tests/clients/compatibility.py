@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the table of families and formats into docs/FORMATS.md from what the tests of clients recorded (make test-clients).
 
-usage: compatibility.py CELLS.json
+usage: compatibility.py CELLS.json…
 """
 import argparse
 import json
@@ -36,12 +36,13 @@ def table(cells):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cells", type=Path)
+    parser.add_argument("cells", type=Path, nargs="+")
     arguments = parser.parse_args()
     text = DOCUMENT.read_text()
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
-    DOCUMENT.write_text(before + BEGIN + "\n" + table(json.loads(arguments.cells.read_text())) + "\n" + END + after)
+    cells = {name: cell for file in arguments.cells for name, cell in json.loads(file.read_text()).items()}
+    DOCUMENT.write_text(before + BEGIN + "\n" + table(cells) + "\n" + END + after)
 
 
 if __name__ == "__main__":

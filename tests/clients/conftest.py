@@ -112,5 +112,4 @@ def pytest_runtest_makereport(item, call):
 def pytest_sessionfinish(session):
     file = session.config.getoption("--cells")
     if file:
-        known = json.loads(file.read_text()) if file.exists() else {}
-        file.write_text(json.dumps(known | session.config.cells, indent=1, sort_keys=True) + "\n")
+        file.write_text(json.dumps(session.config.cells, indent=1, sort_keys=True) + "\n")
