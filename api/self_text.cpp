@@ -13,8 +13,8 @@ namespace {
 
 constexpr uint64_t kCalibrationSeed = 0x63616c6962ULL;  // tells text for calibration from text for verification
 
-// The demo at 3 bits lost, as a multiple of what calibration on prose costs, by never, 64, 16, 8, 4,
-// 2: 1.23, 1.19, 1.11, 1.04, 1.03, 1.12 (benchmarks/shift.py).
+// The demo at 3 bits lost on prose, as a multiple of what calibration on prose costs (benchmarks/shift.py), with tokens
+// drawn never or every 64, 16, 8, 4, 2: 1.23, 1.19, 1.11, 1.04, 1.03, 1.12. Of the best, the rarest.
 constexpr int64_t kFreshEvery = 8;
 
 }  // namespace

@@ -70,7 +70,7 @@ Result<std::vector<eval::Tokens>> self_sample(model::Generator& generator, const
         sequences.push_back(options.start);
         sequences.back().push_back(static_cast<int32_t>(even.emplace_back(seed)() % vocabulary));
         AUTOGLM_ASSIGN_OR_RETURN(tokenizer::Sampler sampler,
-                                 tokenizer::Sampler::create({.temperature = options.temperature, .seed = seed + 1},
+                                 tokenizer::Sampler::create({.temperature = options.temperature, .seed = ~seed},
                                                             static_cast<int64_t>(vocabulary)));
         samplers.push_back(std::move(sampler));
       }

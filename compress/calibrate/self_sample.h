@@ -18,7 +18,7 @@ struct SelfSampleOptions {
   double temperature = 1.0;
   int64_t batch = 16;  ///< sequences generated side by side
   /// Every so many tokens one is drawn evenly from the vocabulary, 0: only the first. A model that goes on by itself
-  /// keeps to what it likes to write; calibration wants inputs of every kind.
+  /// keeps to what it likes to write; calibration wants inputs of every kind (of special tokens too).
   int64_t fresh_every = 0;
   eval::Tokens start;  ///< what each begins with ("[gMASK]<sop>"); empty: one token drawn from the vocabulary
 };

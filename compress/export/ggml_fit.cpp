@@ -63,8 +63,8 @@ struct Moments {
     const Floats minimum = (q * qx - qq * x) / determinant;
     const Floats scale = (weight * qx - q * x) / determinant;
     const Floats through_zero = qq > 0 ? qx / qq : none;
-    // Where all levels are one, the determinant is rounding errors, some 1e-6 of its terms; one level that differs from
-    // 31 others makes more than 1e-5.
+    // Where all levels are one, the determinant is rounding errors, some 1e-6 of its terms; a level of 31 that differs
+    // from all others makes 1e-5 with a hundredth of the weight.
     const Flags solvable = determinant > 1e-5F * weight * qq, below = minimum < 0;
     return {.scale = solvable ? (below ? through_zero : scale) : none, .minimum = solvable & ~below ? minimum : none};
   }

@@ -34,9 +34,9 @@ constexpr int64_t kMostLayers = 512;  // of llama.cpp
 Status check_config(const ModelConfig& config, const Architecture& architecture) {
   const auto refuse = [&](std::string_view what) {
     const bool fixed = format::has_fixed_frequencies(config), is_chatglm = config.family == format::Family::kChatGlm;
-    const std::string_view others = is_chatglm ? fixed ? "; --format onnx, tensorrt or torchscript can hold it" : ""
-                                    : fixed    ? "; every other --format can hold it"
-                                               : "; --format hf, gptq or awq can hold it";
+    const std::string_view others = !fixed       ? is_chatglm ? "" : "; --format hf can hold it"
+                                    : is_chatglm ? "; --format onnx, tensorrt or torchscript can hold it"
+                                                 : "; --format onnx, tensorrt, torchscript or hf can hold it";
     return invalid_argument(
         fmt::format("gguf: {} in a {} model is not exported yet{}", what, to_string(config.family), others));
   };

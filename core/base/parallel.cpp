@@ -4,53 +4,64 @@
 #include <exception>
 #include <limits>
 #include <mutex>
-#include <new>
-#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace autoglm {
 namespace {
 
-/// An exception that leaves a thread ends the process.
-Status guarded(const std::function<Status(int64_t begin, int64_t end)>& work, int64_t begin, int64_t end) {
-  try {
-    return work(begin, end);
-  } catch (const std::bad_alloc&) {
-    return resource_exhausted("out of memory");
-  } catch (const std::exception& e) {
-    return internal_error(e.what());
+/// What went wrong in the first of the parts where something did.
+template <typename Failure>
+class FirstFailure {
+ public:
+  void add(int64_t begin, Failure failure) {
+    const std::lock_guard lock(mutex_);
+    if (begin < at_) at_ = begin, failure_ = std::move(failure);
   }
-}
+  Failure& get() { return failure_; }
+
+ private:
+  std::mutex mutex_;
+  int64_t at_ = std::numeric_limits<int64_t>::max();
+  Failure failure_;
+};
 
 }  // namespace
 
 void parallel_for(int64_t count, const std::function<void(int64_t begin, int64_t end)>& work) {
   const int64_t threads = std::clamp<int64_t>(std::thread::hardware_concurrency(), 1, std::max<int64_t>(count, 1));
-  std::vector<std::jthread> others;
-  int64_t begin = 0;
-  for (int64_t i = 1; i < threads; ++i) {
-    const int64_t end = count * i / threads;
+  FirstFailure<std::exception_ptr> thrown;
+  const auto run = [&](int64_t begin, int64_t end) {
     try {
-      others.emplace_back(work, begin, end);
-    } catch (const std::system_error&) {  // the system has no more threads: the caller does the rest
-      break;
+      work(begin, end);
+    } catch (...) {
+      thrown.add(begin, std::current_exception());
     }
-    begin = end;
+  };
+  {
+    std::vector<std::jthread> others;
+    int64_t begin = 0;
+    for (int64_t i = 1; i < threads; ++i) {
+      const int64_t end = count * i / threads;
+      try {
+        others.emplace_back(run, begin, end);
+      } catch (const std::exception&) {  // the system has no more threads, or memory: the caller does the rest
+        break;
+      }
+      begin = end;
+    }
+    run(begin, count);
   }
-  work(begin, count);
+  if (thrown.get()) std::rethrow_exception(thrown.get());
 }
 
 Status try_parallel_for(int64_t count, const std::function<Status(int64_t begin, int64_t end)>& work) {
-  std::mutex merging;
-  Status first_failure = ok_status();
-  int64_t failed_at = std::numeric_limits<int64_t>::max();
+  FirstFailure<Status> failed;
   parallel_for(count, [&](int64_t begin, int64_t end) {
-    Status done = guarded(work, begin, end);
-    const std::lock_guard lock(merging);
-    if (!done.ok() && begin < failed_at) failed_at = begin, first_failure = std::move(done);
+    if (Status done = work(begin, end); !done.ok()) failed.add(begin, std::move(done));
   });
-  return first_failure;
+  return failed.get();
 }
 
 }  // namespace autoglm

@@ -8,12 +8,11 @@
 namespace autoglm {
 
 /// Calls `work(begin, end)` for consecutive parts of [0, count), each on a thread of its own, as many as this process
-/// has processors; the caller's is one of them. Returns when all have ended. `work` must not throw; the parts must not
-/// depend on each other.
+/// has processors; the caller's is one of them. Returns when all have ended; what a part throws is thrown again then,
+/// of several the first part's. The parts must not depend on each other.
 void parallel_for(int64_t count, const std::function<void(int64_t begin, int64_t end)>& work);
 
-/// The same with work that can fail, or throw: returns the failure of the first part that has one, where memory ran out
-/// kResourceExhausted.
+/// The same with work that can fail: returns the failure of the first part that has one.
 Status try_parallel_for(int64_t count, const std::function<Status(int64_t begin, int64_t end)>& work);
 
 }  // namespace autoglm

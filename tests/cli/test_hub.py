@@ -24,7 +24,7 @@ class Hub:
         self.files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
         self.token, self.drop_after, self.ranges, self.status, self.damaged, self.slow = None, 0, True, {}, {}, 0
         self.redirect, self.requests, self.retry_after = False, [], "1"
-        self.at_once, self.most_at_once = 0, 0
+        self.lock, self.sending, self.shards_at_once = threading.Lock(), [], 0
 
     def listing(self):
         siblings = []
@@ -83,12 +83,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         end = len(data)
         if hub.drop_after and end - first > hub.drop_after:
             end = first + hub.drop_after
-        hub.at_once += 1
-        hub.most_at_once = max(hub.most_at_once, hub.at_once)
-        for at in range(first, end, 1 << 16):
-            self.wfile.write(data[at:min(at + (1 << 16), end)])
-            time.sleep(hub.slow)
-        hub.at_once -= 1
+        try:
+            with hub.lock:
+                hub.sending.append(name)
+                hub.shards_at_once = max(hub.shards_at_once, sum(shard.endswith(".safetensors") for shard in hub.sending))
+            for at in range(first, end, 1 << 16):
+                self.wfile.write(data[at:min(at + (1 << 16), end)])
+                time.sleep(hub.slow)
+        finally:
+            with hub.lock:
+                hub.sending.remove(name)
         self.close_connection = end < len(data)
 
 
@@ -270,7 +274,7 @@ def test_shards_come_side_by_side(autoglm, hub, tmp_path):
     snapshot = repository(tmp_path) / "snapshots" / COMMIT
     assert sorted(path.name for path in snapshot.glob("*.safetensors")) == [f"model-{i}-of-3.safetensors" for i in (1, 2, 3)]
     assert all((snapshot / name).read_bytes() == hub.files[name] for name in set(index.values()))
-    assert hub.most_at_once > 1
+    assert hub.shards_at_once > 1
     assert autoglm("compress", DEMO, "-q", "int8", "--method", "rtn", "--verify", "none", "-o", tmp_path / "local").code == 0
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "local" / "model.safetensors").read_bytes()
 

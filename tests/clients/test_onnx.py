@@ -63,7 +63,7 @@ def compare(artifact, folder, our_logits, most, rounds=False, ids=None):
 
 
 def check_graph(folder):
-    """What ONNX's own checker says, shapes inferred; that no node is without use, and none could have been computed beforehand."""
+    """What ONNX's own checker says, shapes inferred; that no node is without use, and none reads constants alone but to cast them."""
     onnx.checker.check_model(str(folder / "model.onnx"), full_check=True)
     graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
     used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}

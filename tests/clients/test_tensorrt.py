@@ -6,13 +6,10 @@ import struct
 import numpy as np
 import onnx
 import pytest
-import torch
-import transformers
-from conftest import FAMILIES, FEW, few, model_folder, task_prompts
+from conftest import FAMILIES, FEW, few, model_folder
 from safetensors.numpy import load_file
 from test_export import export, export_fails
 from test_onnx import check_graph, compare, nodes_of, static_artifact, task_ids
-from test_transformers import load
 
 DEMO = model_folder("glm-phone-demo")
 # github.com/onnx/onnx-tensorrt, docs/operators.md: what the parser takes, of what a decoder needs.
@@ -134,16 +131,6 @@ def test_ranges_for_a_network_of_floats(compress, our_logits, tmp_path):
     assert len(lines) == report["ranges"] == len(expected) > 10
     found = sorted(struct.unpack(">f", bytes.fromhex(line.split(": ")[1]))[0] for line in lines)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-    # The first layer's is what transformers feeds the linears that read it, at most.
-    model, seen = load(artifact, dequantize=True), {}
-    model.model.layers[0].mlp.down_proj.register_forward_pre_hook(lambda _, args: seen.update(down=args[0].abs().max().item()))
-    tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO)
-    with torch.no_grad():
-        for prompt in task_prompts(tokenizer, 8):
-            model(input_ids=tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"])
-    values = inputs["model.layers.0.mlp.down_proj"]
-    assert 0.2 < seen["down"] / max(abs(values[1]), abs(values[2])) < 5
 
 
 @pytest.mark.parametrize("options,words", [
