@@ -4,7 +4,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 trap 'trap - TERM; kill 0' INT TERM  # the two sets too
-export AUTOGLM_TASKS=200
+export AUTOGLM_TASKS=200 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive  # else threads of both sets wait for one another, spinning
 rm -rf build/cells
 mkdir -p build/cells
 tests=tests/clients
