@@ -21,13 +21,7 @@ using format::QuantArgs;
 using format::QuantizedWeight;
 using format::Strategy;
 
-/// How the integers of a block of kBlock values lie in it.
-struct Layout {
-  int bits;
-  bool has_minimum;
-};
-
-Layout layout_of(GgmlType type) {
+Levels levels_of(GgmlType type) {
   switch (type) {
     case GgmlType::kQ4_0: return {4, false};
     case GgmlType::kQ4_1: return {4, true};
@@ -58,8 +52,8 @@ int64_t block_bytes(GgmlType type) {
 }
 
 /// 32 unsigned integers of 4 or 5 bits.
-void pack(const Layout& layout, const uint8_t* values, std::byte* out) {
-  if (layout.bits == 5) {
+void pack(const Levels& levels, const uint8_t* values, std::byte* out) {
+  if (levels.bits == 5) {
     uint32_t high = 0;
     for (uint32_t i = 0; i < kBlock; ++i) high |= static_cast<uint32_t>(values[i] >> 4) << i;
     std::memcpy(out, &high, sizeof high);
@@ -70,9 +64,9 @@ void pack(const Layout& layout, const uint8_t* values, std::byte* out) {
   }
 }
 
-void unpack(const Layout& layout, const std::byte* in, uint8_t* values) {
+void unpack(const Levels& levels, const std::byte* in, uint8_t* values) {
   uint32_t high = 0;
-  if (layout.bits == 5) {
+  if (levels.bits == 5) {
     std::memcpy(&high, in, sizeof high);
     in += sizeof high;
   }
@@ -92,29 +86,22 @@ void encode_q8(const float* values, std::byte* out) {
 }
 
 /// Blocks of 32 floats, up to kFitsAtOnce, as 4 or 5 bits.
-void encode_blocks(const Layout& layout, std::span<const float> values, std::span<const float> weights,
+void encode_blocks(const Levels& levels, std::span<const float> values, std::span<const float> weights,
                    std::span<std::byte> out) {
-  static const std::vector<float> alike(kBlock * kFitsAtOnce, 1.0F);
-  const float* importance = weights.empty() ? alike.data() : weights.data();
-  const int top = (1 << layout.bits) - 1, middle = layout.has_minimum ? 0 : 1 << (layout.bits - 1);
   std::array<Affine, kFitsAtOnce> all;
   const std::span<Affine> fits = std::span(all).first(values.size() / kBlock);
-  if (layout.has_minimum) {
-    fit_affine(values.data(), importance, kBlock, top, fits);
-  } else {
-    fit_symmetric(values.data(), importance, kBlock, middle, fits);
-  }
+  fit_groups(values.data(), weights.data(), kBlock, levels, fits);
   for (size_t block = 0; block < fits.size(); ++block) {
     std::byte* to = out.data() + block * (out.size() / fits.size());
     put_fp16(to, fits[block].scale);
-    if (layout.has_minimum) put_fp16(to + 2, -fits[block].minimum);
-    const float scale = get_fp16(to), minimum = layout.has_minimum ? -get_fp16(to + 2) : 0;
+    if (levels.has_minimum) put_fp16(to + 2, -fits[block].minimum);
+    const float scale = get_fp16(to), minimum = levels.has_minimum ? -get_fp16(to + 2) : 0;
     uint8_t q[kBlock];
     for (size_t i = 0; i < kBlock; ++i) {
       const int level = scale != 0 ? nearest((values[block * kBlock + i] + minimum) / scale) : 0;
-      q[i] = static_cast<uint8_t>(std::clamp(level + middle, 0, top));
+      q[i] = static_cast<uint8_t>(std::clamp(level + levels.middle(), 0, levels.top()));
     }
-    pack(layout, q, to + (layout.has_minimum ? 4 : 2));
+    pack(levels, q, to + (levels.has_minimum ? 4 : 2));
   }
 }
 
@@ -178,9 +165,9 @@ Result<GgmlType> exact_type(const QuantArgs& args, int64_t cols) {
 }
 
 void encode(const QuantizedWeight& weight, GgmlType type, std::span<std::byte> out) {
-  const Layout layout = layout_of(type);
+  const Levels levels = levels_of(type);
   const int64_t groups = weight.args.groups(weight.cols);
-  const int offset = layout.bits == 8 ? 0 : 1 << (layout.bits - 1);
+  const int offset = levels.bits == 8 ? 0 : 1 << (levels.bits - 1);
   std::byte* block = out.data();
   for (int64_t row = 0; row < weight.rows; ++row) {
     for (int64_t col = 0; col < weight.cols; col += kBlock, block += block_bytes(type)) {
@@ -189,17 +176,17 @@ void encode(const QuantizedWeight& weight, GgmlType type, std::span<std::byte> o
       const float scale = weight.scales[at];
       const int8_t* values = weight.values.data() + row * weight.cols + col;
       put_fp16(block, scale);
-      if (layout.bits == 8) {
+      if (levels.bits == 8) {
         std::memcpy(block + 2, values, kBlock);
         continue;
       }
       uint8_t shifted[kBlock];
       for (int64_t i = 0; i < kBlock; ++i) shifted[i] = static_cast<uint8_t>(values[i] + offset);
-      if (layout.has_minimum) {
+      if (levels.has_minimum) {
         const int zero_point = weight.zero_points.empty() ? 0 : weight.zero_points[at];
         put_fp16(block + 2, -static_cast<float>(offset + zero_point) * scale);
       }
-      pack(layout, shifted, block + (layout.has_minimum ? 4 : 2));
+      pack(levels, shifted, block + (levels.has_minimum ? 4 : 2));
     }
   }
 }
@@ -220,7 +207,7 @@ void encode(std::span<const float> values, int64_t cols, std::span<const float> 
     } else if (type == GgmlType::kQ8_0) {
       encode_q8(from.data(), to.data());
     } else {
-      encode_blocks(layout_of(type), from, importance, to);
+      encode_blocks(levels_of(type), from, importance, to);
     }
   };
   const bool is_fitted = size == kBlock && type != GgmlType::kQ8_0;
@@ -242,19 +229,19 @@ void decode(GgmlType type, std::span<const std::byte> bytes, std::span<float> ou
     }
     return;
   }
-  const Layout layout = layout_of(type);
+  const Levels levels = levels_of(type);
   const std::byte* block = bytes.data();
   for (size_t first = 0; first < out.size(); first += kBlock, block += block_bytes(type)) {
     const float scale = get_fp16(block);
-    if (layout.bits == 8) {
+    if (levels.bits == 8) {
       for (size_t i = 0; i < kBlock; ++i)
         out[first + i] = static_cast<float>(static_cast<int8_t>(block[2 + i])) * scale;
       continue;
     }
     uint8_t values[kBlock];
-    unpack(layout, block + (layout.has_minimum ? 4 : 2), values);
+    unpack(levels, block + (levels.has_minimum ? 4 : 2), values);
     const float minimum =
-        layout.has_minimum ? get_fp16(block + 2) : -static_cast<float>(1 << (layout.bits - 1)) * scale;
+        levels.has_minimum ? get_fp16(block + 2) : -static_cast<float>(1 << (levels.bits - 1)) * scale;
     for (size_t i = 0; i < kBlock; ++i) out[first + i] = static_cast<float>(values[i]) * scale + minimum;
   }
 }

@@ -34,7 +34,7 @@ struct Groups {
       const size_t first = std::min(lane, groups - 1) * count;
       for (size_t i = 0; i < count; ++i) {
         values[i][lane] = from[first + i];
-        weights[i][lane] = their_weights[first + i];
+        weights[i][lane] = their_weights != nullptr ? their_weights[first + i] : 1;
       }
     }
   }
@@ -103,12 +103,9 @@ Moments moments_of(const Groups& groups, const ValueMoments& known, const Affine
   return {known, q, qq, qx};
 }
 
-}  // namespace
-
-void fit_affine(const float* values, const float* weights, size_t count, int top, std::span<Affine> fits) {
-  const Groups groups(values, weights, count, fits.size());
+void fit_affine(const Groups& groups, int top, std::span<Affine> fits) {
   Floats lowest{}, highest = groups.values[0];
-  for (size_t i = 0; i < count; ++i) {
+  for (size_t i = 0; i < groups.count; ++i) {
     lowest = least(groups.values[i], lowest);
     highest = most(groups.values[i], highest);
   }
@@ -135,10 +132,9 @@ void fit_affine(const float* values, const float* weights, size_t count, int top
   for (size_t i = 0; i < fits.size(); ++i) fits[i] = {best.scale[i], best.minimum[i]};
 }
 
-void fit_symmetric(const float* values, const float* weights, size_t count, int middle, std::span<Affine> fits) {
-  const Groups groups(values, weights, count, fits.size());
+void fit_symmetric(const Groups& groups, int middle, std::span<Affine> fits) {
   Floats largest{};
-  for (size_t i = 0; i < count; ++i) {
+  for (size_t i = 0; i < groups.count; ++i) {
     const Floats value = groups.values[i];
     largest = (value < 0 ? -value : value) > (largest < 0 ? -largest : largest) ? value : largest;
   }
@@ -149,7 +145,7 @@ void fit_symmetric(const float* values, const float* weights, size_t count, int 
     for (int guess = 0; guess <= kGuesses; ++guess) {
       const Floats inverse = sign * guessed_levels(middle, guess) / largest;
       Floats qx{}, qq{};
-      for (size_t i = 0; i < count; ++i) {
+      for (size_t i = 0; i < groups.count; ++i) {
         const Floats value = groups.values[i];
         const Floats level = nearest(value * inverse, lowest, highest);
         const Floats weighted = groups.weights[i] * level;
@@ -163,6 +159,17 @@ void fit_symmetric(const float* values, const float* weights, size_t count, int 
     }
   }
   for (size_t i = 0; i < fits.size(); ++i) fits[i] = {best[i], 0};
+}
+
+}  // namespace
+
+void fit_groups(const float* values, const float* weights, size_t count, Levels levels, std::span<Affine> fits) {
+  const Groups groups(values, weights, count, fits.size());
+  if (levels.has_minimum) {
+    fit_affine(groups, levels.top(), fits);
+  } else {
+    fit_symmetric(groups, levels.middle(), fits);
+  }
 }
 
 }  // namespace autoglm::exports

@@ -10,16 +10,22 @@ namespace autoglm::exports {
 constexpr size_t kFitsAtOnce = 4;  ///< groups in one call, or fewer
 constexpr size_t kMostValuesOfGroup = 32;
 
-/// value = scale * q - minimum, both at least 0, q in 0..top.
+/// The integers that a group has: 0..top() with a minimum, else -middle()..middle()-1, stored from 0 on.
+struct Levels {
+  int bits;
+  bool has_minimum;
+  int top() const { return (1 << bits) - 1; }
+  int middle() const { return has_minimum ? 0 : 1 << (bits - 1); }
+};
+
+/// value = scale * q - minimum, both at least 0; without a minimum the scale's sign is free, since one side has a level
+/// more.
 struct Affine {
   float scale = 0, minimum = 0;
 };
 
-/// Of fits.size() groups of `count` values, one behind another, weights likewise.
-void fit_affine(const float* values, const float* weights, size_t count, int top, std::span<Affine> fits);
-
-/// value = scale * q with q in -middle..middle-1; the scale's sign is free, since one side has a level more.
-void fit_symmetric(const float* values, const float* weights, size_t count, int middle, std::span<Affine> fits);
+/// Of fits.size() groups of `count` values, one behind another, weights likewise (null: all alike).
+void fit_groups(const float* values, const float* weights, size_t count, Levels levels, std::span<Affine> fits);
 
 /// Added to any |x| < 2^22 and taken away again, it leaves the nearest integer, halves to even: 1.5 * 2^23 has no room
 /// for a fraction.

@@ -14,23 +14,19 @@ namespace {
 constexpr size_t kValues = kSuperBlock, kMostSubBlocks = 16;
 
 /// What a super-block of a type is made of.
-struct Layout {
-  int bits;
+struct Layout : Levels {
   size_t sub;        // values of a sub-block
-  bool has_minimum;  // else values are symmetric about 2^(bits - 1)
   int scale_levels;  // largest scale, unsigned or (symmetric) the magnitude of the lowest
   size_t sub_blocks() const { return kValues / sub; }
-  int top() const { return (1 << bits) - 1; }
-  int middle() const { return has_minimum ? 0 : 1 << (bits - 1); }
 };
 
 Layout layout_of(GgmlType type) {
   switch (type) {
-    case GgmlType::kQ2_K: return {2, 16, true, 15};
-    case GgmlType::kQ3_K: return {3, 16, false, 32};
-    case GgmlType::kQ4_K: return {4, 32, true, 63};
-    case GgmlType::kQ5_K: return {5, 32, true, 63};
-    default: return {6, 16, false, 128};
+    case GgmlType::kQ2_K: return {{2, true}, 16, 15};
+    case GgmlType::kQ3_K: return {{3, false}, 16, 32};
+    case GgmlType::kQ4_K: return {{4, true}, 32, 63};
+    case GgmlType::kQ5_K: return {{5, true}, 32, 63};
+    default: return {{6, false}, 16, 128};
   }
 }
 
@@ -48,14 +44,9 @@ Integers quantize(const Layout& layout, const float* values, const float* weight
   std::array<Affine, kMostSubBlocks> fits{};
   float largest = 0, largest_minimum = 0;
   for (size_t b = 0; b < blocks; b += kFitsAtOnce) {
-    const float* x = values + b * layout.sub;
-    const float* w = weights + b * layout.sub;
-    const std::span<Affine> some(&fits[b], std::min(kFitsAtOnce, blocks - b));
-    if (layout.has_minimum) {
-      fit_affine(x, w, layout.sub, layout.top(), some);
-    } else {
-      fit_symmetric(x, w, layout.sub, layout.middle(), some);
-    }
+    const float* importance = weights != nullptr ? weights + b * layout.sub : nullptr;
+    fit_groups(values + b * layout.sub, importance, layout.sub, layout,
+               std::span(fits).subspan(b, std::min(kFitsAtOnce, blocks - b)));
   }
   for (size_t b = 0; b < blocks; ++b) {
     if (std::abs(fits[b].scale) > std::abs(largest)) largest = fits[b].scale;
@@ -216,13 +207,8 @@ Integers unpack(GgmlType type, const std::byte* in) {
 
 void encode_super_block(GgmlType type, std::span<const float> values, std::span<const float> weights,
                         std::span<std::byte> out) {
-  static const std::array<float, kValues> alike = [] {
-    std::array<float, kValues> ones{};
-    ones.fill(1);
-    return ones;
-  }();
   std::fill(out.begin(), out.end(), std::byte{0});
-  pack(type, quantize(layout_of(type), values.data(), weights.empty() ? alike.data() : weights.data()), out.data());
+  pack(type, quantize(layout_of(type), values.data(), weights.data()), out.data());
 }
 
 void decode_super_block(GgmlType type, std::span<const std::byte> bytes, std::span<float> out) {

@@ -189,6 +189,13 @@ struct Lines {
   int64_t pitch() const { return length() + (tensor.transposed ? 64 : 0); }
   size_t offset(int64_t line) const { return static_cast<size_t>(line * pitch()) * element_bytes(); }
 
+  /// Between a piece of the matrix and `some` of its lines, from `line` on, where it is transposed.
+  template <bool to_lines, typename Matrix, typename Line>
+  void turn_some(Matrix* elements, int64_t line, int64_t some, Line* turned) const {
+    turn<to_lines>(element_bytes(), elements + static_cast<size_t>(line) * element_bytes(), static_cast<size_t>(count),
+                   static_cast<size_t>(tensor.cols), turned, static_cast<size_t>(some), static_cast<size_t>(pitch()));
+  }
+
   /// Calls `work(line, some)` for some lines at a time, on several threads.
   template <typename Work>
   Status for_each_batch(const Work& work) const {
@@ -261,15 +268,10 @@ Status OnnxFile::write(format::FolderWriter& folder, onnx::ModelProto& model, st
 Status OnnxFile::write_rows(size_t index, int64_t first, int64_t count, std::span<const std::byte> elements) {
   const OnnxTensor& tensor = tensors_[index];
   const Lines lines{tensor, first, count};
-  const size_t size = lines.element_bytes();
   folder_->count(static_cast<int64_t>(elements.size()) * tensor.bits / std::max(tensor.bits, 8));
   return lines.for_each_batch([&](int64_t line, int64_t some) -> Status {
     std::vector<std::byte> turned(tensor.transposed ? lines.offset(some) : 0), packed;
-    if (tensor.transposed) {
-      turn<true>(size, elements.data() + static_cast<size_t>(line) * size, static_cast<size_t>(count),
-                 static_cast<size_t>(tensor.cols), turned.data(), static_cast<size_t>(some),
-                 static_cast<size_t>(lines.pitch()));
-    }
+    if (tensor.transposed) lines.turn_some<true>(elements.data(), line, some, turned.data());
     const auto batch = tensor.transposed ? std::span<const std::byte>(turned)
                                          : elements.subspan(lines.offset(line), lines.offset(some));
     return lines.for_each_run(batch, line, some, [&](std::span<const std::byte> run, int64_t at, size_t bytes) {
@@ -286,7 +288,6 @@ Status OnnxFile::write_rows(size_t index, int64_t first, int64_t count, std::spa
 Status OnnxFile::read_rows(size_t index, int64_t first, int64_t count, std::span<std::byte> elements) const {
   const OnnxTensor& tensor = tensors_[index];
   const Lines lines{tensor, first, count};
-  const size_t size = lines.element_bytes();
   return lines.for_each_batch([&](int64_t line, int64_t some) -> Status {
     std::vector<std::byte> turned(tensor.transposed ? lines.offset(some) : 0), packed;
     const std::span<std::byte> batch =
@@ -299,11 +300,7 @@ Status OnnxFile::read_rows(size_t index, int64_t first, int64_t count, std::span
           unpack(packed, tensor, run);
           return ok_status();
         }));
-    if (tensor.transposed) {
-      turn<false>(size, elements.data() + static_cast<size_t>(line) * size, static_cast<size_t>(count),
-                  static_cast<size_t>(tensor.cols), turned.data(), static_cast<size_t>(some),
-                  static_cast<size_t>(lines.pitch()));
-    }
+    if (tensor.transposed) lines.turn_some<false>(elements.data(), line, some, turned.data());
     return ok_status();
   });
 }

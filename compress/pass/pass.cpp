@@ -5,13 +5,13 @@
 
 #include <algorithm>
 #include <atomic>
-#include <mutex>
 #include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "compress/tensor/bridge.h"
+#include "core/base/parallel.h"
 
 namespace autoglm::pass {
 namespace {
@@ -45,19 +45,13 @@ Status for_each_piece_at_once(const Target& target, CancelToken& cancel,
     });
   };
   std::atomic<int64_t> next = 0;
-  std::mutex failing;
-  int64_t failed = pieces;
-  Status status;
+  FirstFailure<Status> failure;
   const auto work = [&] {
     for (int64_t piece = next++; piece < pieces; piece = next++) {
       Status done = work_on(piece);
       if (done.ok()) continue;
       next = pieces;
-      const std::lock_guard lock(failing);
-      if (piece < failed) {
-        failed = piece;
-        status = std::move(done);
-      }
+      failure.add(piece, std::move(done));
     }
   };
   // Threads of their own: those of OpenMP spin while they wait, and another writes meanwhile.
@@ -68,7 +62,7 @@ Status for_each_piece_at_once(const Target& target, CancelToken& cancel,
     if (threads.empty()) work();
   }
   threads.clear();  // waits for them
-  return status;
+  return failure.get();
 }
 
 int64_t piece_bytes(int64_t rows, int64_t cols, int64_t bytes) {

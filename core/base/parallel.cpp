@@ -2,33 +2,11 @@
 
 #include <algorithm>
 #include <exception>
-#include <limits>
-#include <mutex>
 #include <thread>
 #include <utility>
 #include <vector>
 
 namespace autoglm {
-namespace {
-
-/// What went wrong in the first of the parts where something did.
-template <typename Failure>
-class FirstFailure {
- public:
-  void add(int64_t begin, Failure failure) {
-    const std::lock_guard lock(mutex_);
-    if (begin < at_) at_ = begin, failure_ = std::move(failure);
-  }
-  Failure& get() { return failure_; }
-
- private:
-  std::mutex mutex_;
-  int64_t at_ = std::numeric_limits<int64_t>::max();
-  Failure failure_;
-};
-
-}  // namespace
-
 void parallel_for(int64_t count, const std::function<void(int64_t begin, int64_t end)>& work) {
   const int64_t threads = std::clamp<int64_t>(std::thread::hardware_concurrency(), 1, std::max<int64_t>(count, 1));
   FirstFailure<std::exception_ptr> thrown;

@@ -126,8 +126,8 @@ def test_every_long_command_stops_when_asked(tmp_path, command):
 
 
 # What is on its way, and by which file one sees that it has begun.
-EXPORTS = [(("hf", "--type", "fp32"), ".out*/*.part"), (("onnx",), ".out*/model.onnx"), (("tensorrt",), ".out*/model.onnx"),
-           (("torchscript",), ".out*/model.pt*"), (("gguf", "--type", "q4_k"), ".out*")]
+EXPORTS = [(("hf", "--type", "fp32"), ".out.autoglm-tmp-*/*.part"), (("onnx",), ".out.autoglm-tmp-*/model.onnx"), (("tensorrt",), ".out.autoglm-tmp-*/model.onnx"),
+           (("torchscript",), ".out.autoglm-tmp-*/model.pt*"), (("gguf", "--type", "q4_k"), ".out*")]
 
 
 @pytest.mark.parametrize("options,part", EXPORTS)

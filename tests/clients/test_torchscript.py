@@ -12,7 +12,7 @@ from test_onnx import asymmetric_activations
 from test_transformers import load, token_ids
 
 DEMO = model_folder("glm-phone-demo")
-TASKS = int(os.environ.get("AUTOGLM_TASKS", 8))  # of 200
+TASKS = int(os.environ.get("AUTOGLM_TASKS", 20))  # of 200
 STEPS = 16
 
 
