@@ -90,7 +90,7 @@ void encode_blocks(const Levels& levels, std::span<const float> values, std::spa
                    std::span<std::byte> out) {
   std::array<Affine, kFitsAtOnce> all;
   const std::span<Affine> fits = std::span(all).first(values.size() / kBlock);
-  fit_groups(values.data(), weights.data(), kBlock, levels, fits);
+  fit_groups(values, weights, levels, fits);
   for (size_t block = 0; block < fits.size(); ++block) {
     std::byte* to = out.data() + block * (out.size() / fits.size());
     put_fp16(to, fits[block].scale);

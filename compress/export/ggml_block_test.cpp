@@ -152,6 +152,18 @@ TEST(GgmlBlock, RoundsWhatMattersBetter) {
   }
 }
 
+TEST(GgmlBlock, RoundsAllAlikeWithoutWeights) {
+  const std::vector<float> values = normal_values(4096);
+  std::vector<float> weights(values.size(), 0.01F);
+  weights[5] = 10;
+  for (const GgmlType type : {GgmlType::kQ4_0, GgmlType::kQ5_1, GgmlType::kQ3_K, GgmlType::kQ4_K}) {
+    std::vector<std::byte> never(static_cast<size_t>(row_bytes(type, 4096))), no_longer = never;
+    encode(values, 4096, {}, type, never);
+    encode(values, 4096, std::span(weights).first(0), type, no_longer);  // memory of the matrix before
+    EXPECT_EQ(never, no_longer) << to_string(type);
+  }
+}
+
 TEST(GgmlBlock, BlocksDoNotDependOnTheirNeighbours) {
   const std::vector<float> values = normal_values(7 * 256);  // no multiple of how many are fitted at once
   std::vector<float> weights(values.size());

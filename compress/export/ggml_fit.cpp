@@ -29,12 +29,13 @@ struct Groups {
   size_t count;
   std::array<Floats, kMostValuesOfGroup> values, weights;
 
-  Groups(const float* from, const float* their_weights, size_t count, size_t groups) : count(count) {
+  Groups(std::span<const float> from, std::span<const float> their_weights, size_t groups)
+      : count(from.size() / groups) {
     for (size_t lane = 0; lane < kFitsAtOnce; ++lane) {
       const size_t first = std::min(lane, groups - 1) * count;
       for (size_t i = 0; i < count; ++i) {
         values[i][lane] = from[first + i];
-        weights[i][lane] = their_weights != nullptr ? their_weights[first + i] : 1;
+        weights[i][lane] = their_weights.empty() ? 1 : their_weights[first + i];
       }
     }
   }
@@ -163,8 +164,8 @@ void fit_symmetric(const Groups& groups, int middle, std::span<Affine> fits) {
 
 }  // namespace
 
-void fit_groups(const float* values, const float* weights, size_t count, Levels levels, std::span<Affine> fits) {
-  const Groups groups(values, weights, count, fits.size());
+void fit_groups(std::span<const float> values, std::span<const float> weights, Levels levels, std::span<Affine> fits) {
+  const Groups groups(values, weights, fits.size());
   if (levels.has_minimum) {
     fit_affine(groups, levels.top(), fits);
   } else {

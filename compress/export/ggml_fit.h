@@ -24,8 +24,8 @@ struct Affine {
   float scale = 0, minimum = 0;
 };
 
-/// Of fits.size() groups of `count` values, one behind another, weights likewise (null: all alike).
-void fit_groups(const float* values, const float* weights, size_t count, Levels levels, std::span<Affine> fits);
+/// Of fits.size() groups of as many values each, one behind another, weights likewise (empty: all alike).
+void fit_groups(std::span<const float> values, std::span<const float> weights, Levels levels, std::span<Affine> fits);
 
 /// Added to any |x| < 2^22 and taken away again, it leaves the nearest integer, halves to even: 1.5 * 2^23 has no room
 /// for a fraction.

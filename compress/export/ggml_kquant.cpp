@@ -38,15 +38,15 @@ struct Integers {
   float scale = 0, minimum = 0;              // d, m, as FP16 holds them
 };
 
-Integers quantize(const Layout& layout, const float* values, const float* weights) {
+Integers quantize(const Layout& layout, std::span<const float> values, std::span<const float> weights) {
   Integers out;
   const size_t blocks = layout.sub_blocks();
   std::array<Affine, kMostSubBlocks> fits{};
   float largest = 0, largest_minimum = 0;
   for (size_t b = 0; b < blocks; b += kFitsAtOnce) {
-    const float* importance = weights != nullptr ? weights + b * layout.sub : nullptr;
-    fit_groups(values + b * layout.sub, importance, layout.sub, layout,
-               std::span(fits).subspan(b, std::min(kFitsAtOnce, blocks - b)));
+    const size_t some = std::min(kFitsAtOnce, blocks - b), first = b * layout.sub, count = some * layout.sub;
+    fit_groups(values.subspan(first, count), weights.empty() ? weights : weights.subspan(first, count), layout,
+               std::span(fits).subspan(b, some));
   }
   for (size_t b = 0; b < blocks; ++b) {
     if (std::abs(fits[b].scale) > std::abs(largest)) largest = fits[b].scale;
@@ -208,7 +208,7 @@ Integers unpack(GgmlType type, const std::byte* in) {
 void encode_super_block(GgmlType type, std::span<const float> values, std::span<const float> weights,
                         std::span<std::byte> out) {
   std::fill(out.begin(), out.end(), std::byte{0});
-  pack(type, quantize(layout_of(type), values.data(), weights.data()), out.data());
+  pack(type, quantize(layout_of(type), values, weights), out.data());
 }
 
 void decode_super_block(GgmlType type, std::span<const std::byte> bytes, std::span<float> out) {

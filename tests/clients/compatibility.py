@@ -10,6 +10,7 @@ from pathlib import Path
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/FORMATS.md"
 BEGIN, END = "<!-- compatibility: tests/clients/compatibility.py writes this table -->\n", "<!-- end of compatibility -->\n"
 FORMATS = ["compressed-tensors", "hf", "gguf", "onnx", "gptq", "awq", "torchscript", "tensorrt", "vllm"]
+AGREES = {"tensorrt": "rules"}  # the software itself has not read these files; others: yes
 
 
 def family_of(checkpoint):
@@ -19,18 +20,20 @@ def family_of(checkpoint):
     return next(f for f in ("chatglm", "glm4_moe", "glm4v", "glm4", "glm", "llama", "qwen2", "qwen3") if checkpoint.startswith(f))
 
 
+def word(kind, agreements):
+    return "" if not agreements else AGREES.get(kind, "yes") if all(agreements) else "**no**"
+
+
 def table(cells):
     families, clients = {}, {}
     for name, cell in cells.items():
         kind, checkpoint = name.split(" ")
         families.setdefault(family_of(checkpoint), {}).setdefault(kind, []).append(cell["agrees"])
         clients.setdefault(kind, set()).add(cell["client"])
-    words = {True: "yes", False: "**no**"}
     lines = ["| | " + " | ".join(f"{kind}: {', '.join(sorted(clients.get(kind, ['not run'])))}" for kind in FORMATS) + " |",
              "|---" * (len(FORMATS) + 1) + "|"]
     for family in sorted(families):
-        row = [words[all(families[family][kind])] if kind in families[family] else "" for kind in FORMATS]
-        lines.append(f"| {family} | " + " | ".join(row) + " |")
+        lines.append(f"| {family} | " + " | ".join(word(kind, families[family].get(kind, [])) for kind in FORMATS) + " |")
     return "\n".join(lines) + "\n"
 
 
