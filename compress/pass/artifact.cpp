@@ -152,8 +152,9 @@ Status Artifact::write(const Decision& decision, Target& target) {
     AUTOGLM_RETURN_IF_ERROR(
         writer_->add(decision.module.weight_name(), cast->dtype, decision.module.shape, cast->bytes));
   } else {
-    auto& quantized = std::get<format::QuantizedWeight>(target.result);
-    const auto tensors = format::encode(quantized, decision.module.name, decision.scheme->format());
+    const auto tensors = format::encode(std::get<format::QuantizedWeight>(target.result), decision.module.name,
+                                        decision.scheme->format());
+    target.result = std::monostate{};  // not kept while a slow disk takes the packed form
     for (const format::StoredTensor& stored : tensors) {
       AUTOGLM_RETURN_IF_ERROR(writer_->add(stored.name, stored.dtype, stored.shape, stored.bytes));
     }

@@ -100,6 +100,7 @@ class Pipeline {
         return tensor::guarded([&] { return put(decision, target); });
       }));
       if (!input_.plan->memory.overlap) AUTOGLM_RETURN_IF_ERROR(writing.wait());
+      return_freed_memory();  // of the one before: every thread has an arena that would keep some
     }
     const StageClock::Scope timed(clock_, "writing");
     return writing.wait();
