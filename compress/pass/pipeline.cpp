@@ -84,6 +84,8 @@ class Pipeline {
  private:
   /// Module by module; one is written while the next is rounded, where memory has room for both.
   Status stream_all() {
+    constexpr int64_t kReturnAfter = 64 << 20;  // integers: after every large weight, after some of many small ones
+    int64_t rounded = 0;
     Background writing;
     for (const Decision& decision : resolved_.decisions) {
       const int64_t done = decision.module.layer >= 0                 ? decision.module.layer + 1
@@ -100,7 +102,10 @@ class Pipeline {
         return tensor::guarded([&] { return put(decision, target); });
       }));
       if (!input_.plan->memory.overlap) AUTOGLM_RETURN_IF_ERROR(writing.wait());
-      return_freed_memory();  // of the one before: every thread has an arena that would keep some
+      rounded += format::element_count(decision.module.shape).value_or(0);
+      if (rounded < kReturnAfter) continue;
+      return_freed_memory();  // every thread has an arena that would keep some
+      rounded = 0;
     }
     const StageClock::Scope timed(clock_, "writing");
     return writing.wait();

@@ -7,6 +7,7 @@
 #include <vector>
 
 namespace autoglm {
+
 void parallel_for(int64_t count, const std::function<void(int64_t begin, int64_t end)>& work) {
   const int64_t threads = std::clamp<int64_t>(std::thread::hardware_concurrency(), 1, std::max<int64_t>(count, 1));
   FirstFailure<std::exception_ptr> thrown;
