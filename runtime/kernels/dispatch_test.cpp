@@ -61,7 +61,6 @@ TEST(Dispatch, EveryTableIsWholeAndItsOwn) {
     EXPECT_NE(table->rms_norm, nullptr);
     EXPECT_NE(table->rotary, nullptr);
     EXPECT_NE(table->swiglu, nullptr);
-    EXPECT_NE(table->softmax, nullptr);
     EXPECT_NE(table->add_scaled, nullptr);
     EXPECT_NE(table->f16_to_f32, nullptr);
     EXPECT_NE(table->bf16_to_f32, nullptr);

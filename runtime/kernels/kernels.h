@@ -121,7 +121,8 @@ struct Kernels {
   /// INT8 activations, quantized weights only; sums of integer products are exact.
   void (*linear_int8)(const LinearTask&) = nullptr;
   /// xq = round(x / scale) to nearest even, clamped to [-128, 127]; `scale` 0 asks for the token's own, max |x| / 127.5
-  /// (compressed-tensors' symmetric int8). Returns the scale used; a token of zeros has scale 2^-23.
+  /// (compressed-tensors' symmetric int8). Returns the scale used; a token of zeros has scale 2^-23, one with a value
+  /// that is infinite or none has the scale NaN and any xq, so that its products are none either.
   float (*quantize)(const float* x, int64_t n, float scale, int8_t* xq) = nullptr;
 
   /// For processors that multiply tiles, else all null: whether linear_int8 takes its inputs in tiles, and whether
@@ -141,8 +142,6 @@ struct Kernels {
   void (*rotary)(const RotaryTask&) = nullptr;
   /// y = silu(gate) * up, n values each; y may be gate or up.
   void (*swiglu)(const float* gate, const float* up, int64_t n, float* y) = nullptr;
-  /// In place, over n > 0 values; the maximum is subtracted first.
-  void (*softmax)(float* x, int64_t n) = nullptr;
   /// y += scale * x, n values.
   void (*add_scaled)(const float* x, float scale, int64_t n, float* y) = nullptr;
 

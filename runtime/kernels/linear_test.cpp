@@ -139,8 +139,9 @@ TEST_P(LinearTest, MultipliesFloatWeights) {
   unsigned seed = 1;
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
     for (const size_t rows : {1, 4, 17, 37, 64}) {
-      for (const size_t cols : {1, 7, 16, 33, 64, 300, 520}) {
+      for (const size_t cols : {1, 7, 16, 33, 64, 300, 520, 4100}) {
         for (const size_t m : {1, 2, 6, 7, 100}) {
+          if (cols > 4096 && m > 2) continue;
           const auto values = random_floats(rows * cols, ++seed, 0.05f);
           std::vector<std::byte> bytes(values.size() * static_cast<size_t>(format::size_of(dtype)) + 1);
           const auto stored = std::span(bytes).subspan(1);
@@ -306,6 +307,20 @@ TEST_P(LinearTest, QuantizesActivationsAsCompressedTensorsDoes) {
   q.assign(40, 1);
   EXPECT_EQ(quantize(zeros.data(), 40, 0, q.data()), 0x1p-23f);
   EXPECT_EQ(q, std::vector<int8_t>(40, 0));
+}
+
+TEST_P(LinearTest, WhatIsNoNumberStaysNone) {
+  const PackedWeight weight = PackedWeight::pack(random_weight({8, true, -1}, 20, 100, DType::kF32, 5)).value();
+  for (const float none : {NAN, INFINITY, -INFINITY}) {
+    for (const size_t place : {size_t{0}, size_t{57}, size_t{99}}) {
+      for (const float scale : {0.0f, 0.02f}) {
+        std::vector<float> x = random_floats(2 * 100, 1);
+        x[place] = none;
+        const std::vector<float> y = run(weight, x, {}, Compute::kInt8, scale);
+        for (size_t i = 0; i < y.size(); ++i) ASSERT_EQ(std::isnan(y[i]), i < 20) << i;
+      }
+    }
+  }
 }
 
 TEST_P(LinearTest, QuantizesLikeTheReference) {

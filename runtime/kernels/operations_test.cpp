@@ -1,4 +1,4 @@
-/// Norm, rotary, SwiGLU, softmax, sums and conversions: every table against a definition in double.
+/// Norm, rotary, SwiGLU, sums and conversions: every table against a definition in double.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -113,24 +113,6 @@ TEST_P(OperationsTest, Swiglu) {
     kernels_.swiglu(gate.data(), up.data(), static_cast<int64_t>(n), gate.data());
     EXPECT_EQ(gate, y);
   }
-}
-
-TEST_P(OperationsTest, Softmax) {
-  for (const size_t n : kSizes) {
-    for (const float size : {0.1f, 10.0f, 1e4f}) {
-      const auto x = random_floats(n, 3, size);
-      auto y = x;
-      kernels_.softmax(y.data(), static_cast<int64_t>(n));
-      double sum = 0, largest = -INFINITY;
-      for (const float v : x) largest = std::max(largest, static_cast<double>(v));
-      for (const float v : x) sum += std::exp(v - largest);
-      for (size_t i = 0; i < n; ++i) ASSERT_NEAR(y[i], std::exp(x[i] - largest) / sum, 1e-6);
-    }
-  }
-  std::vector<float> masked(20, -std::numeric_limits<float>::infinity());
-  masked[3] = 1;
-  kernels_.softmax(masked.data(), 20);
-  for (size_t i = 0; i < 20; ++i) EXPECT_EQ(masked[i], i == 3 ? 1 : 0);
 }
 
 TEST_P(OperationsTest, AddScaled) {

@@ -61,21 +61,6 @@ struct VectorOps {
     }
   }
 
-  static void softmax(float* x, int64_t n) {
-    const Vec least = S::set(-__builtin_inff());
-    Vec most = least;
-    for (int64_t i = 0; i < n; i += kLanes) most = S::max(most, S::first(n - i, S::load(x + i, n - i), least));
-    most = S::set(S::largest(most));
-    Vec sum = S::zero();
-    for (int64_t i = 0; i < n; i += kLanes) {
-      const Vec weight = exp<S>(S::sub(S::load(x + i, n - i), most));
-      sum = S::add(sum, S::first(n - i, weight, S::zero()));
-      S::store(x + i, weight, n - i);
-    }
-    const Vec factor = S::set(1.0f / S::sum(sum));
-    for (int64_t i = 0; i < n; i += kLanes) S::store(x + i, S::mul(S::load(x + i, n - i), factor), n - i);
-  }
-
   static void add_scaled(const float* x, float scale, int64_t n, float* y) {
     for (int64_t i = 0; i < n; i += kLanes) {
       S::store(y + i, S::fma(S::load(x + i, n - i), S::set(scale), S::load(y + i, n - i)), n - i);
@@ -83,15 +68,17 @@ struct VectorOps {
   }
 
   static float quantize(const float* x, int64_t n, float scale, int8_t* xq) {
+    Vec most = S::zero(), nothing = S::zero();  // the latter NaN where a value is none or infinite
+    for (int64_t i = 0; i < n; i += kLanes) {
+      const Vec v = S::load(x + i, n - i);
+      most = S::max(most, S::max(v, S::sub(S::zero(), v)));
+      nothing = S::fma(v, S::zero(), nothing);
+    }
     if (scale == 0) {
-      Vec most = S::zero();
-      for (int64_t i = 0; i < n; i += kLanes) {
-        const Vec v = S::load(x + i, n - i);
-        most = S::max(most, S::max(v, S::sub(S::zero(), v)));
-      }
       scale = S::largest(most) / 127.5f;
       if (!(scale > 0)) scale = 0x1p-23f;
     }
+    scale += S::sum(nothing);
     for (int64_t i = 0; i < n; i += kLanes) {
       const Vec q = S::div(S::load(x + i, n - i), S::set(scale));
       S::store_i8(xq + i, S::min(S::max(q, S::set(-128)), S::set(127)), n - i);
@@ -117,7 +104,6 @@ struct VectorOps {
   static void fill(Table& table) {
     table.rms_norm = rms_norm;
     table.swiglu = swiglu;
-    table.softmax = softmax;
     table.add_scaled = add_scaled;
     table.quantize = quantize;
     table.f16_to_f32 = f16_to_f32;

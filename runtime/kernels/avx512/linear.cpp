@@ -5,54 +5,42 @@
 namespace autoglm::kernels::avx512 {
 namespace {
 
-/// One token: weights go from memory through registers, two blocks side by side.
+/// One token: weights go from memory through registers, in the order in which they lie there.
 template <int bits>
 void multiply_vector(const LinearTask& task) {
   const WeightView& view = *task.weight;
-  const int64_t last_block = (view.rows - 1) / kBlockRows;
   const __m512 values = table<bits>();
-  for (int64_t row = task.first_row; row < task.last_row; row += kPairRows) {
-    const int64_t block[2] = {row / kBlockRows, smaller(row / kBlockRows + 1, last_block)};
-    __m512 y[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+  for (int64_t row = task.first_row; row < task.last_row; row += kBlockRows) {
+    const int64_t block = row / kBlockRows;
+    __m512 y = _mm512_setzero_ps();
     for (int64_t group = 0; group < view.groups; ++group) {
       const int64_t first = group * view.scale_cols, last = smaller(first + view.scale_cols, view.packed_cols);
-      __m512 sums[2][2] = {{_mm512_setzero_ps(), _mm512_setzero_ps()}, {_mm512_setzero_ps(), _mm512_setzero_ps()}};
+      __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
       for (int64_t col = first; col < last;) {
-        for (int i = 0; i < 2; ++i) {
-          const std::byte* chunk = chunk_of(view, block[i], col);
-          const float* x = task.x + col / kChunkCols * kChunkCols;
-          const auto add = [&](int c, __m512 w) {
-            sums[i][c & 1] = _mm512_fmadd_ps(w, _mm512_set1_ps(x[c]), sums[i][c & 1]);
-          };
-          if (view.scale_cols == 16) {
-            visit_half<bits>(chunk, col % kChunkCols != 0, values, add);
-          } else {
-            prefetch<bits * kVectorBytes>(chunk);
-            visit_chunk<bits>(chunk, values, add);
-          }
+        const std::byte* chunk = chunk_of(view, block, col);
+        const float* x = task.x + col / kChunkCols * kChunkCols;
+        const auto add = [&](int c, __m512 w) { sums[c & 3] = _mm512_fmadd_ps(w, _mm512_set1_ps(x[c]), sums[c & 3]); };
+        if (view.scale_cols == 16) {
+          visit_half<bits>(chunk, col % kChunkCols != 0, values, add);
+          col += 16;
+        } else {
+          prefetch<bits * kVectorBytes>(chunk);
+          visit_chunk<bits>(chunk, values, add);
+          col += kChunkCols;
         }
-        col += view.scale_cols == 16 ? 16 : kChunkCols;
       }
-      float x_sum = 0;
+      const int64_t index = (block * view.groups + group) * kBlockRows;
+      __m512 sum = _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3]));
       if (view.zeros != nullptr) {
-        __m512 sum = _mm512_setzero_ps();
-        for (int64_t col = first; col < last; col += 16) sum = _mm512_add_ps(sum, _mm512_loadu_ps(task.x + col));
-        x_sum = _mm512_reduce_add_ps(sum);
+        __m512 x_sum = _mm512_setzero_ps();
+        for (int64_t col = first; col < last; col += 16) x_sum = _mm512_add_ps(x_sum, _mm512_loadu_ps(task.x + col));
+        sum = _mm512_fnmadd_ps(load_zeros(view, index), _mm512_set1_ps(_mm512_reduce_add_ps(x_sum)), sum);
       }
-      for (int i = 0; i < 2; ++i) {
-        const int64_t index = (block[i] * view.groups + group) * kBlockRows;
-        __m512 sum = _mm512_add_ps(sums[i][0], sums[i][1]);
-        if (view.zeros != nullptr) sum = _mm512_fnmadd_ps(load_zeros(view, index), _mm512_set1_ps(x_sum), sum);
-        y[i] = _mm512_fmadd_ps(sum, load_scales(view, index), y[i]);
-      }
+      y = _mm512_fmadd_ps(sum, load_scales(view, index), y);
     }
-    for (int i = 0; i < 2; ++i) {
-      const int64_t at = row + i * kBlockRows;
-      if (at >= task.last_row) break;
-      const __mmask16 rows = lanes(task.last_row - at);
-      if (task.bias != nullptr) y[i] = _mm512_add_ps(y[i], _mm512_maskz_loadu_ps(rows, task.bias + at));
-      _mm512_mask_storeu_ps(task.y + at, rows, y[i]);
-    }
+    const __mmask16 rows = lanes(task.last_row - row);
+    if (task.bias != nullptr) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(rows, task.bias + row));
+    _mm512_mask_storeu_ps(task.y + row, rows, y);
   }
 }
 
@@ -64,38 +52,53 @@ inline __m512 load_floats(const std::byte* at, __mmask16 mask) {
   return type == WeightType::kBF16 ? from_bf16(halves) : _mm512_cvtph_ps(halves);
 }
 
-/// One token and float weights: four rows side by side, two sums each.
+/// The product of one row of a float weight and as many inputs.
+template <WeightType type>
+float dot(const std::byte* w, const float* x, int64_t cols) {
+  constexpr int64_t kSize = type == WeightType::kF32 ? 4 : 2;
+  __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
+  int64_t col = 0;
+  for (; col + 32 <= cols; col += 32) {
+    even = _mm512_fmadd_ps(load_floats<type>(w + col * kSize, 0xFFFF), _mm512_loadu_ps(x + col), even);
+    odd = _mm512_fmadd_ps(load_floats<type>(w + (col + 16) * kSize, 0xFFFF), _mm512_loadu_ps(x + col + 16), odd);
+  }
+  for (; col < cols; col += 16) {
+    const __mmask16 mask = lanes(cols - col);
+    even = _mm512_fmadd_ps(load_floats<type>(w + col * kSize, mask), _mm512_maskz_loadu_ps(mask, x + col), even);
+  }
+  return _mm512_reduce_add_ps(_mm512_add_ps(even, odd));
+}
+
+/// One token and float weights. Memory is read fastest row by row, but inputs that fill much of the first-level cache
+/// are pushed out of it by the weights: then eight rows side by side read them less often.
 template <WeightType type>
 void multiply_vector_float(const LinearTask& task) {
-  constexpr int kRows = 4;
-  constexpr int64_t kSize = type == WeightType::kF32 ? 4 : 2;
+  constexpr int64_t kSize = type == WeightType::kF32 ? 4 : 2, kCachedCols = 4096;
+  constexpr int kRows = 8;
   const WeightView& view = *task.weight;
+  const auto row_at = [&](int64_t row) { return view.values + smaller(row, view.rows - 1) * view.cols * kSize; };
+  const auto put = [&](int64_t row, float y) { task.y[row] = y + (task.bias == nullptr ? 0 : task.bias[row]); };
+  if (view.cols <= kCachedCols) {
+    for (int64_t row = task.first_row; row < task.last_row; ++row) put(row, dot<type>(row_at(row), task.x, view.cols));
+    return;
+  }
   for (int64_t row = task.first_row; row < task.last_row; row += kRows) {
     const std::byte* w[kRows];
-    for (int i = 0; i < kRows; ++i) w[i] = view.values + smaller(row + i, view.rows - 1) * view.cols * kSize;
-    __m512 sums[kRows][2];
-    for (auto& sum : sums) sum[0] = sum[1] = _mm512_setzero_ps();
-    int64_t col = 0;
-    for (; col + 32 <= view.cols; col += 32) {
-      for (int half = 0; half < 2; ++half) {
-        const __m512 x = _mm512_loadu_ps(task.x + col + 16 * half);
-        for (int i = 0; i < kRows; ++i) {
-          const __m512 values = load_floats<type>(w[i] + (col + 16 * half) * kSize, 0xFFFF);
-          sums[i][half] = _mm512_fmadd_ps(values, x, sums[i][half]);
-        }
-      }
+    __m512 sums[kRows];
+    for (int i = 0; i < kRows; ++i) {
+      w[i] = row_at(row + i);
+      sums[i] = _mm512_setzero_ps();
     }
-    for (; col < view.cols; col += 16) {
-      const __mmask16 mask = lanes(view.cols - col);
+    const auto add = [&](int64_t col, __mmask16 mask) {
       const __m512 x = _mm512_maskz_loadu_ps(mask, task.x + col);
       for (int i = 0; i < kRows; ++i) {
-        sums[i][0] = _mm512_fmadd_ps(load_floats<type>(w[i] + col * kSize, mask), x, sums[i][0]);
+        sums[i] = _mm512_fmadd_ps(load_floats<type>(w[i] + col * kSize, mask), x, sums[i]);
       }
-    }
-    for (int i = 0; i < kRows && row + i < task.last_row; ++i) {
-      task.y[row + i] =
-          _mm512_reduce_add_ps(_mm512_add_ps(sums[i][0], sums[i][1])) + (task.bias == nullptr ? 0 : task.bias[row + i]);
-    }
+    };
+    int64_t col = 0;
+    for (; col + 16 <= view.cols; col += 16) add(col, 0xFFFF);
+    if (col < view.cols) add(col, lanes(view.cols - col));
+    for (int i = 0; i < kRows && row + i < task.last_row; ++i) put(row + i, _mm512_reduce_add_ps(sums[i]));
   }
 }
 

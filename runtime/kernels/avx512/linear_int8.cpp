@@ -20,55 +20,45 @@ inline void add_quads(const std::byte* chunk, const int8_t* x, __m512i (&sums)[2
    ...);
 }
 
-/// One token: weights go from memory through registers, two blocks side by side.
+/// One token: weights go from memory through registers, in the order in which they lie there.
 template <int bits>
 void multiply_vector(const LinearTask& task) {
   constexpr int64_t kChunkBytes = bits * kVectorBytes;
   const WeightView& view = *task.weight;
-  const int64_t block_bytes = view.packed_cols / kChunkCols * kChunkBytes, last_block = (view.rows - 1) / kBlockRows;
-  for (int64_t row = task.first_row; row < task.last_row; row += kPairRows) {
-    const int64_t block[2] = {row / kBlockRows, smaller(row / kBlockRows + 1, last_block)};
-    __m512 y[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+  const int64_t block_bytes = view.packed_cols / kChunkCols * kChunkBytes;
+  for (int64_t row = task.first_row; row < task.last_row; row += kBlockRows) {
+    const int64_t block = row / kBlockRows;
+    const std::byte* values = view.values + block * block_bytes;
+    __m512 y = _mm512_setzero_ps();
     for (int64_t group = 0; group < view.groups; ++group) {
       const int64_t first = group * view.scale_cols, last = smaller(first + view.scale_cols, view.packed_cols);
       const int32_t x_sum = task.x_sums[last / 16] - task.x_sums[first / 16];
-      const __m512i start = _mm512_set1_epi32(-(1 << (bits - 1)) * x_sum);
-      __m512i sums[2][2] = {{start, _mm512_setzero_si512()}, {start, _mm512_setzero_si512()}};
+      __m512i sums[2] = {_mm512_set1_epi32(-(1 << (bits - 1)) * x_sum), _mm512_setzero_si512()};
       if (view.scale_cols == 16) {
-        for (int i = 0; i < 2; ++i) {
-          const std::byte* chunk = view.values + block[i] * block_bytes + first / kChunkCols * kChunkBytes;
-          const int8_t* x = task.xq + first / kChunkCols * kChunkCols;
-          if (first % kChunkCols == 0) {
-            add_quads<bits, 0>(chunk, x, sums[i], std::make_integer_sequence<int, 4>());
-          } else {
-            add_quads<bits, 4>(chunk, x, sums[i], std::make_integer_sequence<int, 4>());
-          }
+        const std::byte* chunk = values + first / kChunkCols * kChunkBytes;
+        const int8_t* x = task.xq + first / kChunkCols * kChunkCols;
+        if (first % kChunkCols == 0) {
+          add_quads<bits, 0>(chunk, x, sums, std::make_integer_sequence<int, 4>());
+        } else {
+          add_quads<bits, 4>(chunk, x, sums, std::make_integer_sequence<int, 4>());
         }
       } else {
         for (int64_t col = first; col < last; col += kChunkCols) {
-          for (int i = 0; i < 2; ++i) {
-            const std::byte* chunk = view.values + block[i] * block_bytes + col / kChunkCols * kChunkBytes;
-            prefetch<kChunkBytes>(chunk);
-            add_quads<bits, 0>(chunk, task.xq + col, sums[i], std::make_integer_sequence<int, 8>());
-          }
+          const std::byte* chunk = values + col / kChunkCols * kChunkBytes;
+          prefetch<kChunkBytes>(chunk);
+          add_quads<bits, 0>(chunk, task.xq + col, sums, std::make_integer_sequence<int, 8>());
         }
       }
-      for (int i = 0; i < 2; ++i) {
-        const int64_t index = (block[i] * view.groups + group) * kBlockRows;
-        __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(sums[i][0], sums[i][1]));
-        if (view.zeros != nullptr) {
-          sum = _mm512_fnmadd_ps(load_zeros(view, index), _mm512_set1_ps(static_cast<float>(x_sum)), sum);
-        }
-        y[i] = _mm512_fmadd_ps(sum, load_scales(view, index), y[i]);
+      const int64_t index = (block * view.groups + group) * kBlockRows;
+      __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(sums[0], sums[1]));
+      if (view.zeros != nullptr) {
+        sum = _mm512_fnmadd_ps(load_zeros(view, index), _mm512_set1_ps(static_cast<float>(x_sum)), sum);
       }
+      y = _mm512_fmadd_ps(sum, load_scales(view, index), y);
     }
-    for (int i = 0; i < 2; ++i) {
-      const int64_t at = row + i * kBlockRows;
-      if (at >= task.last_row) break;
-      const __mmask16 rows = lanes(task.last_row - at);
-      const __m512 bias = task.bias == nullptr ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(rows, task.bias + at);
-      _mm512_mask_storeu_ps(task.y + at, rows, _mm512_fmadd_ps(y[i], _mm512_set1_ps(task.x_scales[0]), bias));
-    }
+    const __mmask16 rows = lanes(task.last_row - row);
+    const __m512 bias = task.bias == nullptr ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(rows, task.bias + row);
+    _mm512_mask_storeu_ps(task.y + row, rows, _mm512_fmadd_ps(y, _mm512_set1_ps(task.x_scales[0]), bias));
   }
 }
 

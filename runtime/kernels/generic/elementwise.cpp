@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <cmath>
 
 #include "runtime/kernels/generic/generic.h"
@@ -7,13 +6,6 @@ namespace autoglm::kernels::generic {
 
 void swiglu(const float* gate, const float* up, int64_t n, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
-}
-
-void softmax(float* x, int64_t n) {
-  const float largest = *std::max_element(x, x + n);
-  float sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += x[i] = std::exp(x[i] - largest);
-  for (int64_t i = 0; i < n; ++i) x[i] /= sum;
 }
 
 void add_scaled(const float* x, float scale, int64_t n, float* y) {

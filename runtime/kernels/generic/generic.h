@@ -13,7 +13,6 @@ void rms_norm(const float* x, int64_t x_stride, const float* weight, float eps, 
               int64_t y_stride);
 void rotary(const RotaryTask& task);
 void swiglu(const float* gate, const float* up, int64_t n, float* y);
-void softmax(float* x, int64_t n);
 void add_scaled(const float* x, float scale, int64_t n, float* y);
 void f16_to_f32(const std::byte* x, int64_t n, float* y);
 void bf16_to_f32(const std::byte* x, int64_t n, float* y);

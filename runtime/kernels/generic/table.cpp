@@ -12,7 +12,6 @@ Kernels table() {
           .rms_norm = rms_norm,
           .rotary = rotary,
           .swiglu = swiglu,
-          .softmax = softmax,
           .add_scaled = add_scaled,
           .f16_to_f32 = f16_to_f32,
           .bf16_to_f32 = bf16_to_f32,
