@@ -51,6 +51,7 @@ Result<GenerateOutcome> run(const GenerateOptions& options, const std::function<
   AUTOGLM_ASSIGN_OR_RETURN(auto generator, model::Generator::create(decoder, std::max<int64_t>(limit, 1), &cancel));
   const auto& stop = decoder.config().eos_token_ids;
   tokenizer::StreamDecoder stream(*tokenizer);
+  tokenizer::SamplerScratch scratch;
   GenerateOutcome outcome;
   outcome.prompt_tokens = static_cast<int64_t>(prompt.size());
   const auto emit = [&](const std::string& piece) {
@@ -63,7 +64,7 @@ Result<GenerateOutcome> run(const GenerateOptions& options, const std::function<
   while (true) {
     const at::Tensor row = logits[0].cpu().contiguous();
     AUTOGLM_ASSIGN_OR_RETURN(const int32_t token,
-                             sampler.sample({row.data_ptr<float>(), static_cast<size_t>(row.numel())}));
+                             sampler.sample({row.data_ptr<float>(), static_cast<size_t>(row.numel())}, scratch));
     if (std::find(stop.begin(), stop.end(), token) != stop.end()) break;
     emit(stream.push(token));
     if (++outcome.new_tokens == options.max_new_tokens) break;

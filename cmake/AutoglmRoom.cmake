@@ -1,11 +1,12 @@
-# autoglm_room(core/format LINKS autoglm::base PRIVATE_LINKS nlohmann_json::nlohmann_json [TORCH] [TEST_LINKS …])
+# autoglm_room(core/format LINKS autoglm::base PRIVATE_LINKS nlohmann_json::nlohmann_json [TORCH] [TEST_LINKS …] [SMALL …])
 #
 # One library per room, made of every .cpp of its folder; `foo_test.cpp` beside `foo.cpp` goes into the room's test
 # program. The target of a/b is autoglm_b, its alias (and its name once installed) autoglm::b. TORCH rooms link LibTorch.
 # They share one precompiled header, and the other rooms that link nlohmann_json share another: most of the time that a
-# file takes to compile goes into these libraries. tests/rooms/rooms.txt says what a room may link.
+# file takes to compile goes into these libraries. SMALL names the files of autoglm-edge in which no time is spent, as
+# patterns: a release has them half as large. tests/rooms/rooms.txt says what a room may link.
 function(autoglm_room folder)
-  cmake_parse_arguments(ROOM "TORCH" "" "LINKS;PRIVATE_LINKS;TEST_LINKS" ${ARGN})
+  cmake_parse_arguments(ROOM "TORCH" "" "LINKS;PRIVATE_LINKS;TEST_LINKS;SMALL" ${ARGN})
   get_filename_component(name "${folder}" NAME)
   set(target "autoglm_${name}")
   set(root "${PROJECT_SOURCE_DIR}/${folder}")
@@ -30,6 +31,13 @@ function(autoglm_room folder)
                                                 "$<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/open-autoglm>")
   add_library(autoglm::${name} ALIAS ${target})
   autoglm_install_room(${target} "${folder}")
+  if(ROOM_SMALL AND CMAKE_BUILD_TYPE STREQUAL "Release")
+    list(TRANSFORM ROOM_SMALL PREPEND "${root}/")
+    file(GLOB small CONFIGURE_DEPENDS ${ROOM_SMALL})
+    # The precompiled header is for files that are optimized for speed.
+    set_source_files_properties(${small} TARGET_DIRECTORY ${target} PROPERTIES COMPILE_OPTIONS -Os
+                                                                               SKIP_PRECOMPILE_HEADERS ON)
+  endif()
   if(ROOM_TORCH)
     autoglm_use_torch(${target} ${scope})
   elseif("nlohmann_json::nlohmann_json" IN_LIST ROOM_PRIVATE_LINKS)
@@ -54,15 +62,17 @@ function(autoglm_room folder)
 endfunction()
 
 # Gives `target` the precompiled header of the target `pch`, made on the first call: {fmt}, nlohmann/json and `headers`,
-# for which it links what else is named. QUICKLY: for targets that autoglm_compile_quickly is for.
+# for which it links what else is named. QUICKLY, SMALL: for targets that autoglm_compile_quickly or _small is for.
 function(autoglm_precompile target pch headers)
-  cmake_parse_arguments(PCH "QUICKLY" "" "" ${ARGN})
+  cmake_parse_arguments(PCH "QUICKLY;SMALL" "" "" ${ARGN})
   if(NOT TARGET ${pch})
     file(CONFIGURE OUTPUT "${PROJECT_BINARY_DIR}/${pch}.cpp" CONTENT "")
     add_library(${pch} OBJECT "${PROJECT_BINARY_DIR}/${pch}.cpp")
     target_link_libraries(${pch} PRIVATE fmt::fmt nlohmann_json::nlohmann_json autoglm_flags ${PCH_UNPARSED_ARGUMENTS})
     if(PCH_QUICKLY)
       autoglm_compile_quickly(${pch})
+    elseif(PCH_SMALL)
+      autoglm_compile_small(${pch})
     endif()
     target_precompile_headers(${pch} PRIVATE <fmt/format.h> <nlohmann/json.hpp> ${headers})
     if(NOT TARGET autoglm_pch)  # all of them, for clang-tidy
@@ -74,10 +84,10 @@ function(autoglm_precompile target pch headers)
 endfunction()
 
 # For the programs, in which no time is spent: their files, of which each would compile the whole of CLI11 again, are
-# compiled as one, and quickly.
+# compiled as one, and to be small.
 function(autoglm_use_cli target)
-  autoglm_precompile(${target} autoglm_cli_pch "<CLI/CLI.hpp>" QUICKLY CLI11::CLI11)
-  autoglm_compile_quickly(${target})
+  autoglm_precompile(${target} autoglm_cli_pch "<CLI/CLI.hpp>" SMALL CLI11::CLI11)
+  autoglm_compile_small(${target})
   autoglm_compile_together(${target} 0)
 endfunction()
 
@@ -94,6 +104,15 @@ function(autoglm_compile_quickly target)
     target_compile_options(${target} PRIVATE -O0)
   else()
     target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
+  endif()
+endfunction()
+
+# The same, where a release is to be small as well.
+function(autoglm_compile_small target)
+  if(CMAKE_BUILD_TYPE STREQUAL "Release")
+    target_compile_options(${target} PRIVATE -Os)
+  else()
+    autoglm_compile_quickly(${target})
   endif()
 endfunction()
 

@@ -1,5 +1,7 @@
+#include <poll.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <iostream>
 
 #include "apps/edge/common.h"
@@ -48,6 +50,13 @@ class Conversation {
   nlohmann::ordered_json messages_;
 };
 
+/// Waits until something is typed, or Ctrl-C: reading goes on after a signal, poll does not.
+Status wait_for_input() {
+  pollfd input = {.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
+  while (poll(&input, 1, -1) < 0 && errno == EINTR) AUTOGLM_RETURN_IF_ERROR(CancelToken::global().check());
+  return CancelToken::global().check();
+}
+
 Status run(const ChatOptions& options, bool as_json) {
   AUTOGLM_ASSIGN_OR_RETURN(const Loaded loaded, load(options.model));
   AUTOGLM_ASSIGN_OR_RETURN(const auto chat, tokenizer::ChatTemplate::load(options.model.model));
@@ -57,7 +66,10 @@ Status run(const ChatOptions& options, bool as_json) {
   if (terminal) print_now("Say something; /reset begins anew, /exit or Ctrl-D ends.\n");
   std::string line;
   while (true) {
-    if (terminal) print_now("> ");
+    if (terminal) {
+      print_now("> ");
+      AUTOGLM_RETURN_IF_ERROR(wait_for_input());
+    }
     if (!std::getline(std::cin, line) || line == "/exit") return ok_status();
     if (line.empty()) continue;
     if (line == "/reset") {

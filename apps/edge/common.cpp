@@ -19,6 +19,8 @@ void add_model_options(CLI::App& app, ModelOptions& options) {
   app.add_option("--compute", options.compute, "float, or int8: inputs of quantized layers rounded to 8 bits, faster")
       ->capture_default_str();
   app.add_option("--kv", options.kv, "cache of keys and values: fp16, or int8, half as large")->capture_default_str();
+  cli::add_bytes(app, "--kv-size", options.engine.kv_bytes,
+                 "what that cache may occupy, for example 512M; without, what all sequences together may need");
 }
 
 Status resolve(ModelOptions& options) {

@@ -21,13 +21,14 @@ Status sample_batch(model::Generator& generator, const SelfSampleOptions& option
   const auto already = static_cast<int64_t>(sequences.front().size());
   if (already >= options.length) return ok_status();
   AUTOGLM_ASSIGN_OR_RETURN(at::Tensor logits, generator.prefill(sequences, &cancel));
+  tokenizer::SamplerScratch scratch;
   for (int64_t at = already; at < options.length; ++at) {
     AUTOGLM_RETURN_IF_ERROR(cancel.check());
     const at::Tensor rows = logits.cpu().contiguous();
     std::vector<int32_t> next;
     for (size_t i = 0; i < sequences.size(); ++i) {
       const auto width = static_cast<size_t>(rows.size(1));
-      AUTOGLM_ASSIGN_OR_RETURN(int32_t token, samplers[i].sample({rows.data_ptr<float>() + i * width, width}));
+      AUTOGLM_ASSIGN_OR_RETURN(int32_t token, samplers[i].sample({rows.data_ptr<float>() + i * width, width}, scratch));
       if (options.fresh_every > 0 && (at - already) % options.fresh_every == options.fresh_every - 1) {
         token = static_cast<int32_t>(even[i]() % width);
       }

@@ -51,8 +51,16 @@ bool EnergyMeter::find_hwmon(const fs::path& sysfs) {
     const std::string device_name = read<std::string>(device / "name").value_or("");
     const auto is = [&](const char* prefix) { return device_name.rfind(prefix, 0) == 0; };
     if (!is("ina") && !is("scmi") && !is("amd_energy")) continue;
-    if (const auto energy = read<uint64_t>(device / "energy1_input")) {
-      counters_.push_back({device / "energy1_input", 0, *energy});
+    for (int i = 1;; ++i) {
+      const fs::path file = device / fmt::format("energy{}_input", i);
+      const auto energy = read<uint64_t>(file);
+      if (!energy) break;
+      // amd_energy has a counter for every core, "Ecore000" and on, and then one for every socket, "Esocket0" and on.
+      const std::string label = read<std::string>(device / fmt::format("energy{}_label", i)).value_or("");
+      if (label.rfind("Ecore", 0) != 0) counters_.push_back({file, 0, *energy});
+      if (label.rfind("Esocket", 0) != 0 && !counters_.empty()) break;  // others count what the first has counted
+    }
+    if (!counters_.empty()) {
       name_ = fmt::format("hwmon {}, energy", device_name);
       return true;
     }

@@ -77,12 +77,31 @@ TEST_F(EnergyTest, ABoardsCounterIsTakenAsItIs) {
   put("class/hwmon/hwmon0/name", "amdgpu");
   put("class/hwmon/hwmon0/power1_average", "1000000");
   EXPECT_FALSE(find());
-  put("class/hwmon/hwmon0/name", "amd_energy");
+  put("class/hwmon/hwmon0/name", "scmi_sensors");
   put("class/hwmon/hwmon0/energy1_input", "1000000");
+  put("class/hwmon/hwmon0/energy2_input", "7000000");
   auto meter = find();
   ASSERT_TRUE(meter);
   put("class/hwmon/hwmon0/energy1_input", "3000000");
+  put("class/hwmon/hwmon0/energy2_input", "9000000");
   EXPECT_DOUBLE_EQ(meter->joules(), 2);
+}
+
+// As the driver's documentation has it: counters of the cores, and then of the sockets.
+TEST_F(EnergyTest, SocketsAreCountedAndTheirCoresAreNot) {
+  put("class/hwmon/hwmon0/name", "amd_energy");
+  const std::string labels[] = {"Ecore000", "Ecore001", "Esocket0", "Esocket1"};
+  const auto count = [&](int i, const std::string& energy) {
+    put("class/hwmon/hwmon0/energy" + std::to_string(i + 1) + "_input", energy);
+  };
+  for (int i = 0; i < 4; ++i) {
+    put("class/hwmon/hwmon0/energy" + std::to_string(i + 1) + "_label", labels[i]);
+    count(i, "1000000");
+  }
+  auto meter = find();
+  ASSERT_TRUE(meter);
+  for (int i = 0; i < 4; ++i) count(i, std::to_string(1000000 * (i + 2)));
+  EXPECT_DOUBLE_EQ(meter->joules(), 3 + 4);
 }
 
 }  // namespace

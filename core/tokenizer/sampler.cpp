@@ -41,7 +41,7 @@ void Sampler::observe(int32_t id) {
   seen_ids_.push_back(id);
 }
 
-Result<int32_t> Sampler::sample(std::span<float> logits) {
+Result<int32_t> Sampler::sample(std::span<float> logits, SamplerScratch& scratch) {
   if (std::any_of(logits.begin(), logits.end(), [](float x) { return std::isnan(x); })) {
     return bad_input(
         "the model's logits are NaN: its weights are damaged, or overflow in this type (bfloat16 and float32 hold "
@@ -58,17 +58,20 @@ Result<int32_t> Sampler::sample(std::span<float> logits) {
   if (options_.temperature == 0) return static_cast<int32_t>(best - logits.begin());
 
   const double u = static_cast<double>(generator_() >> 11) * 0x1p-53;
-  if (options_.top_k > 0 || options_.top_p < 1 || options_.min_p > 0) return sample_nucleus(logits, *best, u);
+  if (options_.top_k > 0 || options_.top_p < 1 || options_.min_p > 0) return sample_nucleus(logits, *best, u, scratch);
   double total = 0;
-  cumulative_.resize(logits.size());
+  std::vector<double>& cumulative = scratch.cumulative;
+  cumulative.resize(logits.size());
   for (size_t id = 0; id < logits.size(); ++id) {
-    cumulative_[id] = total += std::exp((static_cast<double>(logits[id]) - *best) / options_.temperature);
+    cumulative[id] = total += std::exp((static_cast<double>(logits[id]) - *best) / options_.temperature);
   }
-  const auto chosen = std::upper_bound(cumulative_.begin(), cumulative_.end() - 1, u * total);
-  return static_cast<int32_t>(chosen - cumulative_.begin());
+  const auto chosen = std::upper_bound(cumulative.begin(), cumulative.end() - 1, u * total);
+  return static_cast<int32_t>(chosen - cumulative.begin());
 }
 
-int32_t Sampler::sample_nucleus(std::span<const float> logits, float best, double u) {
+int32_t Sampler::sample_nucleus(std::span<const float> logits, float best, double u, SamplerScratch& scratch) const {
+  std::vector<int32_t>& order = scratch.order;
+  std::vector<double>& cumulative = scratch.cumulative;
   const auto weight = [&](int32_t id) {
     return std::exp((static_cast<double>(logits[static_cast<size_t>(id)]) - best) / options_.temperature);
   };
@@ -76,32 +79,32 @@ int32_t Sampler::sample_nucleus(std::span<const float> logits, float best, doubl
     const float x = logits[static_cast<size_t>(a)], y = logits[static_cast<size_t>(b)];
     return x != y ? x < y : a > b;
   };
-  order_.resize(logits.size());
-  std::iota(order_.begin(), order_.end(), 0);
-  const auto wanted = options_.top_k > 0 ? std::min(static_cast<size_t>(options_.top_k), order_.size()) : order_.size();
-  if (wanted < order_.size()) {
-    std::nth_element(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(wanted), order_.end(),
+  order.resize(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto wanted = options_.top_k > 0 ? std::min(static_cast<size_t>(options_.top_k), order.size()) : order.size();
+  if (wanted < order.size()) {
+    std::nth_element(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(wanted), order.end(),
                      [&](int32_t a, int32_t b) { return less_likely(b, a); });
-    order_.resize(wanted);
+    order.resize(wanted);
   }
   double mass = 0;  // of the top k
-  for (const int32_t id : order_) mass += weight(id);
+  for (const int32_t id : order) mass += weight(id);
   // A heap gives the ids in falling order as far as they are wanted, which is seldom far.
-  std::make_heap(order_.begin(), order_.end(), less_likely);
+  std::make_heap(order.begin(), order.end(), less_likely);
 
   // The nucleus ends with the token that reaches top_p of that mass, and before one that is less likely than min_p.
-  cumulative_.clear();
-  nucleus_.clear();
+  // What leaves the heap stands behind it, the likeliest last.
+  cumulative.clear();
+  cumulative.reserve(order.size());
   double total = 0;
-  for (auto end = order_.end(); end != order_.begin() && total < options_.top_p * mass;) {
-    const double next = weight(order_.front());
-    if (!cumulative_.empty() && (next < options_.min_p || next == 0)) break;
-    std::pop_heap(order_.begin(), end--, less_likely);
-    nucleus_.push_back(*end);
-    cumulative_.push_back(total += next);
+  for (auto end = order.end(); end != order.begin() && total < options_.top_p * mass;) {
+    const double next = weight(order.front());
+    if (!cumulative.empty() && (next < options_.min_p || next == 0)) break;
+    std::pop_heap(order.begin(), end--, less_likely);
+    cumulative.push_back(total += next);
   }
-  const auto chosen = std::upper_bound(cumulative_.begin(), cumulative_.end() - 1, u * total);
-  return nucleus_[static_cast<size_t>(chosen - cumulative_.begin())];
+  const auto chosen = std::upper_bound(cumulative.begin(), cumulative.end() - 1, u * total);
+  return order[order.size() - 1 - static_cast<size_t>(chosen - cumulative.begin())];
 }
 
 }  // namespace autoglm::tokenizer

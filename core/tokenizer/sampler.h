@@ -21,6 +21,17 @@ struct SamplerOptions {
   uint64_t seed = 0;
 };
 
+/// What choosing a token needs for a while; samplers that choose one after the other share it.
+struct SamplerScratch {
+  std::vector<int32_t> order;      ///< ids, a heap by likelihood
+  std::vector<double> cumulative;  ///< of probabilities
+
+  /// That it grows to, at most.
+  static int64_t bytes(int64_t vocab_size) {
+    return vocab_size * static_cast<int64_t>(sizeof(int32_t) + sizeof(double));
+  }
+};
+
 /// The same logits, options and seed give the same tokens everywhere: the generator is std::mt19937_64, whose output
 /// the C++ standard fixes (std::*_distribution is left to libraries), a draw u in [0, 1) is its upper 53 bits times
 /// 2^-53, and u picks from the cumulative sum of the probabilities: in the vocabulary's order, or in falling order
@@ -34,21 +45,18 @@ class Sampler {
   void observe(int32_t id);
 
   /// The id of the chosen token; `logits` [vocab_size] are overwritten. kBadInput: a logit is NaN, or none is finite.
-  Result<int32_t> sample(std::span<float> logits);
+  Result<int32_t> sample(std::span<float> logits, SamplerScratch& scratch);
 
  private:
   Sampler(const SamplerOptions& options, int64_t vocab_size);
 
   /// Of the tokens that top_k, top_p and min_p leave, by their weights exp((logit - best) / temperature).
-  int32_t sample_nucleus(std::span<const float> logits, float best, double u);
+  int32_t sample_nucleus(std::span<const float> logits, float best, double u, SamplerScratch& scratch) const;
 
   SamplerOptions options_;
   std::mt19937_64 generator_;
-  std::vector<bool> seen_;          ///< [vocab_size], empty without a penalty
-  std::vector<int32_t> seen_ids_;   ///< the same as a list
-  std::vector<int32_t> order_;      ///< scratch: ids, a heap by likelihood
-  std::vector<double> cumulative_;  ///< scratch
-  std::vector<int32_t> nucleus_;    ///< scratch
+  std::vector<bool> seen_;         ///< [vocab_size], empty without a penalty
+  std::vector<int32_t> seen_ids_;  ///< the same as a list
 };
 
 }  // namespace autoglm::tokenizer

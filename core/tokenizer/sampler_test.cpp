@@ -12,7 +12,10 @@ namespace {
 
 using testing::HasSubstr;
 
-int32_t draw(Sampler& sampler, std::vector<float> logits) { return sampler.sample(logits).value(); }
+int32_t draw(Sampler& sampler, std::vector<float> logits) {
+  SamplerScratch scratch;
+  return sampler.sample(logits, scratch).value();
+}
 
 Sampler make(const SamplerOptions& options, int64_t vocab = 5) { return Sampler::create(options, vocab).value(); }
 
@@ -53,6 +56,21 @@ TEST(Sampler, CutsKeepWhatTheyName) {
   EXPECT_EQ(found.size(), 2u);
   found = shares({.temperature = 1, .top_p = 1e-9}, kLogits);
   EXPECT_EQ(found.size(), 1u);
+}
+
+TEST(Sampler, NeedsNoMoreMemoryThanItSays) {
+  std::mt19937 numbers(3);
+  std::vector<float> logits(1000);
+  for (float& logit : logits) logit = static_cast<float>(numbers() % 7);
+  for (const SamplerOptions& options :
+       {SamplerOptions{}, SamplerOptions{.temperature = 1}, SamplerOptions{.temperature = 2, .min_p = 1e-9},
+        SamplerOptions{.temperature = 1, .top_k = 900, .top_p = 0.9999}}) {
+    Sampler sampler = make(options, 1000);
+    SamplerScratch scratch;
+    for (int i = 0; i < 3; ++i) sampler.sample(logits, scratch).value();
+    EXPECT_LE(scratch.order.capacity() * sizeof(int32_t) + scratch.cumulative.capacity() * sizeof(double),
+              static_cast<size_t>(SamplerScratch::bytes(1000)));
+  }
 }
 
 TEST(Sampler, TheSameSeedGivesTheSameTokens) {
@@ -125,14 +143,15 @@ TEST(Sampler, ManyEqualLogitsAreDrawnAlike) {
 
 TEST(Sampler, RefusesWhatIsNoNumber) {
   Sampler sampler = make({.temperature = 1});
+  SamplerScratch scratch;
   std::vector<float> logits = {1, NAN, 2, 0, 0};
-  EXPECT_THAT(sampler.sample(logits).status().message(), HasSubstr("NaN"));
+  EXPECT_THAT(sampler.sample(logits, scratch).status().message(), HasSubstr("NaN"));
   logits.assign(5, -INFINITY);
-  EXPECT_THAT(sampler.sample(logits).status().message(), HasSubstr("not finite"));
+  EXPECT_THAT(sampler.sample(logits, scratch).status().message(), HasSubstr("not finite"));
   logits.assign(5, INFINITY);
-  EXPECT_FALSE(sampler.sample(logits).ok());
+  EXPECT_FALSE(sampler.sample(logits, scratch).ok());
   std::vector<float> none;
-  EXPECT_FALSE(sampler.sample(none).ok());
+  EXPECT_FALSE(sampler.sample(none, scratch).ok());
 }
 
 TEST(Sampler, RefusesOptionsOutOfRange) {

@@ -29,6 +29,7 @@ struct Sequence {
   int64_t reserved = 0;   ///< pages that it may still ask for
   int64_t published = 0;  ///< pages offered for sharing
   bool cancelled = false;
+  bool out_of_memory = false;  ///< its last token could not be taken: it ends at the next step
   Usage usage;
 
   int64_t size() const { return static_cast<int64_t>(tokens.size()); }
@@ -89,7 +90,9 @@ struct Engine::Impl {
   std::vector<Sequence> running;
   int64_t reserved = 0;  ///< pages promised to running sequences and not yet taken
   RequestId last_id = 0;
+  size_t first_event = 0;  ///< of this step
   std::vector<float> hidden, logits;
+  tokenizer::SamplerScratch scratch;
 
   PagePool& pages() { return cache.pool(); }
   /// Tokens that the cache must hold for a request: the last token that is generated is not run.
@@ -101,9 +104,10 @@ struct Engine::Impl {
   bool admit(Sequence& sequence);
   void release(Sequence& sequence);
   void finish(Sequence& sequence, Finish how, Status status, std::vector<Event>& events);
-  void end_cancelled(std::vector<Event>& events);
+  void end_marked(std::vector<Event>& events);
   void publish(Sequence& sequence);
   Status run_batch(std::vector<Event>& events, const CancelToken* cancel);
+  Status end_unreadable(const Status& failure, std::vector<Event>& events);
   void take_token(Sequence& sequence, std::span<float> row, std::vector<Event>& events);
 };
 
@@ -132,7 +136,7 @@ Status Engine::Impl::check(const Request& request) const {
   return ok_status();
 }
 
-Result<RequestId> Engine::submit(Request request) {
+Result<RequestId> Engine::submit(Request request) try {
   Impl& impl = *impl_;
   AUTOGLM_RETURN_IF_ERROR(impl.check(request));
   const int64_t room = impl.options.max_context - static_cast<int64_t>(request.prompt.size()) + 1;
@@ -152,6 +156,8 @@ Result<RequestId> Engine::submit(Request request) {
   if (impl.tokenizer != nullptr) sequence.decoder.emplace(*impl.tokenizer);
   impl.waiting.push_back(std::move(sequence));
   return impl.last_id;
+} catch (const std::bad_alloc&) {
+  return resource_exhausted("not enough memory to take the request");
 }
 
 /// Takes shared pages and reserves the others; false when there are too few.
@@ -182,7 +188,7 @@ void Engine::Impl::release(Sequence& sequence) {
 }
 
 void Engine::Impl::finish(Sequence& sequence, Finish how, Status status, std::vector<Event>& events) {
-  if (events.empty() || events.back().id != sequence.id) events.push_back({.id = sequence.id});
+  if (events.size() <= first_event || events.back().id != sequence.id) events.push_back({.id = sequence.id});
   Event& event = events.back();
   if (sequence.decoder && !sequence.filter.stopped()) {
     event.text += sequence.filter.push(sequence.decoder->finish());
@@ -196,13 +202,17 @@ void Engine::Impl::finish(Sequence& sequence, Finish how, Status status, std::ve
   event.status = std::move(status);
   event.usage = sequence.usage;
   release(sequence);
-  sequence.id = 0;  // run_batch and end_cancelled remove it
+  sequence.id = 0;  // run_batch and end_marked remove it
 }
 
-void Engine::Impl::end_cancelled(std::vector<Event>& events) {
+void Engine::Impl::end_marked(std::vector<Event>& events) {
   const auto sweep = [&](auto& sequences) {
     for (Sequence& sequence : sequences) {
-      if (sequence.cancelled) finish(sequence, Finish::kCancelled, cancelled(), events);
+      if (sequence.cancelled) {
+        finish(sequence, Finish::kCancelled, cancelled(), events);
+      } else if (sequence.out_of_memory) {
+        finish(sequence, Finish::kFailed, resource_exhausted("not enough memory to go on with this request"), events);
+      }
     }
     std::erase_if(sequences, [](const Sequence& sequence) { return sequence.id == 0; });
   };
@@ -221,7 +231,7 @@ void Engine::Impl::publish(Sequence& sequence) {
 }
 
 void Engine::Impl::take_token(Sequence& sequence, std::span<float> row, std::vector<Event>& events) {
-  const Result<int32_t> sampled = sequence.sampler.sample(row);
+  const Result<int32_t> sampled = sequence.sampler.sample(row, scratch);
   if (!sampled.ok()) return finish(sequence, Finish::kFailed, sampled.status(), events);
   const int32_t token = *sampled;
   const std::vector<int64_t>& ends = model->config().eos_token_ids;
@@ -252,7 +262,9 @@ Status Engine::Impl::run_batch(std::vector<Event>& events, const CancelToken* ca
     const int64_t count = left == 1 ? 1 : std::min(left, budget);
     if (count == 0) continue;
     if (left > 1) budget -= count;
-    while (static_cast<int64_t>(sequence.pages.size()) < pages().pages_for(sequence.cached + count)) {
+    const int64_t needed = pages().pages_for(sequence.cached + count);
+    sequence.pages.reserve(static_cast<size_t>(needed));
+    while (static_cast<int64_t>(sequence.pages.size()) < needed) {
       const int32_t page = pages().acquire();
       if (page < 0) return internal_error("the key-value cache has fewer pages than it promised");
       sequence.pages.push_back(page);
@@ -270,32 +282,65 @@ Status Engine::Impl::run_batch(std::vector<Event>& events, const CancelToken* ca
 
   const int64_t n = model->config().hidden_size, vocab = model->config().vocab_size;
   hidden.resize(runs.size() * static_cast<size_t>(n));
-  AUTOGLM_RETURN_IF_ERROR(forward.run(runs, Rows::kLast, hidden, cancel));
+  if (Status status = forward.run(runs, Rows::kLast, hidden, cancel); !status.ok()) {
+    return status.code() == StatusCode::kBadInput ? end_unreadable(status, events) : status;
+  }
+  // Nothing is counted as done before all that may lack memory is: a step that fails can be taken again.
   std::vector<Sequence*> ready;  // that want a next token
   for (size_t i = 0; i < parts.size(); ++i) {
     Sequence& sequence = *parts[i].sequence;
-    sequence.cached += parts[i].count;
-    publish(sequence);
-    if (sequence.cached < sequence.size()) continue;
+    if (sequence.cached + parts[i].count < sequence.size()) continue;
     std::copy_n(hidden.data() + static_cast<int64_t>(i) * n, n, hidden.data() + static_cast<int64_t>(ready.size()) * n);
     ready.push_back(&sequence);
   }
-  if (ready.empty()) return ok_status();
-  logits.resize(ready.size() * static_cast<size_t>(vocab));
-  forward.logits(hidden.data(), static_cast<int64_t>(ready.size()), logits.data());
+  if (!ready.empty()) {
+    logits.resize(ready.size() * static_cast<size_t>(vocab));
+    forward.logits(hidden.data(), static_cast<int64_t>(ready.size()), logits.data());
+  }
+  for (const Part& part : parts) {
+    part.sequence->cached += part.count;
+    try {
+      publish(*part.sequence);
+    } catch (const std::bad_alloc&) {
+      // It is not shared, then.
+    }
+  }
   for (size_t i = 0; i < ready.size(); ++i) {
-    take_token(*ready[i], std::span(logits).subspan(i * static_cast<size_t>(vocab), static_cast<size_t>(vocab)),
-               events);
+    try {
+      take_token(*ready[i], std::span(logits).subspan(i * static_cast<size_t>(vocab), static_cast<size_t>(vocab)),
+                 events);
+    } catch (const std::bad_alloc&) {
+      ready[i]->out_of_memory = true;
+    }
   }
   std::erase_if(running, [](const Sequence& sequence) { return sequence.id == 0; });
   return ok_status();
 }
 
+/// Ends the sequences that have a token whose embedding cannot be read; the others run in the next step.
+Status Engine::Impl::end_unreadable(const Status& failure, std::vector<Event>& events) {
+  const size_t before = running.size();
+  std::vector<float> row(static_cast<size_t>(model->config().hidden_size));
+  for (Sequence& sequence : running) {
+    for (int64_t i = sequence.cached; i < sequence.size(); ++i) {
+      Status status = model->weights().embedding_row(sequence.tokens[static_cast<size_t>(i)], row);
+      if (status.ok()) continue;
+      finish(sequence, Finish::kFailed, std::move(status), events);
+      break;
+    }
+  }
+  std::erase_if(running, [](const Sequence& sequence) { return sequence.id == 0; });
+  return running.size() < before ? ok_status() : failure;
+}
+
 Status Engine::step(std::vector<Event>& events, const CancelToken* cancel) {
   try {
     Impl& impl = *impl_;
-    impl.end_cancelled(events);
+    impl.first_event = events.size();
+    impl.end_marked(events);
     if (cancel != nullptr) AUTOGLM_RETURN_IF_ERROR(cancel->check());
+    impl.running.reserve(
+        std::min(impl.running.size() + impl.waiting.size(), static_cast<size_t>(impl.options.max_sequences)));
     while (!impl.waiting.empty() && static_cast<int64_t>(impl.running.size()) < impl.options.max_sequences &&
            impl.admit(impl.waiting.front())) {
       impl.running.push_back(std::move(impl.waiting.front()));
@@ -372,7 +417,7 @@ Result<Completion> Engine::complete(Request request, const std::function<void(co
     events.clear();
     if (Status status = step(events, cancel); !status.ok()) {
       this->cancel(id);
-      impl_->end_cancelled(events);
+      impl_->end_marked(events);
       return status;
     }
     for (const Event& event : events) {

@@ -33,7 +33,7 @@ struct EngineOptions {
   int64_t max_sequences = 1;    ///< that run at once; further ones wait
   int64_t max_context = 0;      ///< tokens of a sequence, prompt included; 0: what the model was trained for
   int64_t max_ram = 0;          ///< bytes that the process may occupy, as the kernel counts them; 0: no limit
-  int64_t kv_bytes = 0;         ///< of the cache; 0: for max_sequences of max_context, or what max_ram leaves
+  int64_t kv_bytes = 0;         ///< of the cache at most; 0: for max_sequences of max_context, or what max_ram leaves
   int64_t kv_tokens = 0;        ///< the same in tokens of all sequences together; 0: no such bound
   int64_t prefill_chunk = 256;  ///< tokens of prompts in one step
   bool share_prefixes = true;   ///< reuse the pages of sequences that begin alike

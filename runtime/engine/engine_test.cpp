@@ -6,7 +6,7 @@
 #include <map>
 
 #include "core/base/memory.h"
-#include "runtime/engine/testing.h"
+#include "runtime/engine/artifact_testing.h"
 
 namespace autoglm::engine {
 namespace {
@@ -271,6 +271,40 @@ TEST(Engine, NumbersThatAreNoneFailTheRequestAlone) {
   EXPECT_EQ(events.at(bad).back().status.code(), StatusCode::kBadInput);
   EXPECT_THAT(events.at(bad).back().status.message(), HasSubstr("NaN"));
   EXPECT_EQ(events.at(good).back().usage.new_tokens, 4);
+}
+
+TEST(Engine, AnEmbeddingThatCannotBeReadFailsTheRequestAlone) {
+  nlohmann::ordered_json scheme = linear(weights(8, true, "channel"));
+  scheme["targets"] = {"Embedding"};
+  const Artifact artifact("glm4", config(scheme, {}));
+  const auto file = artifact.quantized.path() / "model.safetensors";
+  const auto* scales = must(format::SafetensorsFile::open(file)).find("model.embed_tokens.weight_scale");
+  ASSERT_NE(scales, nullptr);
+  const float nan = std::nanf("");
+  std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
+  stream.seekp(scales->offset + 7 * 4);
+  stream.write(reinterpret_cast<const char*>(&nan), sizeof nan);
+  stream.close();
+  auto engine = make(artifact.quantized.path(), {.threads = 1, .max_sequences = 3});
+  const RequestId first = must(engine->submit(endless({3, 4}, 4))), bad = must(engine->submit(endless({3, 7}, 4)));
+  const RequestId last = must(engine->submit(endless({5}, 4)));
+  const auto events = drain(*engine);
+  EXPECT_EQ(events.at(bad).back().finish, Finish::kFailed);
+  EXPECT_THAT(events.at(bad).back().status.message(), HasSubstr("model.embed_tokens.weight_scale"));
+  for (const RequestId id : {first, last}) EXPECT_EQ(events.at(id).back().usage.new_tokens, 4);
+}
+
+TEST(Engine, EventsOfAStepFollowThoseOfTheSteps) {
+  auto engine = make(tiny_folder("glm4"), {.threads = 1});
+  const RequestId id = must(engine->submit(endless({3, 4}, 100)));
+  std::vector<Event> events;
+  ASSERT_TRUE(engine->step(events).ok());
+  ASSERT_EQ(events.size(), 1u);
+  engine->cancel(id);
+  ASSERT_TRUE(engine->step(events).ok());
+  ASSERT_EQ(events.size(), 2u);
+  EXPECT_FALSE(events[0].finish);
+  EXPECT_EQ(events[1].finish, Finish::kCancelled);
 }
 
 TEST(Engine, MemoryIsPredictedAndLimited) {

@@ -87,13 +87,12 @@ void Forward::for_rows(int64_t rows, int64_t width, const Body& body) {
 
 void Forward::project(std::span<const Job> jobs) {
   std::vector<kernels::LinearCall> calls;
-  std::vector<std::vector<float>> inputs;  // fake-quantized
+  std::vector<float> input;  // fake-quantized
   kernels::Compute compute = compute_;
   float scale = 0;
   const auto flush = [&] {
     if (!calls.empty()) linear_.run(calls, compute, scale);
     calls.clear();
-    inputs.clear();
   };
   for (const Job& job : jobs) {
     if (job.m == 0) continue;
@@ -114,7 +113,7 @@ void Forward::project(std::span<const Job> jobs) {
                                   .y_stride = job.y_stride};
       if (fake) {
         const int64_t n = linear.weight.cols();
-        std::vector<float>& input = inputs.emplace_back(static_cast<size_t>(job.m * n));
+        input.resize(static_cast<size_t>(job.m * n));
         for (int64_t t = 0; t < job.m; ++t) {
           fake_quantize(job.x + t * job.x_stride, n, *linear.input, input.data() + t * n);
         }
@@ -122,6 +121,7 @@ void Forward::project(std::span<const Job> jobs) {
         call.x_stride = n;
       }
       calls.push_back(call);
+      if (fake) flush();  // of such inputs there is one at a time
       offset += linear.weight.rows();
     }
   }

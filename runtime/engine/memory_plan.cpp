@@ -60,13 +60,23 @@ Result<MemoryPlan> plan_memory(const Weights& weights, EngineOptions& options) {
   const int64_t batch = std::min(options.prefill_chunk, options.max_sequences * options.max_context);
   const int64_t running =
       Forward::workspace_bytes(config, batch + options.max_sequences, options.max_sequences, options.threads);
-  plan.activations =
-      std::max(running, plan.weights.packed > 0 ? options.threads * largest_piece(weights) * kDecoded : 0);
+  // What sequences remember of their tokens, and what one of them needs at a time to choose the next.
+  const int64_t tokens =
+      options.max_sequences * (3 * static_cast<int64_t>(sizeof(int32_t)) * options.max_context + config.vocab_size / 8);
+  const int64_t choosing = tokenizer::SamplerScratch::bytes(config.vocab_size);
+  plan.activations = std::max(running + tokens + choosing,
+                              plan.weights.packed > 0 ? options.threads * largest_piece(weights) * kDecoded : 0);
 
   const int64_t page = KvCache::page_bytes(kv_layout(config, options.kv), config.num_hidden_layers);
   if (page <= 0) return bad_input("config.json describes a key-value cache whose size does not fit in 64 bits");
   int64_t pages = options.max_sequences * ((options.max_context + kPageTokens - 1) / kPageTokens);
-  if (options.kv_bytes > 0) pages = std::min(pages, std::max<int64_t>(1, options.kv_bytes / page));
+  if (options.kv_bytes > 0) {
+    if (options.kv_bytes < page) {
+      return resource_exhausted(fmt::format("a cache of {} has no room for a page of {} tokens, which takes {}",
+                                            format_bytes(options.kv_bytes), kPageTokens, format_bytes(page)));
+    }
+    pages = std::min(pages, options.kv_bytes / page);
+  }
   if (options.kv_tokens > 0) pages = std::min(pages, (options.kv_tokens - 1) / kPageTokens + 1);
   if (options.max_ram > 0) {
     const int64_t left = options.max_ram - plan.total();
