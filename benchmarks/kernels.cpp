@@ -207,6 +207,88 @@ BENCHMARK(Attention)
     ->UseRealTime()
     ->Unit(benchmark::kMillisecond);
 
+/// The operations between the products, over `tokens` rows of 4096 on one thread; "items_per_second" are elements.
+constexpr int64_t kCols = 4096;
+template <typename Body>
+void over_rows(benchmark::State& state, Body body) {
+  const int64_t tokens = state.range(0);
+  for (auto _ : state) {
+    body(tokens);
+    benchmark::ClobberMemory();
+  }
+  state.SetItemsProcessed(state.iterations() * tokens * kCols);
+  state.SetLabel(chosen().name);
+}
+std::vector<float> rows_of(benchmark::State& state, float value) {
+  return std::vector<float>(static_cast<size_t>(state.range(0) * kCols), value);
+}
+
+void RmsNorm(benchmark::State& state) {
+  const std::vector<float> x = rows_of(state, 0.5f), weight(kCols, 1.0f);
+  std::vector<float> y(x.size());
+  over_rows(state, [&](int64_t tokens) {
+    chosen().rms_norm(x.data(), kCols, weight.data(), 1e-5f, tokens, kCols, y.data(), kCols);
+  });
+}
+void Rotary(benchmark::State& state) {  // 32 heads of 128 whose first half turns, as GLM-4's do
+  std::vector<float> x = rows_of(state, 0.5f);
+  const std::vector<float> cos(static_cast<size_t>(state.range(0) * 32), 0.8f), sin(cos.size(), 0.6f);
+  over_rows(state, [&](int64_t tokens) {
+    chosen().rotary({.x = x.data(),
+                     .stride = kCols,
+                     .tokens = tokens,
+                     .heads = 32,
+                     .head_dim = 128,
+                     .pairs = 32,
+                     .cos = cos.data(),
+                     .sin = sin.data(),
+                     .interleaved = true});
+  });
+}
+void SwiGlu(benchmark::State& state) {
+  const std::vector<float> gate = rows_of(state, 0.5f), up = rows_of(state, 0.25f);
+  std::vector<float> y(gate.size());
+  over_rows(state, [&](int64_t tokens) { chosen().swiglu(gate.data(), up.data(), tokens * kCols, y.data()); });
+}
+void AddScaled(benchmark::State& state) {
+  const std::vector<float> x = rows_of(state, 0.5f);
+  std::vector<float> y(x.size());
+  over_rows(state, [&](int64_t tokens) { chosen().add_scaled(x.data(), 0.5f, tokens * kCols, y.data()); });
+}
+void Quantize(benchmark::State& state) {
+  const std::vector<float> x = rows_of(state, 0.5f);
+  std::vector<int8_t> q(x.size());
+  over_rows(state, [&](int64_t tokens) {
+    for (int64_t t = 0; t < tokens; ++t) {
+      benchmark::DoNotOptimize(chosen().quantize(x.data() + t * kCols, kCols, 0, q.data() + t * kCols));
+    }
+  });
+}
+void StoreKv(benchmark::State& state, KvType type) {  // 32 heads of 128
+  const int64_t tokens = state.range(0);
+  const KvLayout layout{type, 32, 128, 16};
+  std::vector<std::byte> memory(static_cast<size_t>((tokens + 15) / 16 * layout.bytes()));
+  std::vector<std::byte*> pages;
+  for (int64_t i = 0; i * 16 < tokens; ++i) pages.push_back(memory.data() + i * layout.bytes());
+  const std::vector<float> x = rows_of(state, 0.5f);
+  over_rows(state, [&](int64_t count) {
+    chosen().store_kv({.kv = {.layout = layout, .pages = pages.data()},
+                       .k = x.data(),
+                       .v = x.data(),
+                       .stride = kCols,
+                       .tokens = count});
+  });
+}
+#define ROWS(...) BENCHMARK(__VA_ARGS__)->ArgName("tokens")->Arg(1)->Arg(256)->Unit(benchmark::kMicrosecond)
+ROWS(RmsNorm);
+ROWS(Rotary);
+ROWS(SwiGlu);
+ROWS(AddScaled);
+ROWS(Quantize);
+#undef ROWS
+BENCHMARK_CAPTURE(StoreKv, fp16, KvType::kF16)->ArgName("tokens")->Arg(1)->Arg(256)->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(StoreKv, int8, KvType::kInt8)->ArgName("tokens")->Arg(1)->Arg(256)->Unit(benchmark::kMicrosecond);
+
 }  // namespace
 }  // namespace autoglm::kernels
 

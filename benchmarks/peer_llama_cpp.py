@@ -3,6 +3,7 @@
 token for all of them. Prints JSON.
 
 usage: peer_llama_cpp.py FILE.gguf --threads N [--batch N] [--prompt N] [--runs N]
+       peer_llama_cpp.py FILE.gguf --threads N --quantize OUT.gguf      as its own mixture Q4_K_M
 
 The library is the one of node-llama-cpp, which has kernels for every x86-64 instruction set and takes the best; it is called without
 Node. Of its parameters only the first four fields are set (llama.h: n_ctx, n_batch, n_ubatch, n_seq_max), and all are read back.
@@ -21,6 +22,7 @@ PACKAGE = "@node-llama-cpp/linux-x64@3.22.1"  # llama.cpp 0.5.0
 FOLDER = ROOT / ".cache" / PACKAGE.replace("/", "-")
 LIBRARIES = FOLDER / "bins/linux-x64"
 UBATCH = 512
+Q8_0, Q4_K_M = 7, 15  # of llama_ftype in llama.h: what its parameters of quantization come with, and what is asked for
 
 
 class Parameters(ctypes.Structure):
@@ -34,21 +36,38 @@ class Batch(ctypes.Structure):
                 ("seq_id", ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))), ("logits", ctypes.POINTER(ctypes.c_int8))]
 
 
+def load():
+    """Its two libraries, ggml's and its own, with what returns more than an integer declared."""
+    ggml, api = (ctypes.CDLL(str(LIBRARIES / name), ctypes.RTLD_GLOBAL) for name in ("libggml.v0.5.0.so", "libllama.v0.5.0.so"))
+    for name in ("llama_model_default_params", "llama_context_default_params", "llama_model_quantize_default_params"):
+        getattr(api, name).restype = Parameters
+    for name in ("llama_model_load_from_file", "llama_init_from_model", "llama_get_memory"):
+        getattr(api, name).restype = ctypes.c_void_p
+    api.llama_batch_init.restype = Batch
+    api.llama_model_quantize.restype = ctypes.c_uint32
+    ggml.ggml_backend_load_all_from_path(str(LIBRARIES).encode())
+    api.llama_backend_init()
+    return api
+
+
+def quantize(file, target, threads):
+    """Q4_K_M as llama-quantize makes it; of the parameters the first two are set (nthread, ftype)."""
+    api = load()
+    parameters = api.llama_model_quantize_default_params()
+    if parameters.first[1] != Q8_0:
+        raise SystemExit(f"llama.cpp's parameters of quantization are not those that are known: {list(parameters.first)}")
+    parameters.first[0], parameters.first[1] = threads, Q4_K_M
+    if api.llama_model_quantize(str(file).encode(), str(target).encode(), ctypes.byref(parameters)) != 0:
+        raise SystemExit(f"llama.cpp does not quantize {file}")
+
+
 def prompt_of(length, seed):
     return [(seed * 7919 + i * 31) % 4000 + 50 for i in range(length)]
 
 
 class LlamaCpp:
     def __init__(self, file, threads, batch, context):
-        ggml, self.api = (ctypes.CDLL(str(LIBRARIES / name), ctypes.RTLD_GLOBAL) for name in ("libggml.v0.5.0.so", "libllama.v0.5.0.so"))
-        api = self.api
-        for name in ("llama_model_default_params", "llama_context_default_params"):
-            getattr(api, name).restype = Parameters
-        for name in ("llama_model_load_from_file", "llama_init_from_model", "llama_get_memory"):
-            getattr(api, name).restype = ctypes.c_void_p
-        api.llama_batch_init.restype = Batch
-        ggml.ggml_backend_load_all_from_path(str(LIBRARIES).encode())
-        api.llama_backend_init()
+        api = self.api = load()
         self.model = ctypes.c_void_p(api.llama_model_load_from_file(str(file).encode(), api.llama_model_default_params()))
         if not self.model:
             raise SystemExit(f"llama.cpp does not load {file}")
@@ -97,11 +116,14 @@ def main():
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--runs", type=int, default=64)
+    parser.add_argument("--quantize", type=Path)
     a = parser.parse_args()
     subprocess.run([ROOT / "tools/npm_package.sh", PACKAGE, FOLDER], check=True, stdout=sys.stderr)
     log, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)  # what it says while it loads
     try:
+        if a.quantize:
+            return quantize(a.file, a.quantize, a.threads)
         peer = LlamaCpp(a.file, a.threads, a.batch, a.prompt + a.runs + 8)
     finally:
         os.dup2(log, 2)

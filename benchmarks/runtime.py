@@ -7,7 +7,8 @@ usage: runtime.py FOLDER [--shape glm-edge-1.5b] [--layers N] [--prompt 512] [--
 
 FOLDER is a scratch folder; what was made there is used again. --demo takes the demo model in place of a random one. Decode: tokens
 after the prompt, one at a time. "of reading": bytes of weights that a token needs, by decode time, as a share of what this machine
-reads (ReadMemory of autoglm_kernels_benchmark, in the same run). Figures are medians of the rounds, latencies of a step too.
+reads (ReadMemory of autoglm_kernels_benchmark, in the same run). Figures are medians of the rounds, latencies of a step too. At the end
+the time from the start of the program to a first token, of artifacts as they are stored and packed.
 """
 import argparse
 import json
@@ -29,14 +30,14 @@ KERNELS = os.environ.get("AUTOGLM_KERNELS_BENCHMARK", str(Path(AUTOGLM).parent /
 ARTIFACTS = {"int8": "int8", "int4-g128": "int4-g128", "int4-g32": "int4-g32"}
 # What is exported from which artifact, for whom.
 EXPORTS = {"f16.gguf": ("bf16", ["gguf", "--type", "fp16"]), "q8_0.gguf": ("bf16", ["gguf", "--type", "q8_0"]),
-           "q4_0.gguf": ("int4-g32", ["gguf"]), "q4_k.gguf": ("bf16", ["gguf", "--type", "q4_k"]),
+           "q4_0.gguf": ("int4-g32", ["gguf"]),
            "int8.onnx": ("int8", ["onnx", "--matmul-nbits"]), "int4.onnx": ("int4-g32", ["onnx", "--matmul-nbits"])}
 ROWS = [("autoglm-edge", "bf16", "float"), ("llama.cpp", "f16.gguf", ""),
         ("autoglm-edge", "int8", "float"), ("autoglm-edge", "int8", "int8"), ("llama.cpp", "q8_0.gguf", ""),
         ("onnxruntime", "int8.onnx", ""),
         ("autoglm-edge", "int4-g128", "float"), ("autoglm-edge", "int4-g128", "int8"),
         ("autoglm-edge", "int4-g32", "float"), ("autoglm-edge", "int4-g32", "int8"), ("llama.cpp", "q4_0.gguf", ""),
-        ("llama.cpp", "q4_k.gguf", ""), ("onnxruntime", "int4.onnx", "")]
+        ("llama.cpp", "q4_k_m.gguf", ""), ("onnxruntime", "int4.onnx", "")]
 
 
 def call(*command):
@@ -59,13 +60,19 @@ def prepare(a):
             shutil.copy(ROOT / "models/glm-phone-demo" / name, forms["bf16"])
     for name, scheme in ARTIFACTS.items():
         forms[name] = folder / name
+        forms[f"{name}, packed"] = folder / f"{name}-packed"
         if not forms[name].exists():
             call(AUTOGLM, "compress", forms["bf16"], "-o", forms[name], "-q", scheme, "--head", scheme, "--method", "rtn", "--verify",
                  "none", "--quiet")
+        if not forms[f"{name}, packed"].exists():
+            call(EDGE, "pack", forms[name], "-o", forms[f"{name}, packed"], "--quiet")
     for name, (source, options) in EXPORTS.items():
         forms[name] = folder / name
-        if wanted(a, name) and not forms[name].exists():
+        if (wanted(a, name) or name == "f16.gguf" and wanted(a, "q4_k_m.gguf")) and not forms[name].exists():
             call(AUTOGLM, "export", forms[source], "--format", *options, "-o", forms[name], "--quiet")
+    forms["q4_k_m.gguf"] = folder / "q4_k_m.gguf"  # its own mixture of types, made by itself
+    if wanted(a, "q4_k_m.gguf") and not forms["q4_k_m.gguf"].exists():
+        call(sys.executable, ROOT / "benchmarks/peer_llama_cpp.py", forms["f16.gguf"], "--threads", a.threads, "--quantize", forms["q4_k_m.gguf"])
     return forms
 
 
@@ -92,8 +99,15 @@ def ours(a, model, compute, batch):
     out = json.loads(call(EDGE, "bench", model, "--compute", compute, "--prompt-tokens", a.prompt, "--runs", a.runs, "--repeats", 1,
                           "--threads", a.threads, "--batch", batch, "--json"))
     row = out["results"][0]
-    return {"prompt": row["prompt_tokens_per_second"], "decode": row["decode_tokens_per_second"], "median": row["step_ms"]["median"],
-            "p99": row["step_ms"]["p99"]}
+    return {"prompt": row["prompt_tokens_per_second"], "decode": row["decode_tokens_per_second"]} | {
+        kind: row["step_ms"][kind] for kind in ("median", "p95", "p99")}
+
+
+def first_text(model, compute, threads):
+    """Seconds from the start of the program to the first token of a short prompt, and its end."""
+    start = time.perf_counter()
+    call(EDGE, "generate", model, "--raw", "--prompt", "one two three", "--max-new-tokens", 1, "--compute", compute, "--threads", threads)
+    return time.perf_counter() - start
 
 
 def peer(a, name, model, batch):
@@ -105,7 +119,7 @@ def peer(a, name, model, batch):
         done = call(sys.executable, __file__, a.folder, *options, "--batches", batch, "--child", model)
     got = json.loads(done.strip().splitlines()[-1])
     steps = sorted(got.pop("step_ms"))
-    return got | {"median": statistics.median(steps), "p99": steps[math.ceil(0.99 * len(steps)) - 1]}
+    return got | {"median": statistics.median(steps)} | {f"p{p}": steps[math.ceil(p / 100 * len(steps)) - 1] for p in (95, 99)}
 
 
 def onnxruntime(a, model, batch):
@@ -158,13 +172,18 @@ def main():
     print(f"{'demo' if a.demo else a.shape}{f', {a.layers} layers' if a.layers else ''}, {a.threads} threads, prompt {a.prompt}, "
           f"{a.runs} steps, {a.rounds} rounds; this machine reads {rate / 1e9:.1f} GB/s")
     print(f"{'runtime':14}{'weights':12}{'compute':9}{'batch':>6}{'decode t/s':>12}{'x our bf16':>12}{'of reading':>12}{'prompt t/s':>12}"
-          f"{'step ms':>10}{'p99':>9}")
+          f"{'step ms':>10}{'p95':>9}{'p99':>9}")
     middle = {key: {kind: statistics.median(each[kind] for each in all_of) for kind in all_of[0]} for key, all_of in found.items()}
     for (runtime, form, compute, batch), row in middle.items():
         base = middle.get(("autoglm-edge", "bf16", "float", batch))
         ratio = f"{row['decode'] / base['decode']:.2f}" if base else ""
         share = f"{100 * bytes_of_a_token(forms[form]) * row['decode'] / rate:.0f} %" if compute and batch == 1 else ""
-        print(f"{runtime:14}{form:12}{compute:9}{batch:6}{row['decode']:12.1f}{ratio:>12}{share:>12}{row['prompt']:12.1f}{row['median']:10.2f}{row['p99']:9.2f}")
+        print(f"{runtime:14}{form:12}{compute:9}{batch:6}{row['decode']:12.1f}{ratio:>12}{share:>12}{row['prompt']:12.1f}{row['median']:10.2f}{row['p95']:9.2f}"
+              f"{row['p99']:9.2f}")
+    print("from the start of autoglm-edge to its first token, files in the page cache:")
+    for form in ["bf16", *ARTIFACTS, *(f"{name}, packed" for name in ARTIFACTS)]:
+        times = [first_text(forms[form], "float" if form == "bf16" else "int8", a.threads) for _ in range(a.rounds + 1)][1:]
+        print(f"{form:22}{statistics.median(times):8.3f} s")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-/// Test driver: runs our decoder in float32 on sequences and writes its logits.
+/// Test driver: runs our decoder in float32, and the runtime, on sequences and writes their logits.
 ///
-/// Each line of standard input is FOLDER, OUT and token ids, with tabs between the three. OUT receives [tokens, vocab]
-/// little-endian float32, nothing else; the answer is a line, "ok" or what went wrong.
+/// Each line of standard input is FOLDER, OUT and token ids, with tabs between the three. OUT and OUT.runtime receive
+/// [tokens, vocab] little-endian float32 each, nothing else; the answer is a line, "ok" or what went wrong.
 #include <ATen/ATen.h>
 
 #include <fstream>
@@ -11,17 +11,21 @@
 #include <vector>
 
 #include "compress/model/decoder.h"
+#include "runtime/engine/engine.h"
 
 namespace {
 
 using autoglm::Status;
 
-Status run(const std::string& folder, const std::string& out_file, std::istream& in) {
+Status write(const std::string& file, const void* bytes, size_t count) {
+  std::ofstream out(file, std::ios::binary);
+  out.write(static_cast<const char*>(bytes), static_cast<std::streamsize>(count));
+  return out ? autoglm::ok_status() : autoglm::resource_exhausted("cannot write " + file);
+}
+
+Status run_decoder(const std::string& folder, const std::vector<int64_t>& ids, const std::string& out_file) {
   const c10::InferenceMode no_gradients;
   AUTOGLM_ASSIGN_OR_RETURN(auto decoder, autoglm::model::Decoder::open(folder));
-  std::vector<int64_t> ids;
-  for (int64_t id = 0; in >> id;) ids.push_back(id);
-
   AUTOGLM_ASSIGN_OR_RETURN(at::Tensor hidden, decoder.embed(at::tensor(ids).unsqueeze(0)));
   const auto rotary = decoder.rotary(static_cast<int64_t>(ids.size()));
   for (int64_t layer = 0; layer < decoder.config().num_hidden_layers; ++layer) {
@@ -30,9 +34,25 @@ Status run(const std::string& folder, const std::string& out_file, std::istream&
   }
   AUTOGLM_ASSIGN_OR_RETURN(at::Tensor logits, decoder.logits(hidden.squeeze(0)));
   logits = logits.contiguous();
-  std::ofstream out(out_file, std::ios::binary);
-  out.write(static_cast<const char*>(logits.data_ptr()), static_cast<std::streamsize>(logits.nbytes()));
-  return out ? autoglm::ok_status() : autoglm::resource_exhausted("cannot write the logits");
+  return write(out_file, logits.data_ptr(), logits.nbytes());
+}
+
+Status run_runtime(const std::string& folder, const std::vector<int64_t>& ids, const std::string& out_file) {
+  AUTOGLM_ASSIGN_OR_RETURN(
+      const auto engine,
+      autoglm::engine::Engine::create(folder, nullptr, {.kv = autoglm::kernels::KvType::kF32, .threads = 1}));
+  const std::vector<int32_t> tokens(ids.begin(), ids.end());
+  AUTOGLM_ASSIGN_OR_RETURN(const std::vector<float> hidden, engine->hidden_states(tokens));
+  std::vector<float> logits(tokens.size() * static_cast<size_t>(engine->config().vocab_size));
+  AUTOGLM_RETURN_IF_ERROR(engine->logits(hidden, logits));
+  return write(out_file, logits.data(), logits.size() * sizeof(float));
+}
+
+Status run(const std::string& folder, const std::string& out_file, std::istream& in) {
+  std::vector<int64_t> ids;
+  for (int64_t id = 0; in >> id;) ids.push_back(id);
+  AUTOGLM_RETURN_IF_ERROR(run_decoder(folder, ids, out_file));
+  return run_runtime(folder, ids, out_file + ".runtime");
 }
 
 }  // namespace
