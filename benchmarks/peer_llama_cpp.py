@@ -57,8 +57,10 @@ def quantize(file, target, threads):
     if parameters.first[1] != Q8_0:
         raise SystemExit(f"llama.cpp's parameters of quantization are not those that are known: {list(parameters.first)}")
     parameters.first[0], parameters.first[1] = threads, Q4_K_M
-    if api.llama_model_quantize(str(file).encode(), str(target).encode(), ctypes.byref(parameters)) != 0:
+    part = target.with_suffix(".part")
+    if api.llama_model_quantize(str(file).encode(), str(part).encode(), ctypes.byref(parameters)) != 0:
         raise SystemExit(f"llama.cpp does not quantize {file}")
+    part.rename(target)
 
 
 def prompt_of(length, seed):

@@ -181,7 +181,8 @@ def main():
         print(f"{runtime:14}{form:12}{compute:9}{batch:6}{row['decode']:12.1f}{ratio:>12}{share:>12}{row['prompt']:12.1f}{row['median']:10.2f}{row['p95']:9.2f}"
               f"{row['p99']:9.2f}")
     print("from the start of autoglm-edge to its first token, files in the page cache:")
-    for form in ["bf16", *ARTIFACTS, *(f"{name}, packed" for name in ARTIFACTS)]:
+    own = dict.fromkeys(form for runtime, form, _ in rows if runtime == "autoglm-edge")
+    for form in [*own, *(f"{form}, packed" for form in own if form in ARTIFACTS)]:
         times = [first_text(forms[form], "float" if form == "bf16" else "int8", a.threads) for _ in range(a.rounds + 1)][1:]
         print(f"{form:22}{statistics.median(times):8.3f} s")
 

@@ -15,7 +15,7 @@ add_library(autoglm_flags INTERFACE)
 # -fPIC for programs too (CMake would say -fPIE): the precompiled header serves only files with the same flags.
 target_compile_options(autoglm_flags INTERFACE -Wall -Wextra -Wno-missing-field-initializers -fno-math-errno
                        -fno-trapping-math -fPIC
-                       -ffunction-sections -fdata-sections  # the linker keeps what is called
+                       -ffunction-sections -fdata-sections  # for autoglm-edge, which keeps what is called
                        # GCC 12 is wrong about optional and variant at -O3, and about "literal" + std::string.
                        $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized -Wno-restrict
                                                        -Wno-stringop-overflow -Wno-stringop-overread

@@ -34,6 +34,7 @@ function(autoglm_room folder)
   if(ROOM_SMALL AND CMAKE_BUILD_TYPE STREQUAL "Release")
     list(TRANSFORM ROOM_SMALL PREPEND "${root}/")
     file(GLOB small CONFIGURE_DEPENDS ${ROOM_SMALL})
+    list(FILTER small EXCLUDE REGEX "_test\\.cpp$")
     # The precompiled header is for files that are optimized for speed.
     set_source_files_properties(${small} TARGET_DIRECTORY ${target} PROPERTIES COMPILE_OPTIONS -Os
                                                                                SKIP_PRECOMPILE_HEADERS ON)

@@ -1,7 +1,6 @@
 #include <poll.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <iostream>
 
 #include "apps/edge/common.h"
@@ -50,11 +49,15 @@ class Conversation {
   nlohmann::ordered_json messages_;
 };
 
-/// Waits until something is typed, or Ctrl-C: reading goes on after a signal, poll does not.
+/// Waits until something is typed, or Ctrl-C: reading goes on after a signal. One that comes between the question and
+/// poll does not end it, therefore it asks again.
 Status wait_for_input() {
+  constexpr int kMilliseconds = 100;
   pollfd input = {.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
-  while (poll(&input, 1, -1) < 0 && errno == EINTR) AUTOGLM_RETURN_IF_ERROR(CancelToken::global().check());
-  return CancelToken::global().check();
+  do {
+    AUTOGLM_RETURN_IF_ERROR(CancelToken::global().check());
+  } while (poll(&input, 1, kMilliseconds) <= 0);
+  return ok_status();
 }
 
 Status run(const ChatOptions& options, bool as_json) {
@@ -62,14 +65,12 @@ Status run(const ChatOptions& options, bool as_json) {
   AUTOGLM_ASSIGN_OR_RETURN(const auto chat, tokenizer::ChatTemplate::load(options.model.model));
   AUTOGLM_RETURN_IF_ERROR(request_of(options.answer, {}).status());
   Conversation conversation(options, loaded, chat);
-  const bool terminal = isatty(STDIN_FILENO) != 0 && !as_json;
+  const bool typed = isatty(STDIN_FILENO) != 0, terminal = typed && !as_json;
   if (terminal) print_now("Say something; /reset begins anew, /exit or Ctrl-D ends.\n");
   std::string line;
   while (true) {
-    if (terminal) {
-      print_now("> ");
-      AUTOGLM_RETURN_IF_ERROR(wait_for_input());
-    }
+    if (terminal) print_now("> ");
+    if (typed) AUTOGLM_RETURN_IF_ERROR(wait_for_input());
     if (!std::getline(std::cin, line) || line == "/exit") return ok_status();
     if (line.empty()) continue;
     if (line == "/reset") {

@@ -44,7 +44,9 @@ struct HeldPages {
     for (const int32_t page : pages) pool.release(page);
   }
   void reach(int64_t tokens) {
-    while (static_cast<int64_t>(pages.size()) < pool.pages_for(tokens)) pages.push_back(pool.acquire());
+    const auto needed = static_cast<size_t>(pool.pages_for(tokens));
+    pages.reserve(needed);
+    while (pages.size() < needed) pages.push_back(pool.acquire());
   }
 
   PagePool& pool;
@@ -208,6 +210,7 @@ void Engine::Impl::finish(Sequence& sequence, Finish how, Status status, std::ve
 void Engine::Impl::end_marked(std::vector<Event>& events) {
   const auto sweep = [&](auto& sequences) {
     for (Sequence& sequence : sequences) {
+      if (sequence.id == 0) continue;  // ended, before another could not be for want of memory
       if (sequence.cancelled) {
         finish(sequence, Finish::kCancelled, cancelled(), events);
       } else if (sequence.out_of_memory) {
@@ -302,7 +305,7 @@ Status Engine::Impl::run_batch(std::vector<Event>& events, const CancelToken* ca
     try {
       publish(*part.sequence);
     } catch (const std::bad_alloc&) {
-      // It is not shared, then.
+      // Then it is not shared yet.
     }
   }
   for (size_t i = 0; i < ready.size(); ++i) {
@@ -411,27 +414,37 @@ void Engine::cancel(RequestId id) {
 Result<Completion> Engine::complete(Request request, const std::function<void(const std::string&)>& on_text,
                                     const CancelToken* cancel) {
   AUTOGLM_ASSIGN_OR_RETURN(const RequestId id, submit(std::move(request)));
-  Completion done;
-  std::vector<Event> events;
-  while (true) {
-    events.clear();
-    if (Status status = step(events, cancel); !status.ok()) {
-      this->cancel(id);
-      impl_->end_marked(events);
-      return status;
+  Status failure;
+  try {
+    Completion done;
+    std::vector<Event> events;
+    while (true) {
+      events.clear();
+      failure = step(events, cancel);
+      if (!failure.ok()) break;
+      for (const Event& event : events) {
+        if (event.id != id) continue;
+        if (event.token) done.tokens.push_back(*event.token);
+        done.text += event.text;
+        if (on_text && !event.text.empty()) on_text(event.text);
+        if (!event.finish) continue;
+        if (*event.finish == Finish::kFailed) return event.status;
+        done.finish = *event.finish;
+        done.usage = event.usage;
+        return done;
+      }
     }
-    for (const Event& event : events) {
-      if (event.id != id) continue;
-      if (event.token) done.tokens.push_back(*event.token);
-      done.text += event.text;
-      if (on_text && !event.text.empty()) on_text(event.text);
-      if (!event.finish) continue;
-      if (*event.finish == Finish::kFailed) return event.status;
-      done.finish = *event.finish;
-      done.usage = event.usage;
-      return done;
-    }
+  } catch (const std::bad_alloc&) {
+    failure = resource_exhausted("not enough memory for the answer");
   }
+  this->cancel(id);
+  try {
+    std::vector<Event> ignored;
+    impl_->end_marked(ignored);
+  } catch (const std::bad_alloc&) {
+    // It ends at the next step.
+  }
+  return failure;
 }
 
 Result<std::unique_ptr<Engine>> Engine::create(const std::filesystem::path& folder,

@@ -77,7 +77,7 @@ struct Completion {
 /// What is predicted before anything is loaded.
 struct MemoryPlan {
   Weights::Bytes weights;
-  int64_t activations = 0;  ///< and what loading needs for a while
+  int64_t activations = 0;  ///< and what loading needs for a while, what sequences remember, what sampling needs
   int64_t cache = 0, cache_tokens = 0;
   int64_t process = 0;  ///< what the process occupied already
   int64_t total() const { return weights.packed + weights.mapped + activations + cache + process; }
@@ -87,7 +87,7 @@ struct MemoryPlan {
 class Engine {
  public:
   /// `tokenizer` outlives the engine; nullptr: tokens alone, no texts, no stop strings. kResourceExhausted when max_ram
-  /// is less than what is predicted; kInvalidArgument: options; kBadInput: the folder.
+  /// is less than what is predicted, or kv_bytes less than a page; kInvalidArgument: options; kBadInput: the folder.
   static Result<std::unique_ptr<Engine>> create(const std::filesystem::path& folder,
                                                 const tokenizer::Tokenizer* tokenizer, const EngineOptions& options,
                                                 const CancelToken* cancel = nullptr);
@@ -100,7 +100,7 @@ class Engine {
   std::string_view kernels() const;  ///< name of the instruction set
 
   /// Queues a request. kInvalidArgument: an empty or too long prompt, a token outside the vocabulary, options;
-  /// kResourceExhausted: more tokens than the whole cache holds. Other requests are not touched.
+  /// kResourceExhausted: more tokens than the whole cache holds, or no memory for them. Other requests are not touched.
   Result<RequestId> submit(Request request);
 
   /// Ends a request at the next step, with Finish::kCancelled; unknown ids are ignored.
@@ -109,7 +109,8 @@ class Engine {
   bool idle() const;  ///< nothing runs and nothing waits
 
   /// Runs one batch and appends what happened to `events`. A request that fails has an event of its own; a Status is
-  /// returned only when nothing could be run: kCancelled by `cancel`, kResourceExhausted. Then nothing is lost.
+  /// returned only when nothing could be run: kCancelled by `cancel`, kResourceExhausted. Then nothing is lost, and the
+  /// next call tries again.
   Status step(std::vector<Event>& events, const CancelToken* cancel = nullptr);
 
   /// Runs `tokens` alone, beside the requests that are under way: what the last block gives, [tokens, hidden]. Errors

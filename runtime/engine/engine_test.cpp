@@ -3,10 +3,27 @@
 #include <gmock/gmock.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <map>
+#include <new>
 
 #include "core/base/memory.h"
 #include "runtime/engine/artifact_testing.h"
+
+namespace {
+
+/// Which allocation of this thread fails, counted from now on; 0: none.
+thread_local int64_t failing_allocation = 0;
+
+}  // namespace
+
+void* operator new(size_t size) {
+  if (failing_allocation > 0 && --failing_allocation == 0) throw std::bad_alloc();
+  if (void* memory = std::malloc(size)) return memory;
+  throw std::bad_alloc();
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 namespace autoglm::engine {
 namespace {
@@ -305,6 +322,60 @@ TEST(Engine, EventsOfAStepFollowThoseOfTheSteps) {
   ASSERT_EQ(events.size(), 2u);
   EXPECT_FALSE(events[0].finish);
   EXPECT_EQ(events[1].finish, Finish::kCancelled);
+}
+
+/// Three requests of which two begin alike, beside one another; their texts, or none where memory lacked.
+struct Together {
+  std::map<RequestId, Tokens> tokens;
+  std::map<RequestId, int> ends, failures;
+  bool was_short = false;  ///< of memory, somewhere
+
+  Together(Engine& engine, int64_t failing) {
+    for (const Tokens& prompt : {Tokens(20, 3), Tokens(19, 3), Tokens{5, 6}}) {
+      Request request = endless(prompt, 5);
+      request.sampler = {.temperature = 1, .top_p = 0.9, .repetition_penalty = 1.1};
+      EXPECT_TRUE(engine.submit(request).ok());
+    }
+    std::vector<Event> events;
+    failing_allocation = failing;
+    for (int steps = 0; !engine.idle() && steps < 1000; ++steps) {
+      const Status status = engine.step(events);
+      if (status.ok()) continue;
+      was_short = true;
+      EXPECT_EQ(status.code(), StatusCode::kResourceExhausted) << status.message();
+    }
+    was_short |= failing > 0 && failing_allocation == 0;
+    failing_allocation = 0;
+    for (const Event& event : events) {
+      if (event.token) tokens[event.id].push_back(*event.token);
+      if (!event.finish) continue;
+      ++ends[event.id];
+      if (*event.finish == Finish::kFailed) ++failures[event.id];
+    }
+  }
+};
+
+TEST(Engine, LacksMemoryAnywhereAndGoesOn) {
+  const EngineOptions options = {
+      .threads = 1, .max_sequences = 3, .max_context = 96, .kv_tokens = 96, .prefill_chunk = 16};
+  const Together expected(*make(tiny_folder("glm4"), options), 0);
+  ASSERT_EQ(expected.ends.size(), 3u);
+  int64_t failing = 1;
+  for (;; failing += failing < 100 ? 1 : 7) {
+    const auto engine = make(tiny_folder("glm4"), options);
+    const Together found(*engine, failing);
+    ASSERT_TRUE(engine->idle()) << failing;
+    if (!found.was_short) break;
+    for (const auto& [id, tokens] : expected.tokens) {
+      ASSERT_EQ(found.ends.at(id), 1) << failing;
+      if (found.failures.contains(id)) continue;
+      ASSERT_EQ(found.tokens.at(id), tokens) << failing;
+    }
+    // Every page is back, none twice.
+    const RequestId last = must(engine->submit(endless(Tokens(90, 4), 1)));
+    ASSERT_EQ(drain(*engine).at(last).back().finish, Finish::kLength) << failing;
+  }
+  EXPECT_GT(failing, 20);
 }
 
 TEST(Engine, MemoryIsPredictedAndLimited) {

@@ -38,7 +38,8 @@ void fake_quantize(const float* x, int64_t n, const format::InputQuant& quant, f
     zero = quant.args.symmetric ? 0 : std::nearbyint(std::clamp(q_min - low / scale, q_min, q_max));
   }
   for (int64_t i = 0; i < n; ++i) {
-    out[i] = (std::nearbyint(std::clamp(x[i] / scale + zero, q_min, q_max)) - zero) * scale;
+    const float rounded = (std::nearbyint(std::clamp(x[i] / scale + zero, q_min, q_max)) - zero) * scale;
+    out[i] = std::isfinite(x[i]) ? rounded : NAN;  // what is no number does not become one
   }
 }
 

@@ -12,6 +12,8 @@ namespace autoglm::engine {
 namespace {
 
 constexpr int64_t kPageTokens = 16;
+// Beside a page: what the pool knows of it, and its tokens, which the pool, a prompt and a sequence may hold.
+constexpr int64_t kRemembered = 512 + 4 * kPageTokens * static_cast<int64_t>(sizeof(int32_t));
 constexpr int64_t kMaxSequences = 4096;
 constexpr int64_t kMaxThreads = 1024;
 constexpr int64_t kMaxChunk = 1 << 16;
@@ -60,12 +62,11 @@ Result<MemoryPlan> plan_memory(const Weights& weights, EngineOptions& options) {
   const int64_t batch = std::min(options.prefill_chunk, options.max_sequences * options.max_context);
   const int64_t running =
       Forward::workspace_bytes(config, batch + options.max_sequences, options.max_sequences, options.threads);
-  // What sequences remember of their tokens, and what one of them needs at a time to choose the next.
-  const int64_t tokens =
-      options.max_sequences * (3 * static_cast<int64_t>(sizeof(int32_t)) * options.max_context + config.vocab_size / 8);
-  const int64_t choosing = tokenizer::SamplerScratch::bytes(config.vocab_size);
-  plan.activations = std::max(running + tokens + choosing,
-                              plan.weights.packed > 0 ? options.threads * largest_piece(weights) * kDecoded : 0);
+  // What choosing a token needs, and remembering those that occurred.
+  const int64_t choosing =
+      tokenizer::SamplerScratch::bytes(config.vocab_size) + options.max_sequences * config.vocab_size / 8;
+  plan.activations =
+      std::max(running + choosing, plan.weights.packed > 0 ? options.threads * largest_piece(weights) * kDecoded : 0);
 
   const int64_t page = KvCache::page_bytes(kv_layout(config, options.kv), config.num_hidden_layers);
   if (page <= 0) return bad_input("config.json describes a key-value cache whose size does not fit in 64 bits");
@@ -80,22 +81,25 @@ Result<MemoryPlan> plan_memory(const Weights& weights, EngineOptions& options) {
   if (options.kv_tokens > 0) pages = std::min(pages, (options.kv_tokens - 1) / kPageTokens + 1);
   if (options.max_ram > 0) {
     const int64_t left = options.max_ram - plan.total();
-    if (left < page) {
+    if (left < page + kRemembered) {
       return resource_exhausted(
           fmt::format("at least {} are needed: {} of weights, {} for activations, {} for one page of cache, {} in use; "
                       "the limit is {}",
-                      format_bytes(plan.total() + page), format_bytes(plan.weights.packed + plan.weights.mapped),
-                      format_bytes(plan.activations), format_bytes(page), format_bytes(plan.process),
-                      format_bytes(options.max_ram)));
+                      format_bytes(plan.total() + page + kRemembered),
+                      format_bytes(plan.weights.packed + plan.weights.mapped), format_bytes(plan.activations),
+                      format_bytes(page), format_bytes(plan.process), format_bytes(options.max_ram)));
     }
-    pages = std::min(pages, left / page);
+    pages = std::min(pages, left / (page + kRemembered));
   }
   plan.cache_tokens = pages * kPageTokens;
-  if (__builtin_mul_overflow(pages, page, &plan.cache)) {
+  int64_t all = 0;
+  if (__builtin_mul_overflow(pages, page + kRemembered, &all)) {
     return resource_exhausted(
         "the key-value cache would exceed 64 bits of bytes; give fewer sequences or a shorter "
         "context");
   }
+  plan.cache = pages * page;
+  plan.activations += pages * kRemembered;
   return plan;
 }
 

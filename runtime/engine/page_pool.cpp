@@ -7,7 +7,10 @@ namespace autoglm::engine {
 
 PagePool::PagePool(int64_t pages, int64_t page_tokens)
     : page_tokens_(page_tokens), pages_(static_cast<size_t>(pages)), unused_(static_cast<size_t>(pages)) {
-  for (size_t i = 0; i < unused_.size(); ++i) unused_[i] = static_cast<int32_t>(unused_.size() - 1 - i);
+  for (size_t i = 0; i < unused_.size(); ++i) {
+    unused_[i] = static_cast<int32_t>(unused_.size() - 1 - i);
+    pages_[i].id = pages_[i].place.insert(pages_[i].place.end(), static_cast<int32_t>(i));
+  }
 }
 
 /// FNV-1a over the words of the key.
@@ -30,8 +33,9 @@ int32_t PagePool::acquire() {
     unused_.pop_back();
   } else if (!idle_.empty()) {
     id = idle_.front();
-    idle_.pop_front();
-    forget(pages_[static_cast<size_t>(id)]);
+    Page& page = pages_[static_cast<size_t>(id)];
+    page.place.splice(page.place.end(), idle_, page.id);
+    forget(page);
   } else {
     return -1;
   }
@@ -41,7 +45,7 @@ int32_t PagePool::acquire() {
 
 void PagePool::share(int32_t id) {
   Page& page = pages_[static_cast<size_t>(id)];
-  if (page.holders++ == 0) idle_.erase(page.idle);
+  if (page.holders++ == 0) page.place.splice(page.place.end(), idle_, page.id);
 }
 
 void PagePool::release(int32_t id) {
@@ -51,7 +55,7 @@ void PagePool::release(int32_t id) {
   if (page.serial == 0) {
     unused_.push_back(id);
   } else {
-    page.idle = idle_.insert(idle_.end(), id);
+    idle_.splice(idle_.end(), page.place);
   }
 }
 

@@ -28,7 +28,7 @@ class PagePool {
   int32_t acquire();
   /// Another holder of a page.
   void share(int32_t page);
-  /// One holder less.
+  /// One holder less. Allocates nothing, so that what ends for want of memory can be let go.
   void release(int32_t page);
 
   /// The known pages that hold the beginning of `tokens`, in order; the caller shares those it takes.
@@ -54,7 +54,8 @@ class PagePool {
     int64_t holders = 0;
     uint64_t serial = 0;  ///< 0: not known
     Key key;
-    std::list<int32_t>::iterator idle;  ///< its place in idle_ while it is known and has no holder
+    std::list<int32_t> place;  ///< its id, which moves into idle_ while it is known and has no holder
+    std::list<int32_t>::iterator id;
   };
   void forget(Page& page);
 

@@ -8,7 +8,7 @@
 namespace autoglm::kernels {
 namespace {
 
-/// What threads share out: pairs of blocks, which the kernels handle together.
+/// What threads share out: pairs of blocks, which products of several tokens handle together.
 constexpr int64_t kUnitRows = 2 * kBlockRows;
 
 int64_t units_of(const LinearTask& task) { return (task.weight->rows + kUnitRows - 1) / kUnitRows; }

@@ -66,7 +66,7 @@ class LinearTest : public ::testing::TestWithParam<const Kernels*> {
     ThreadPool pool(threads);
     Linear linear(*GetParam(), pool);
     const int64_t m = static_cast<int64_t>(x.size()) / weight.cols();
-    std::vector<float> y(static_cast<size_t>(m * weight.rows()), NAN);
+    std::vector<float> y(static_cast<size_t>(m * weight.rows()), 1e30f);
     linear.run({.weight = &weight,
                 .x = x.data(),
                 .x_stride = weight.cols(),
@@ -311,13 +311,16 @@ TEST_P(LinearTest, QuantizesActivationsAsCompressedTensorsDoes) {
 
 TEST_P(LinearTest, WhatIsNoNumberStaysNone) {
   const PackedWeight weight = PackedWeight::pack(random_weight({8, true, -1}, 20, 100, DType::kF32, 5)).value();
+  const std::vector<float> bias(20, 1.0f);
   for (const float none : {NAN, INFINITY, -INFINITY}) {
     for (const size_t place : {size_t{0}, size_t{57}, size_t{99}}) {
-      for (const float scale : {0.0f, 0.02f}) {
-        std::vector<float> x = random_floats(2 * 100, 1);
-        x[place] = none;
-        const std::vector<float> y = run(weight, x, {}, Compute::kInt8, scale);
-        for (size_t i = 0; i < y.size(); ++i) ASSERT_EQ(std::isnan(y[i]), i < 20) << i;
+      for (const size_t m : {size_t{1}, size_t{2}, size_t{21}}) {  // the last with tiles where there are some
+        for (const float scale : {0.0f, 0.02f}) {
+          std::vector<float> x = random_floats(m * 100, 1);
+          x[place] = none;
+          const std::vector<float> y = run(weight, x, bias, Compute::kInt8, scale);
+          for (size_t i = 0; i < y.size(); ++i) ASSERT_EQ(std::isnan(y[i]), i < 20) << i << " of " << m << " tokens";
+        }
       }
     }
   }

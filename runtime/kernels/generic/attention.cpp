@@ -51,6 +51,8 @@ class HeadPage {
       float largest = 0;
       for (int64_t d = 0; d < layout_.head_dim; ++d) largest = std::max(largest, std::abs(x[d]));
       factor = largest / 127.0f;
+      // What is no number may not become one; an infinite factor times 0 is none.
+      if (!std::all_of(x, x + layout_.head_dim, [](float v) { return std::isfinite(v); })) factor = NAN;
       std::memcpy(scale(side, token), &factor, 4);
     }
     for (int64_t d = 0; d < layout_.head_dim; ++d) {
