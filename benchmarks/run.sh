@@ -30,5 +30,12 @@ if [ -n "${SCRATCH:-}" ]; then
   echo "== the runtime beside llama.cpp and ONNX Runtime"
   cmake -S .. -B ../build/release -DAUTOGLM_BENCHMARKS=ON >/dev/null
   cmake --build ../build/release --target autoglm_kernels_benchmark autoglm-edge
-  $python runtime.py "$SCRATCH" --layers 14 --prompt 256 --runs 32
+  $python runtime.py "$SCRATCH" --layers 14
+  $python runtime.py "$SCRATCH" --runs 32
+  $python runtime.py "$SCRATCH" --demo --prompt 256 --runs 128
+  batches=(--prompt 64 --runs 24 --batches 1,8,16,32,64 --only 'bf16|f16|int8 int8|q8_0|g32 int8|q4_0')
+  $python runtime.py "$SCRATCH" --layers 14 "${batches[@]}"
+  $python runtime.py "$SCRATCH" --demo "${batches[@]}"
+  echo "== products of INT8 beside what the processor multiplies"
+  ../build/release/benchmarks/autoglm_kernels_benchmark --benchmark_filter='PeakVnni|Prefill.*/m:512/'
 fi
