@@ -279,15 +279,16 @@ void StoreKv(benchmark::State& state, KvType type) {  // 32 heads of 128
                        .tokens = count});
   });
 }
-#define ROWS(...) BENCHMARK(__VA_ARGS__)->ArgName("tokens")->Arg(1)->Arg(256)->Unit(benchmark::kMicrosecond)
-ROWS(RmsNorm);
-ROWS(Rotary);
-ROWS(SwiGlu);
-ROWS(AddScaled);
-ROWS(Quantize);
-#undef ROWS
-BENCHMARK_CAPTURE(StoreKv, fp16, KvType::kF16)->ArgName("tokens")->Arg(1)->Arg(256)->Unit(benchmark::kMicrosecond);
-BENCHMARK_CAPTURE(StoreKv, int8, KvType::kInt8)->ArgName("tokens")->Arg(1)->Arg(256)->Unit(benchmark::kMicrosecond);
+void row_cases(benchmark::internal::Benchmark* b) {
+  b->ArgName("tokens")->Arg(1)->Arg(256)->Unit(benchmark::kMicrosecond);
+}
+BENCHMARK(RmsNorm)->Apply(row_cases);
+BENCHMARK(Rotary)->Apply(row_cases);
+BENCHMARK(SwiGlu)->Apply(row_cases);
+BENCHMARK(AddScaled)->Apply(row_cases);
+BENCHMARK(Quantize)->Apply(row_cases);
+BENCHMARK_CAPTURE(StoreKv, fp16, KvType::kF16)->Apply(row_cases);
+BENCHMARK_CAPTURE(StoreKv, int8, KvType::kInt8)->Apply(row_cases);
 
 }  // namespace
 }  // namespace autoglm::kernels

@@ -175,6 +175,14 @@ def test_chat_in_a_terminal_answers_and_ends_at_ctrl_c(edge):
         assert (chat.process.returncode, err.decode().strip()) == (CANCELLED, "autoglm-edge: cancelled")
 
 
+def test_chat_goes_on_from_what_was_said(edge):
+    lines = edge("chat", DEMO, "--json", "-n", "20", input="App: Clock\n/reset\nhello\nagain\n/exit\nnever\n").answered()
+    turns = [json.loads(line) for line in lines.splitlines()]
+    assert len(turns) == 3
+    assert turns[1]["prompt_tokens"] < turns[2]["prompt_tokens"]
+    assert turns[2]["shared_tokens"] > 0
+
+
 def test_bench_reports_numbers(edge):
     result = json.loads(edge("bench", DEMO, "--batch", "1,3", "--runs", "10", "--prompt-tokens", "20", "--json").answered())
     assert [row["batch"] for row in result["results"]] == [1, 3]
