@@ -9,7 +9,8 @@ import os
 import sys
 
 AIM = 85
-NEEDS = {"runtime/kernels/avx2": "avx2", "runtime/kernels/avx512": "avx512_vnni", "runtime/kernels/amx": "amx_int8"}  # /proc/cpuinfo's words
+NEEDS = {"runtime/kernels/avx2": "avx2", "runtime/kernels/avx512": "avx512_vnni", "runtime/kernels/avx512_bf16": "avx512_bf16",
+         "runtime/kernels/amx": "amx_int8"}  # /proc/cpuinfo's words
 
 
 def lacking():

@@ -216,9 +216,8 @@ void Checkpoint::read_ahead(std::string_view name, int64_t first, int64_t count)
   if (entry != nullptr && entry->file != nullptr) entry->file->read_ahead(*entry->info, first, count);
 }
 
-void Checkpoint::keep(std::string_view name) const {
-  const Impl::Entry* entry = impl_->entry(name);
-  if (entry != nullptr && entry->file != nullptr) entry->file->keep();
+void Checkpoint::keep() const {
+  for (const SafetensorsFile& shard : impl_->shards) shard.keep();
 }
 
 fs::path Checkpoint::file_of(std::string_view name) const {

@@ -41,7 +41,7 @@ class Checkpoint {
   Result<std::span<const std::byte>> bytes(std::string_view name) const;       ///< kBadInput when absent
   void release(std::string_view name) const;                                   ///< see SafetensorsFile::release
   void read_ahead(std::string_view name, int64_t first, int64_t count) const;  ///< see SafetensorsFile::read_ahead
-  void keep(std::string_view name) const;                                      ///< the whole file that holds it
+  void keep() const;                                                           ///< see MappedFile::keep, all files
 
   /// The file that holds `name`, for error messages; the folder when absent or without a file.
   std::filesystem::path file_of(std::string_view name) const;

@@ -36,7 +36,9 @@ class MappedFile {
   /// Asks the kernel to read [offset, offset + count), as far as the file goes, before it is needed; does not wait.
   void read_ahead(int64_t offset, int64_t count) const;
 
-  /// Tells the kernel that pages are used where they lie, again and again, instead of once from the start to the end.
+  /// Tells the kernel that pages are used where they lie, again and again, instead of once from the start to the end:
+  /// to be said before they are first read. What is not in the page cache yet comes in huge pages where the file system
+  /// has them.
   void keep() const;
 
  private:

@@ -21,6 +21,7 @@ Result<std::unique_ptr<Model>> Model::load(std::unique_ptr<const Weights> weight
 }
 
 Status Model::load_all(kernels::ThreadPool& pool, const CancelToken* cancel) {
+  weights_->keep();
   AUTOGLM_ASSIGN_OR_RETURN(final_norm_, weights_->vector(*weights_->layout().find(Role::kFinalNorm)));
   for (int64_t layer = 0; layer < config().num_hidden_layers; ++layer) {
     AUTOGLM_RETURN_IF_ERROR(load_block(layer, pool, cancel));

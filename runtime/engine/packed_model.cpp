@@ -470,7 +470,6 @@ Result<std::vector<Linear>> PackedModel::linears(const std::vector<const ModuleS
     const Entry& entry = matrices_.at(first.name);
     Linear& linear = loaded.emplace_back();
     AUTOGLM_ASSIGN_OR_RETURN(linear.weight, weight(first.name, entry));
-    checkpoint_->keep(tensor_of(first.name));  // of many files, of this one
     linear.input = entry.input;
     if (first.has_bias) {
       AUTOGLM_ASSIGN_OR_RETURN(linear.bias, floats(first.bias_name()));

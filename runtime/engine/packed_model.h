@@ -60,6 +60,7 @@ class PackedModel final : public Weights {
   const format::ModelConfig& config() const override { return config_; }
   const format::TensorLayout& layout() const override { return layout_; }
   Result<std::vector<Matrix>> matrices() const override;
+  void keep() const override { checkpoint_->keep(); }
   Result<std::vector<Linear>> linears(const std::vector<const format::ModuleSpec*>& modules, kernels::ThreadPool& pool,
                                       const CancelToken* cancel) const override;
   Result<std::vector<float>> vector(const format::ModuleSpec& module) const override;

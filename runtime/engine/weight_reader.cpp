@@ -36,6 +36,18 @@ Result<kernels::PackedShape> WeightReader::packed_shape(const ModuleSpec& module
   return kernels::PackedShape::of(*scheme->weights, format::is_float(dtype) ? dtype : format::DType::kF32, rows, cols);
 }
 
+bool WeightReader::is_used_in_place(const ModuleSpec& module) const {
+  return stored_->scheme_of(module) == nullptr &&
+         stored_->checkpoint.find(module.weight_name())->dtype != format::DType::kF64;
+}
+
+void WeightReader::keep() const {
+  for (const ModuleSpec& module : layout().modules()) {
+    const bool is_looked_up = module.role == format::Role::kEmbedding && &module != &head();
+    if (module.shape.size() == 2 && !is_looked_up && is_used_in_place(module)) return stored_->checkpoint.keep();
+  }
+}
+
 Result<std::vector<Weights::Matrix>> WeightReader::matrices() const {
   std::vector<Matrix> all;
   for (const ModuleSpec& module : layout().modules()) {
@@ -46,9 +58,7 @@ Result<std::vector<Weights::Matrix>> WeightReader::matrices() const {
       continue;
     }
     AUTOGLM_ASSIGN_OR_RETURN(const int64_t bytes, shape.bytes());
-    const bool in_place = shape.type != kernels::WeightType::kQuantized &&
-                          stored_->checkpoint.find(module.weight_name())->dtype != format::DType::kF64;
-    all.push_back({shape, in_place ? Bytes{.mapped = bytes} : Bytes{.packed = bytes}});
+    all.push_back({shape, is_used_in_place(module) ? Bytes{.mapped = bytes} : Bytes{.packed = bytes}});
   }
   return all;
 }
@@ -82,11 +92,9 @@ Result<Linear> WeightReader::load(const std::vector<const ModuleSpec*>& modules,
     linear.bias.insert(linear.bias.end(), bias.begin(), bias.end());
   }
   const ModuleSpec& first = *modules.front();
-  if (shape.type != kernels::WeightType::kQuantized &&
-      stored_->checkpoint.find(first.weight_name())->dtype != format::DType::kF64) {
+  if (is_used_in_place(first)) {
     AUTOGLM_ASSIGN_OR_RETURN(const auto bytes, stored_->checkpoint.bytes(first.weight_name()));
     AUTOGLM_ASSIGN_OR_RETURN(linear.weight, kernels::PackedWeight::view(shape, bytes));
-    stored_->checkpoint.keep(first.weight_name());
     return linear;
   }
 

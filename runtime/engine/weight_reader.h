@@ -23,6 +23,7 @@ class WeightReader final : public Weights {
   const format::TensorLayout& layout() const override { return stored_->layout; }
 
   Result<std::vector<Matrix>> matrices() const override;
+  void keep() const override;
 
   /// Decoded in pieces by all threads of `pool`; pages of the file that were only read are given back.
   Result<std::vector<Linear>> linears(const std::vector<const format::ModuleSpec*>& modules, kernels::ThreadPool& pool,
@@ -33,6 +34,7 @@ class WeightReader final : public Weights {
  private:
   WeightReader() = default;
   Result<kernels::PackedShape> packed_shape(const format::ModuleSpec& module) const;  ///< loaded on its own
+  bool is_used_in_place(const format::ModuleSpec& module) const;                      ///< not decoded and laid out anew
   Result<Linear> load(const std::vector<const format::ModuleSpec*>& modules, const kernels::PackedShape& shape,
                       kernels::ThreadPool& pool, const CancelToken* cancel) const;
 

@@ -49,6 +49,9 @@ class Weights {
   virtual Result<std::vector<Matrix>> matrices() const = 0;
   Result<Bytes> bytes() const;  ///< of all matrices
 
+  /// Says that matrices will be used where they lie, again and again, if any are: before anything is read.
+  virtual void keep() const = 0;
+
   /// Modules that share their input, joined into one matrix where their layouts allow it. kBadInput: they cannot be
   /// read; kCancelled between pieces.
   virtual Result<std::vector<Linear>> linears(const std::vector<const format::ModuleSpec*>& modules,

@@ -10,6 +10,7 @@
 #include "runtime/kernels/amx/amx.h"
 #include "runtime/kernels/avx2/avx2.h"
 #include "runtime/kernels/avx512/avx512.h"
+#include "runtime/kernels/avx512_bf16/avx512_bf16.h"
 #include "runtime/kernels/dotprod/dotprod.h"
 #include "runtime/kernels/generic/generic.h"
 #include "runtime/kernels/kernels.h"
@@ -34,6 +35,8 @@ bool has_avx512_vnni() {
          __builtin_cpu_supports("avx512vnni");
 }
 
+bool has_avx512_bf16() { return has_avx512_vnni() && __builtin_cpu_supports("avx512bf16"); }
+
 /// Whether there are tiles of INT8 and BF16, and Linux (5.16 and later) lets this process use them.
 bool has_amx() {
   constexpr unsigned kBf16 = 1U << 22, kTile = 1U << 24, kInt8 = 1U << 25, kAll = kBf16 | kTile | kInt8;
@@ -51,7 +54,8 @@ struct Isa {
 };
 constexpr Isa kIsas[] = {
 #if defined(__x86_64__)
-    {[] { return has_avx512_vnni() && has_amx(); }, amx::fill_table},
+    {[] { return has_avx512_bf16() && has_amx(); }, amx::fill_table},
+    {has_avx512_bf16, avx512_bf16::fill_table},
     {has_avx512_vnni, avx512::fill_table},
     // F16C came before AVX2 on every processor; not every compiler can ask for it.
     {[] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }, avx2::fill_table},

@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <set>
+#include <tuple>
 #include <utility>
 
 #include "runtime/kernels/kernels.h"
@@ -47,14 +48,15 @@ TEST_F(Environment, RefusesUnknownNamesInOneLine) {
 
 TEST(Dispatch, EveryTableIsWholeAndItsOwn) {
   std::set<std::string> names;
-  std::set<std::pair<void (*)(const LinearTask&), void (*)(const LinearTask&)>> linears;
+  using Product = void (*)(const LinearTask&);
+  std::set<std::tuple<Product, Product, Product>> products;
   for (const Kernels* table : available()) {
     EXPECT_TRUE(names.insert(table->name).second);
-    EXPECT_TRUE(linears.emplace(table->linear, table->linear_int8).second) << table->name << " runs another's kernels";
-    const bool tiles = table->wants_int8_tiles != nullptr;
-    EXPECT_EQ(table->wants_split_tiles != nullptr, tiles);
-    EXPECT_EQ(table->split != nullptr, tiles);
-    EXPECT_EQ(table->linear_split != nullptr, tiles);
+    EXPECT_TRUE(products.emplace(table->linear, table->linear_int8, table->linear_split).second)
+        << table->name << " runs another's kernels";
+    const bool splits = table->wants_split != nullptr;
+    EXPECT_EQ(table->split != nullptr, splits);
+    EXPECT_EQ(table->linear_split != nullptr, splits);
     EXPECT_NE(table->quantize, nullptr);
     EXPECT_NE(table->store_kv, nullptr);
     EXPECT_NE(table->attention, nullptr);

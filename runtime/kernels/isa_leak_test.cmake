@@ -2,7 +2,7 @@
 # symbol (an inline function or template): the linker could keep that copy for the whole program. The compiler's own
 # pointer to its exception handler (DW.ref.*) is data, the same in every object.
 foreach(object IN LISTS OBJECTS)
-  if(NOT object MATCHES "/kernels/(amx|avx2|avx512|dotprod|neon)/")
+  if(NOT object MATCHES "/kernels/(amx|avx2|avx512|avx512_bf16|dotprod|neon)/")
     continue()
   endif()
   execute_process(COMMAND "${NM}" -C --defined-only "${object}" OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)

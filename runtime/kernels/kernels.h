@@ -32,8 +32,12 @@ struct LinearTask {
   const float* x_scales = nullptr;  ///< [m]
   const int32_t* x_sums = nullptr;  ///< [m, packed_cols / 16 + 1]: the sum of the first 16 * i values of a token
 
-  const std::byte* x_parts = nullptr;  ///< for linear_split in place of x: split rows, in tiles
+  const std::byte* x_parts = nullptr;  ///< for linear_split in place of x: split rows, as wants_split asks for them
 };
+
+/// How linear_split takes the inputs of a product: not at all, rows one after the other (aligned to 64 bytes), or rows
+/// in tiles.
+enum class SplitInput : uint8_t { kNone, kRows, kTiles };
 
 /// Rows of bytes, one for each token, in tiles: [padded_tokens(m) / 16][row / 64][16 tokens][64 bytes], aligned to 64
 /// bytes. The rows of tokens that only fill up the last tile may have any value.
@@ -125,10 +129,11 @@ struct Kernels {
   /// that is infinite or none has the scale NaN and any xq, so that its products are none either.
   float (*quantize)(const float* x, int64_t n, float scale, int8_t* xq) = nullptr;
 
-  /// For processors that multiply tiles, else all null: whether linear_int8 takes its inputs in tiles, and whether
-  /// several tokens are multiplied faster by linear_split, which is `linear` on split rows.
+  /// For processors that multiply tiles, else null: whether linear_int8 takes its inputs in tiles.
   bool (*wants_int8_tiles)(const WeightView& weight, int64_t m) = nullptr;
-  bool (*wants_split_tiles)(const WeightView& weight, int64_t m) = nullptr;
+  /// For processors that multiply BF16, else all null: which products are faster by linear_split, which is `linear` on
+  /// split rows. BF16 weights below 2^-126 may count as zero.
+  SplitInput (*wants_split)(const WeightView& weight, int64_t m) = nullptr;
   /// Writes n values of x as two parts of `part_cols` BF16 each, a multiple of 16. What is infinite has no rest.
   void (*split)(const float* x, int64_t n, int64_t part_cols, std::byte* row) = nullptr;
   void (*linear_split)(const LinearTask&) = nullptr;

@@ -62,8 +62,9 @@ Linear::Input Linear::input_of(const LinearCall& call, Compute compute) const {
     const bool tiles = kernels_.wants_int8_tiles != nullptr && kernels_.wants_int8_tiles(view, call.m);
     return {.kind = Input::kInt8, .tiles = tiles, .row_bytes = tiles ? int8_row_bytes(view) : view.packed_cols};
   }
-  if (kernels_.wants_split_tiles == nullptr || !kernels_.wants_split_tiles(view, call.m)) return {};
-  return {.kind = Input::kSplit, .tiles = true, .row_bytes = split_row_bytes(view)};
+  const SplitInput split = kernels_.wants_split == nullptr ? SplitInput::kNone : kernels_.wants_split(view, call.m);
+  if (split == SplitInput::kNone) return {};
+  return {.kind = Input::kSplit, .tiles = split == SplitInput::kTiles, .row_bytes = split_row_bytes(view)};
 }
 
 void Linear::convert(const Input& input, const LinearTask& task, int64_t token, int thread, float input_scale) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -65,6 +66,29 @@ void write_row(const WeightView& view, int64_t row, const uint8_t* u, std::byte*
       std::memcpy(values + field.byte, &lane, sizeof lane);
     });
   }
+}
+
+/// Memory of `size` bytes, to be given back by munmap; nullptr: there is none.
+std::byte* map_zeros(size_t size) {
+  // A huge page begins at a multiple of its size, a mapping anywhere: take more, and give back what lies around.
+  constexpr size_t kHugePage = 2 << 20;
+  const size_t slack = size < kHugePage ? 0 : kHugePage;
+  void* const mapping = ::mmap(nullptr, size + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapping == MAP_FAILED) return nullptr;
+  auto* memory = static_cast<std::byte*>(mapping);
+  if (slack > 0) {
+    const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+    const auto whole = [](size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; };
+    const auto address = reinterpret_cast<uintptr_t>(memory);
+    const size_t before = whole(address, kHugePage) - address, used = whole(size, page);
+    if (before > 0) ::munmap(memory, before);
+    memory += before;
+    if (before < slack) ::munmap(memory + used, slack - before);
+  }
+#ifdef MADV_HUGEPAGE
+  ::madvise(memory, size, MADV_HUGEPAGE);  // a hint
+#endif
+  return memory;
 }
 
 }  // namespace
@@ -155,14 +179,9 @@ Result<PackedWeight> PackedWeight::allocate(const PackedShape& shape) {
   weight.shape_ = shape;
   AUTOGLM_ASSIGN_OR_RETURN(const int64_t bytes, shape.bytes());
   const auto size = static_cast<size_t>(bytes);
-  void* memory = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) {
-    return resource_exhausted(fmt::format("no memory for a packed matrix of {} bytes", size));
-  }
-#ifdef MADV_HUGEPAGE
-  ::madvise(memory, size, MADV_HUGEPAGE);  // a hint
-#endif
-  weight.owned_ = std::unique_ptr<std::byte, Unmap>(static_cast<std::byte*>(memory), Unmap{size});
+  std::byte* const memory = map_zeros(size);
+  if (memory == nullptr) return resource_exhausted(fmt::format("no memory for a packed matrix of {} bytes", size));
+  weight.owned_ = std::unique_ptr<std::byte, Unmap>(memory, Unmap{size});
   weight.attach({weight.owned_.get(), size});
   return weight;
 }

@@ -81,6 +81,19 @@ TEST(PackedWeight, TakesRowsPieceByPieceAndJoinsMatrices) {
   EXPECT_EQ(std::memcmp(at_once->bytes().data(), packed->bytes().data(), packed->bytes().size()), 0);
 }
 
+TEST(PackedWeight, BeginsAtAHugePageWhereItFillsOne) {
+  constexpr int64_t kCols = 1024;
+  for (const int64_t rows : {1, 511, 512, 513, 1300}) {  // of 4 KB
+    const auto shape = PackedShape::of(DType::kF32, rows, kCols);
+    auto packed = PackedWeight::allocate(*shape);
+    ASSERT_TRUE(packed.ok());
+    if (rows >= 512) EXPECT_EQ(reinterpret_cast<uintptr_t>(packed->bytes().data()) % (2 << 20), 0U);
+    const auto values = testing::random_floats(static_cast<size_t>(rows * kCols), 1);
+    ASSERT_TRUE(packed->set_rows(0, std::as_bytes(std::span(values))).ok());
+    EXPECT_EQ(std::memcmp(packed->bytes().data(), values.data(), packed->bytes().size()), 0);
+  }
+}
+
 TEST(PackedWeight, ViewsItsOwnBytes) {
   const auto weight = random_weight({5, false, 64}, 33, 128, DType::kF32, 4);
   const auto packed = PackedWeight::pack(weight);

@@ -1,5 +1,5 @@
 #pragma once
-/// The kernels of avx512/ with the tiles of AMX (INT8, BF16) where several tokens are multiplied, as in server
+/// The kernels of avx512_bf16/ with the tiles of AMX (INT8, BF16) where several tokens are multiplied, as in server
 /// processors since 2023. The process must have been given the tiles' state (arch_prctl(2)) before these run:
 /// dispatch.cpp asks for it.
 #include "runtime/kernels/kernels.h"
@@ -9,11 +9,10 @@ namespace autoglm::kernels::amx {
 bool wants_int8_tiles(const WeightView& weight, int64_t m);
 void linear_int8(const LinearTask& task);
 
-bool wants_split_tiles(const WeightView& weight, int64_t m);
-void split(const float* x, int64_t n, int64_t part_cols, std::byte* row);
+SplitInput wants_split(const WeightView& weight, int64_t m);
 void linear_split(const LinearTask& task);
 
-/// Puts these functions and those of avx512/ into a table that starts as the reference.
+/// Puts these functions and those of avx512_bf16/ into a table that starts as the reference.
 void fill_table(Kernels& table);
 
 }  // namespace autoglm::kernels::amx

@@ -1,6 +1,7 @@
 #include "runtime/kernels/amx/amx.h"
 #include "runtime/kernels/amx/tiles.h"
 #include "runtime/kernels/avx512/unpack.h"
+#include "runtime/kernels/avx512_bf16/avx512_bf16.h"
 
 namespace autoglm::kernels::amx {
 namespace {
@@ -104,24 +105,15 @@ struct Split {
 
 }  // namespace
 
-bool wants_split_tiles(const WeightView& weight, int64_t m) {
-  if (m < kLeastTokens) return false;
-  return weight.type == WeightType::kQuantized ? weight.scale_cols % kStep == 0 : weight.type == WeightType::kBF16;
+SplitInput wants_split(const WeightView& weight, int64_t m) {
+  const bool fits =
+      weight.type == WeightType::kQuantized ? weight.scale_cols % kStep == 0 : weight.type == WeightType::kBF16;
+  return m >= kLeastTokens && fits ? SplitInput::kTiles : avx512_bf16::wants_split(weight, m);
 }
 
-void split(const float* x, int64_t n, int64_t part_cols, std::byte* row) {
-  using avx512::Simd;
-  const __m512 infinite = _mm512_castsi512_ps(_mm512_set1_epi32(0x7F800000));
-  for (int64_t i = 0; i < part_cols; i += Simd::kLanes) {
-    const __m512 value = Simd::load(x + i, n - i);
-    std::byte* to = row + i * 2;
-    Simd::store_bf16(to, value, Simd::kLanes);
-    const __m512 first = Simd::load_bf16(to, Simd::kLanes);
-    const __mmask16 finite = _mm512_cmp_ps_mask(_mm512_abs_ps(first), infinite, _CMP_LT_OQ);
-    Simd::store_bf16(to + part_cols * 2, _mm512_maskz_sub_ps(finite, value, first), Simd::kLanes);
-  }
+void linear_split(const LinearTask& task) {
+  if (wants_split(*task.weight, task.m) == SplitInput::kRows) return avx512_bf16::linear_split(task);
+  run_on_tiles<Split, kStep * 2>(task);
 }
-
-void linear_split(const LinearTask& task) { run_on_tiles<Split, kStep * 2>(task); }
 
 }  // namespace autoglm::kernels::amx

@@ -1,9 +1,7 @@
 #pragma once
 /// Kernels for AVX-512 (F, BW, DQ, VL) with VNNI, as in processors since 2019. Files of this folder hold intrinsics and
 /// plain loops only: an inline function of the standard library, compiled with these flags, could be the copy that the
-/// linker keeps for everyone. The BF16 dot products that some of these processors have are left alone: one does the
-/// work of two float32 products, and an input near float32's precision is two BF16 numbers (amx/linear_split.cpp, where
-/// tiles make that worth it).
+/// linker keeps for everyone.
 #include "runtime/kernels/kernels.h"
 
 namespace autoglm::kernels::avx512 {

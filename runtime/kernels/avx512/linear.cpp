@@ -52,15 +52,26 @@ inline __m512 load_floats(const std::byte* at, __mmask16 mask) {
   return type == WeightType::kBF16 ? from_bf16(halves) : _mm512_cvtph_ps(halves);
 }
 
-/// The product of one row of a float weight and as many inputs.
+/// The product of one row of a float weight and as many inputs. Elements of 16 bits come a line at a time: the fewer
+/// instructions for each, the more lines the processor asks memory for ahead.
 template <WeightType type>
 float dot(const std::byte* w, const float* x, int64_t cols) {
   constexpr int64_t kSize = type == WeightType::kF32 ? 4 : 2;
+  const auto widen = [](__m256i halves) {
+    return type == WeightType::kBF16 ? from_bf16(halves) : _mm512_cvtph_ps(halves);
+  };
   __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
   int64_t col = 0;
   for (; col + 32 <= cols; col += 32) {
-    even = _mm512_fmadd_ps(load_floats<type>(w + col * kSize, 0xFFFF), _mm512_loadu_ps(x + col), even);
-    odd = _mm512_fmadd_ps(load_floats<type>(w + (col + 16) * kSize, 0xFFFF), _mm512_loadu_ps(x + col + 16), odd);
+    const std::byte* const at = w + col * kSize;
+    const __m512i line = _mm512_loadu_si512(at);
+    if constexpr (type == WeightType::kF32) {
+      even = _mm512_fmadd_ps(_mm512_castsi512_ps(line), _mm512_loadu_ps(x + col), even);
+      odd = _mm512_fmadd_ps(_mm512_loadu_ps(at + 64), _mm512_loadu_ps(x + col + 16), odd);
+    } else {
+      even = _mm512_fmadd_ps(widen(_mm512_castsi512_si256(line)), _mm512_loadu_ps(x + col), even);
+      odd = _mm512_fmadd_ps(widen(_mm512_extracti64x4_epi64(line, 1)), _mm512_loadu_ps(x + col + 16), odd);
+    }
   }
   for (; col < cols; col += 16) {
     const __mmask16 mask = lanes(cols - col);
@@ -69,36 +80,13 @@ float dot(const std::byte* w, const float* x, int64_t cols) {
   return _mm512_reduce_add_ps(_mm512_add_ps(even, odd));
 }
 
-/// One token and float weights. Memory is read fastest row by row, but inputs that fill much of the first-level cache
-/// are pushed out of it by the weights: then eight rows side by side read them less often.
+/// One token and float weights: memory is read in the order in which it lies.
 template <WeightType type>
 void multiply_vector_float(const LinearTask& task) {
-  constexpr int64_t kSize = type == WeightType::kF32 ? 4 : 2, kCachedCols = 4096;
-  constexpr int kRows = 8;
-  const WeightView& view = *task.weight;
-  const auto row_at = [&](int64_t row) { return view.values + smaller(row, view.rows - 1) * view.cols * kSize; };
-  const auto put = [&](int64_t row, float y) { task.y[row] = y + (task.bias == nullptr ? 0 : task.bias[row]); };
-  if (view.cols <= kCachedCols) {
-    for (int64_t row = task.first_row; row < task.last_row; ++row) put(row, dot<type>(row_at(row), task.x, view.cols));
-    return;
-  }
-  for (int64_t row = task.first_row; row < task.last_row; row += kRows) {
-    const std::byte* w[kRows];
-    __m512 sums[kRows];
-    for (int i = 0; i < kRows; ++i) {
-      w[i] = row_at(row + i);
-      sums[i] = _mm512_setzero_ps();
-    }
-    const auto add = [&](int64_t col, __mmask16 mask) {
-      const __m512 x = _mm512_maskz_loadu_ps(mask, task.x + col);
-      for (int i = 0; i < kRows; ++i) {
-        sums[i] = _mm512_fmadd_ps(load_floats<type>(w[i] + col * kSize, mask), x, sums[i]);
-      }
-    };
-    int64_t col = 0;
-    for (; col + 16 <= view.cols; col += 16) add(col, 0xFFFF);
-    if (col < view.cols) add(col, lanes(view.cols - col));
-    for (int i = 0; i < kRows && row + i < task.last_row; ++i) put(row + i, _mm512_reduce_add_ps(sums[i]));
+  const int64_t row_bytes = task.weight->cols * (type == WeightType::kF32 ? 4 : 2);
+  for (int64_t row = task.first_row; row < task.last_row; ++row) {
+    task.y[row] = dot<type>(task.weight->values + row * row_bytes, task.x, task.weight->cols) +
+                  (task.bias == nullptr ? 0 : task.bias[row]);
   }
 }
 
