@@ -51,24 +51,21 @@ void attention(const Kernels& kernels, ThreadPool& pool, std::span<const Attenti
       }
     }
   }
-  // Later rows see more keys: threads take every n-th unit, so that each gets its share of them.
-  const int threads = pool.threads();
-  pool.parallel_for(threads, [&](int64_t begin, int64_t end, int) {
-    for (int64_t thread = begin; thread < end; ++thread) {
-      for (size_t i = static_cast<size_t>(thread); i < units.size(); i += static_cast<size_t>(threads)) {
-        const AttentionCall& call = *units[i].call;
-        kernels.attention({.kv = call.kv,
-                           .q = call.q,
-                           .q_stride = call.q_stride,
-                           .out = call.out,
-                           .out_stride = call.out_stride,
-                           .heads = call.heads,
-                           .first_position = call.first_position,
-                           .scale = call.scale,
-                           .kv_head = units[i].kv_head,
-                           .first_row = units[i].first_row,
-                           .last_row = units[i].last_row});
-      }
+  // Later rows see more keys; threads that have had the earlier ones take some of them.
+  pool.parallel_for(static_cast<int64_t>(units.size()), [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Unit& unit = units[static_cast<size_t>(i)];
+      kernels.attention({.kv = unit.call->kv,
+                         .q = unit.call->q,
+                         .q_stride = unit.call->q_stride,
+                         .out = unit.call->out,
+                         .out_stride = unit.call->out_stride,
+                         .heads = unit.call->heads,
+                         .first_position = unit.call->first_position,
+                         .scale = unit.call->scale,
+                         .kv_head = unit.kv_head,
+                         .first_row = unit.first_row,
+                         .last_row = unit.last_row});
     }
   });
 }

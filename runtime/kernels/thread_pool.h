@@ -24,18 +24,25 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  /// Runs `body` on every thread whose share of [0, tasks) is not empty and returns when all are done. Thread i of n
-  /// takes [tasks * i / n, tasks * (i + 1) / n): the same split for the same count. `body` must not throw.
+  /// Runs `body` over pieces of [0, tasks) and returns when all are done. Thread i of n takes [tasks * i / n, tasks *
+  /// (i + 1) / n) piece by piece, and then what the others have not come to: a processor that is taken away for a while
+  /// holds up one piece. `thread` is the one that runs; what a task does must not depend on it. `body` must not throw.
   void parallel_for(int64_t tasks, const Body& body);
 
  private:
+  /// What is left of a thread's tasks, on a cache line of its own.
+  struct alignas(64) Share {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+
   void work(int thread);
-  void run_share(int thread);
+  void run_shares(int thread);
 
   std::vector<std::thread> workers_;
+  std::unique_ptr<Share[]> shares_;  ///< [threads()]
   const Body* body_ = nullptr;
-  int64_t tasks_ = 0;
-  int shares_ = 0;
+  int64_t piece_ = 1;                 ///< tasks
   std::atomic<uint32_t> round_{0};    ///< a new number tells the workers to look
   std::atomic<uint32_t> running_{0};  ///< workers that have not finished this round
   std::atomic<bool> stop_{false};
