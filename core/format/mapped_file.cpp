@@ -27,8 +27,8 @@ MappedFile::~MappedFile() {
 }
 
 void MappedFile::release(int64_t offset, int64_t count) const {
-  // A page fault maps up to 64 KiB around it; rounding outward takes those pages too. What neighbours lose is only
-  // their place in this process: the pages stay in the page cache.
+  // A page fault maps up to 64 KiB around it (of what is kept, a huge page, which goes as a whole); rounding outward
+  // takes those pages too. What neighbours lose is only their place in this process: the pages stay in the page cache.
   constexpr uint64_t kFaultAround = 64 << 10;
   const uint64_t begin = static_cast<uint64_t>(offset) / kFaultAround * kFaultAround;
   const uint64_t end = static_cast<uint64_t>(offset + count);

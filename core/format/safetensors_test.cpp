@@ -245,16 +245,19 @@ TEST_F(SafetensorsFileTest, ReleaseLowersResidentMemory) {
   constexpr size_t kBytes = 64 << 20;
   const auto path = write("big.safetensors",
                           file_bytes(R"({"x":{"dtype":"U8","shape":[67108864],"data_offsets":[0,67108864]}})", kBytes));
-  const auto file = SafetensorsFile::open(path);
-  ASSERT_TRUE(file.ok());
-  const TensorInfo& x = file->tensors()[0];
-  const int64_t before = current_rss_bytes();
-  size_t sum = 0;
-  for (const std::byte b : file->bytes(x)) sum += static_cast<size_t>(b);
-  EXPECT_EQ(sum, kBytes);
-  EXPECT_GT(current_rss_bytes() - before, static_cast<int64_t>(kBytes / 2));
-  file->release(x);
-  EXPECT_LT(current_rss_bytes() - before, int64_t{4} << 20);
+  for (const bool is_kept : {false, true}) {
+    const auto file = SafetensorsFile::open(path);
+    ASSERT_TRUE(file.ok());
+    if (is_kept) file->keep();
+    const TensorInfo& x = file->tensors()[0];
+    const int64_t before = current_rss_bytes();
+    size_t sum = 0;
+    for (const std::byte b : file->bytes(x)) sum += static_cast<size_t>(b);
+    EXPECT_EQ(sum, kBytes);
+    EXPECT_GT(current_rss_bytes() - before, static_cast<int64_t>(kBytes / 2));
+    file->release(x);
+    EXPECT_LT(current_rss_bytes() - before, int64_t{4} << 20);
+  }
 }
 
 TEST_F(SafetensorsFileTest, RefusesWhatIsNoFile) {

@@ -36,6 +36,10 @@ Result<kernels::PackedShape> WeightReader::packed_shape(const ModuleSpec& module
   return kernels::PackedShape::of(*scheme->weights, format::is_float(dtype) ? dtype : format::DType::kF32, rows, cols);
 }
 
+bool WeightReader::is_looked_up(const ModuleSpec& module) const {
+  return module.role == format::Role::kEmbedding && &module != &head();
+}
+
 bool WeightReader::is_used_in_place(const ModuleSpec& module) const {
   return stored_->scheme_of(module) == nullptr &&
          stored_->checkpoint.find(module.weight_name())->dtype != format::DType::kF64;
@@ -43,8 +47,8 @@ bool WeightReader::is_used_in_place(const ModuleSpec& module) const {
 
 void WeightReader::keep() const {
   for (const ModuleSpec& module : layout().modules()) {
-    const bool is_looked_up = module.role == format::Role::kEmbedding && &module != &head();
-    if (module.shape.size() == 2 && !is_looked_up && is_used_in_place(module)) return stored_->checkpoint.keep();
+    if (module.shape.size() == 2 && !is_looked_up(module) && is_used_in_place(module))
+      return stored_->checkpoint.keep();
   }
 }
 
@@ -53,7 +57,7 @@ Result<std::vector<Weights::Matrix>> WeightReader::matrices() const {
   for (const ModuleSpec& module : layout().modules()) {
     if (module.shape.size() != 2) continue;
     AUTOGLM_ASSIGN_OR_RETURN(const kernels::PackedShape shape, packed_shape(module));
-    if (module.role == format::Role::kEmbedding && &module != &head()) {  // read row by row
+    if (is_looked_up(module)) {
       all.push_back({shape, {.mapped = stored_->weight_bytes(module)}});
       continue;
     }

@@ -34,6 +34,7 @@ class WeightReader final : public Weights {
  private:
   WeightReader() = default;
   Result<kernels::PackedShape> packed_shape(const format::ModuleSpec& module) const;  ///< loaded on its own
+  bool is_looked_up(const format::ModuleSpec& module) const;                          ///< an embedding, read row by row
   bool is_used_in_place(const format::ModuleSpec& module) const;                      ///< not decoded and laid out anew
   Result<Linear> load(const std::vector<const format::ModuleSpec*>& modules, const kernels::PackedShape& shape,
                       kernels::ThreadPool& pool, const CancelToken* cancel) const;

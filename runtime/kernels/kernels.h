@@ -132,7 +132,7 @@ struct Kernels {
   /// For processors that multiply tiles, else null: whether linear_int8 takes its inputs in tiles.
   bool (*wants_int8_tiles)(const WeightView& weight, int64_t m) = nullptr;
   /// For processors that multiply BF16, else all null: which products are faster by linear_split, which is `linear` on
-  /// split rows. BF16 weights below 2^-126 may count as zero.
+  /// split rows. Weights, and products, below 2^-126 may count as zero; an infinite weight may give what is no number.
   SplitInput (*wants_split)(const WeightView& weight, int64_t m) = nullptr;
   /// Writes n values of x as two parts of `part_cols` BF16 each, a multiple of 16. What is infinite has no rest.
   void (*split)(const float* x, int64_t n, int64_t part_cols, std::byte* row) = nullptr;

@@ -71,7 +71,8 @@ void Linear::convert(const Input& input, const LinearTask& task, int64_t token, 
   const float* x = task.x + token * task.x_stride;
   const int64_t n = task.weight->packed_cols;
   std::byte* const rows = aligned(rows_) + input.rows_at;
-  std::byte* const row = input.tiles ? thread_rows_.data() + thread * input.row_bytes : rows + token * input.row_bytes;
+  std::byte* const row =
+      input.tiles ? thread_rows_.data() + thread * thread_row_bytes_ : rows + token * input.row_bytes;
   if (input.kind == Input::kSplit) {
     kernels_.split(x, n, input.row_bytes / 4, row);
   } else {
@@ -84,8 +85,9 @@ void Linear::convert(const Input& input, const LinearTask& task, int64_t token, 
 
 void Linear::run(std::span<const LinearCall> calls, Compute compute, float input_scale) {
   // Sizes first: the buffers must not move while tasks point into them.
-  size_t floats = 0, bytes = 0, tokens = 0, sums = 0, row = 0;
+  size_t floats = 0, bytes = 0, tokens = 0, sums = 0;
   int64_t converted = 0;
+  thread_row_bytes_ = 0;
   inputs_.clear();
   for (size_t i = 0; i < calls.size(); ++i) {
     const LinearCall& call = calls[i];
@@ -101,7 +103,7 @@ void Linear::run(std::span<const LinearCall> calls, Compute compute, float input
       input.tokens_at = tokens;
       input.sums_at = sums;
       bytes += aligned(static_cast<size_t>((input.tiles ? padded_tokens(call.m) : call.m) * input.row_bytes));
-      if (input.tiles) row = std::max(row, static_cast<size_t>(input.row_bytes));
+      if (input.tiles) thread_row_bytes_ = std::max(thread_row_bytes_, input.row_bytes);
       if (input.kind == Input::kInt8) {
         tokens += m;
         sums += m * (cols / 16 + 1);
@@ -111,7 +113,7 @@ void Linear::run(std::span<const LinearCall> calls, Compute compute, float input
     inputs_.push_back(input);
   }
   spread_.assign(std::max(floats, size_t{1}), 0.0f);
-  row *= static_cast<size_t>(pool_.threads());
+  const auto row = static_cast<size_t>(thread_row_bytes_ * pool_.threads());
   bytes += kTileRowBytes;  // to begin at an aligned address
   if (thread_rows_.size() < row) thread_rows_.resize(row);
   if (rows_.size() < bytes) rows_.resize(bytes);

@@ -63,6 +63,7 @@ class Linear {
   std::vector<float> spread_;           ///< inputs moved to packed columns
   std::vector<std::byte> rows_;         ///< inputs in int8 or split
   std::vector<std::byte> thread_rows_;  ///< a row for each thread, before it is put into tiles
+  int64_t thread_row_bytes_ = 0;        ///< from one of these to the next: the longest of a run
   std::vector<float> x_scales_;
   std::vector<int32_t> x_sums_;
 };

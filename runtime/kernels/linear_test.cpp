@@ -79,7 +79,11 @@ class LinearTest : public ::testing::TestWithParam<const Kernels*> {
   }
 
   /// Of float activations.
-  static double tolerance() { return GetParam()->linear_split == nullptr ? kTolerance : kSplit; }
+  static double tolerance(const PackedWeight& weight, size_t m) {
+    const auto wants = GetParam()->wants_split;
+    const bool split = wants != nullptr && wants(weight.view(), static_cast<int64_t>(m)) != SplitInput::kNone;
+    return split ? kSplit : kTolerance;
+  }
 
   /// What int8 activations make of x, by the table's own rounding (which has a test of its own).
   std::vector<float> rounded(const std::vector<float>& x, size_t cols, float scale) {
@@ -103,7 +107,8 @@ class LinearTest : public ::testing::TestWithParam<const Kernels*> {
         c.symmetric ? 0 : *std::max_element(weight.scales.begin(), weight.scales.end()) * (1 << c.bits);
     const std::string what =
         fmt::format("{} bits, symmetric {}, group {}, [{}, {}], m {}", c.bits, c.symmetric, c.group, rows, cols, m);
-    expect_near(run(*packed, x, bias, Compute::kFloat), multiply(w, x, bias, rows, cols, offset), tolerance(), what);
+    expect_near(run(*packed, x, bias, Compute::kFloat), multiply(w, x, bias, rows, cols, offset), tolerance(*packed, m),
+                what);
     for (const float scale : {0.0f, 0.02f}) {
       expect_near(run(*packed, x, bias, Compute::kInt8, scale),
                   multiply(w, rounded(x, cols, scale), bias, rows, cols, offset), kTolerance, what + ", int8");
@@ -140,7 +145,7 @@ TEST_P(LinearTest, MultipliesFloatWeights) {
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
     for (const size_t rows : {1, 4, 17, 37, 64}) {
       for (const size_t cols : {1, 7, 16, 33, 64, 300, 520, 4100}) {
-        for (const size_t m : {1, 2, 6, 7, 100}) {
+        for (const size_t m : {1, 2, 3, 4, 5, 6, 100}) {
           if (cols > 4096 && m > 2) continue;
           const auto values = random_floats(rows * cols, ++seed, 0.05f);
           std::vector<std::byte> bytes(values.size() * static_cast<size_t>(format::size_of(dtype)) + 1);
@@ -153,8 +158,9 @@ TEST_P(LinearTest, MultipliesFloatWeights) {
           ASSERT_TRUE(packed.ok());
           const auto x = random_floats(m * cols, ++seed), bias = random_floats(rows, seed);
           const Expected expected = multiply(w, x, bias, rows, cols, 0);
-          expect_near(run(*packed, x, bias, Compute::kFloat), expected, tolerance(), std::string(to_string(dtype)));
-          expect_near(run(*packed, x, bias, Compute::kInt8), expected, tolerance(),
+          expect_near(run(*packed, x, bias, Compute::kFloat), expected, tolerance(*packed, m),
+                      std::string(to_string(dtype)));
+          expect_near(run(*packed, x, bias, Compute::kInt8), expected, tolerance(*packed, m),
                       "int8 leaves float weights in float");
         }
       }
@@ -214,14 +220,61 @@ TEST_P(LinearTest, PicksEveryElementExactly) {
   }
 }
 
+PackedWeight packed_floats(DType dtype, int64_t rows, int64_t cols, unsigned seed) {
+  const auto values = random_floats(static_cast<size_t>(rows * cols), seed, 0.05f);
+  std::vector<std::byte> bytes(values.size() * static_cast<size_t>(format::size_of(dtype)));
+  format::from_float(dtype, values, bytes);
+  return PackedWeight::pack(dtype, bytes, rows, cols).value();
+}
+
 TEST_P(LinearTest, GivesTheSameBytesWithAnyNumberOfThreads) {
-  const auto weight = random_weight({4, false, 32}, 200, 256, DType::kBF16, 9);
-  const auto packed = PackedWeight::pack(weight);
-  for (const size_t m : {1, 9}) {
-    const auto x = random_floats(m * 256, 10);
+  std::vector<PackedWeight> weights;
+  weights.push_back(PackedWeight::pack(random_weight({4, false, 32}, 200, 256, DType::kBF16, 9)).value());
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16})
+    weights.push_back(packed_floats(dtype, 200, 256, 9));
+  for (const PackedWeight& weight : weights) {
+    for (const size_t m : {1, 9}) {
+      const auto x = random_floats(m * 256, 10);
+      for (const Compute compute : {Compute::kFloat, Compute::kInt8}) {
+        const auto one = run(weight, x, {}, compute);
+        for (const int threads : {2, 3, 7}) EXPECT_EQ(run(weight, x, {}, compute, 0, threads), one);
+      }
+    }
+  }
+}
+
+// Inputs of calls that run at once become rows of different kinds and lengths.
+TEST_P(LinearTest, RunsKindsOfWeightsAtOnce) {
+  const size_t cols = 384;
+  std::vector<PackedWeight> weights;
+  weights.push_back(packed_floats(DType::kBF16, 48, cols, 1));
+  for (const QuantCase& kind : {QuantCase{8, true, 0}, {4, true, 24}, {4, false, 64}}) {
+    weights.push_back(PackedWeight::pack(random_weight(kind, 48, cols, DType::kBF16, 3)).value());
+  }
+  weights.push_back(packed_floats(DType::kF32, 48, cols, 2));
+  for (const size_t m : {1, 3, 9, 40}) {
+    const auto x = random_floats(m * cols, 4);
     for (const Compute compute : {Compute::kFloat, Compute::kInt8}) {
-      const auto one = run(*packed, x, {}, compute);
-      for (const int threads : {2, 3, 7}) EXPECT_EQ(run(*packed, x, {}, compute, 0, threads), one);
+      std::vector<std::vector<float>> alone;
+      for (const PackedWeight& weight : weights) alone.push_back(run(weight, x, {}, compute));
+      for (const int threads : {2, 3, 7}) {
+        ThreadPool pool(threads);
+        Linear linear(*GetParam(), pool);
+        for (int repeat = 0; repeat < 10; ++repeat) {
+          std::vector<std::vector<float>> y(weights.size(), std::vector<float>(m * 48));
+          std::vector<LinearCall> calls;
+          for (size_t i = 0; i < weights.size(); ++i) {
+            calls.push_back({.weight = &weights[i],
+                             .x = x.data(),
+                             .x_stride = cols,
+                             .m = static_cast<int64_t>(m),
+                             .y = y[i].data(),
+                             .y_stride = 48});
+          }
+          linear.run(calls, compute);
+          ASSERT_EQ(y, alone) << m << " tokens, " << threads << " threads";
+        }
+      }
     }
   }
 }
@@ -252,15 +305,19 @@ TEST_P(LinearTest, SharesTheInputOfNeighbouringCalls) {
 }
 
 TEST_P(LinearTest, InfinityStaysInfinite) {
-  const auto weight = random_weight({4, true, 32}, 16, 64, DType::kBF16, 5);
-  const auto packed = PackedWeight::pack(weight);
-  const auto w = dequantized(weight);
-  std::vector<float> x(8 * 64, 0.0f);
-  for (size_t t = 0; t < 8; ++t) x[t * 64] = INFINITY;
-  const auto y = run(*packed, x, {}, Compute::kFloat);
-  for (size_t i = 0; i < y.size(); ++i) {
-    const float expected = w[i % 16 * 64] * INFINITY;  // not a number where the weight is zero
-    EXPECT_TRUE(std::isnan(expected) ? std::isnan(y[i]) : y[i] == expected) << y[i];
+  const auto quantized = random_weight({4, true, 32}, 16, 64, DType::kBF16, 5);
+  const PackedWeight integers = PackedWeight::pack(quantized).value(), halves = packed_floats(DType::kBF16, 16, 64, 5);
+  for (const PackedWeight* weight : {&integers, &halves}) {
+    for (const size_t m : {1, 8}) {
+      std::vector<float> x(m * 64, 0.0f), row(64);
+      for (size_t t = 0; t < m; ++t) x[t * 64] = INFINITY;
+      const auto y = run(*weight, x, {}, Compute::kFloat);
+      for (size_t i = 0; i < y.size(); ++i) {
+        weight->row(static_cast<int64_t>(i % 16), row);
+        const float expected = row[0] * INFINITY;  // not a number where the weight is zero
+        EXPECT_TRUE(std::isnan(expected) ? std::isnan(y[i]) : y[i] == expected) << y[i];
+      }
+    }
   }
 }
 

@@ -83,7 +83,7 @@ std::byte* map_zeros(size_t size) {
     const size_t before = whole(address, kHugePage) - address, used = whole(size, page);
     if (before > 0) ::munmap(memory, before);
     memory += before;
-    if (before < slack) ::munmap(memory + used, slack - before);
+    ::munmap(memory + used, slack - before);  // before < slack, as mappings begin at pages
   }
 #ifdef MADV_HUGEPAGE
   ::madvise(memory, size, MADV_HUGEPAGE);  // a hint

@@ -49,7 +49,7 @@ void ThreadPool::run_shares(int thread) {
   const int all = threads();
   for (int i = 0; i < all; ++i) {
     Share& share = shares_[static_cast<size_t>((thread + i) % all)];
-    while (true) {
+    while (share.next.load(std::memory_order_relaxed) < share.end) {  // to look at what is finished costs little
       const int64_t begin = share.next.fetch_add(piece_, std::memory_order_relaxed);
       if (begin >= share.end) break;
       (*body_)(begin, std::min(begin + piece_, share.end), thread);

@@ -25,8 +25,9 @@ class ThreadPool {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   /// Runs `body` over pieces of [0, tasks) and returns when all are done. Thread i of n takes [tasks * i / n, tasks *
-  /// (i + 1) / n) piece by piece, and then what the others have not come to: a processor that is taken away for a while
-  /// holds up one piece. `thread` is the one that runs; what a task does must not depend on it. `body` must not throw.
+  /// (i + 1) / n) piece by piece, and then what the others have not come to, so that of a processor that is taken away
+  /// for a while one piece is late. `thread` is the one that runs; what a task gives must not depend on it. `body` must
+  /// not throw.
   void parallel_for(int64_t tasks, const Body& body);
 
  private:

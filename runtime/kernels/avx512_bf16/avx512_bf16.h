@@ -1,7 +1,8 @@
 #pragma once
 /// The kernels of avx512/ with the BF16 dot products that processors since 2020 have. BF16 weights are multiplied as
 /// they come from memory: of one token that takes fewer instructions for each line, so that more lines are on their
-/// way; of several it saves making panels of them. Two products of half as many instructions: never slower.
+/// way; of several it saves making panels of them. Inputs are two BF16 parts, so that two products, each of half as
+/// many instructions, take the place of one.
 #include "runtime/kernels/kernels.h"
 
 namespace autoglm::kernels::avx512_bf16 {
