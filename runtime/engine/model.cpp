@@ -1,11 +1,28 @@
 #include "runtime/engine/model.h"
 
+#include <cstddef>
+#include <span>
 #include <utility>
 
 namespace autoglm::engine {
 
 using format::ModuleSpec;
 using format::Role;
+
+namespace {
+
+/// Has matrices in a mapped file read now: in order and by one thread, the kernel finds huge pages for them; asked for
+/// by several threads as they get there, it often does not.
+void bring_in(const std::vector<Linear>& linears) {
+  constexpr size_t kHugePage = 2 << 20;
+  for (const Linear& linear : linears) {
+    const std::span<const std::byte> bytes = linear.weight.bytes();
+    const volatile std::byte* const read = bytes.data();
+    for (size_t at = 0; at < bytes.size(); at += kHugePage) static_cast<void>(read[at]);
+  }
+}
+
+}  // namespace
 
 Result<std::unique_ptr<Model>> Model::load(std::unique_ptr<const Weights> weights, kernels::ThreadPool& pool,
                                            const CancelToken* cancel) {
@@ -27,6 +44,7 @@ Status Model::load_all(kernels::ThreadPool& pool, const CancelToken* cancel) {
     AUTOGLM_RETURN_IF_ERROR(load_block(layer, pool, cancel));
   }
   AUTOGLM_ASSIGN_OR_RETURN(head_, weights_->linears({&weights_->head()}, pool, cancel));
+  bring_in(head_);
   return ok_status();
 }
 
@@ -68,6 +86,7 @@ Status Model::load_block(int64_t layer, kernels::ThreadPool& pool, const CancelT
                                 : *stage == format::Stage::kGateUp ? mlp_of(first).gate_up
                                                                    : mlp_of(first).down;
     AUTOGLM_ASSIGN_OR_RETURN(into, weights_->linears(modules, pool, cancel));
+    if (first.expert < 0) bring_in(into);  // experts when a token needs them
   }
   return ok_status();
 }
