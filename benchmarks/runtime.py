@@ -8,7 +8,8 @@ usage: runtime.py FOLDER [--shape glm-edge-1.5b] [--layers N] [--prompt 512] [--
 FOLDER is a scratch folder; what was made there is used again. --demo takes the demo model in place of a random one. Decode: tokens
 after the prompt, one at a time. "of reading": bytes of weights that a token needs, by decode time, as a share of what this machine
 reads (ReadMemory of autoglm_kernels_benchmark, in the same run). Figures are medians of the rounds, latencies of a step too. Before
-the first round files leave the page cache, and each program runs once, unmeasured, and reads its own in its own way. At the end the time from the start of the program to a first token, of artifacts as they are stored and packed.
+the first round files leave the page cache, and each program runs once, unmeasured, and reads its own in its own way. At the end the
+time from the start of the program to a first token, of artifacts as they are stored and packed.
 """
 import argparse
 import json

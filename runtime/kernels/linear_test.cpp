@@ -145,7 +145,7 @@ TEST_P(LinearTest, MultipliesFloatWeights) {
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
     for (const size_t rows : {1, 4, 17, 37, 64}) {
       for (const size_t cols : {1, 7, 16, 33, 64, 300, 520, 4100}) {
-        for (const size_t m : {1, 2, 3, 4, 5, 6, 100}) {
+        for (const size_t m : {1, 2, 3, 4, 5, 6, 7, 100}) {
           if (cols > 4096 && m > 2) continue;
           const auto values = random_floats(rows * cols, ++seed, 0.05f);
           std::vector<std::byte> bytes(values.size() * static_cast<size_t>(format::size_of(dtype)) + 1);

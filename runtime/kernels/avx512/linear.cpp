@@ -44,12 +44,16 @@ void multiply_vector(const LinearTask& task) {
   }
 }
 
+template <WeightType type>
+inline __m512 widen(__m256i halves) {
+  return type == WeightType::kBF16 ? from_bf16(halves) : _mm512_cvtph_ps(halves);
+}
+
 /// 16 elements of a float weight from byte address `at`, those beyond `mask` zero.
 template <WeightType type>
 inline __m512 load_floats(const std::byte* at, __mmask16 mask) {
   if constexpr (type == WeightType::kF32) return _mm512_maskz_loadu_ps(mask, at);
-  const __m256i halves = _mm256_maskz_loadu_epi16(mask, at);
-  return type == WeightType::kBF16 ? from_bf16(halves) : _mm512_cvtph_ps(halves);
+  return widen<type>(_mm256_maskz_loadu_epi16(mask, at));
 }
 
 /// The product of one row of a float weight and as many inputs. Elements of 16 bits come a line at a time: the fewer
@@ -57,9 +61,6 @@ inline __m512 load_floats(const std::byte* at, __mmask16 mask) {
 template <WeightType type>
 float dot(const std::byte* w, const float* x, int64_t cols) {
   constexpr int64_t kSize = type == WeightType::kF32 ? 4 : 2;
-  const auto widen = [](__m256i halves) {
-    return type == WeightType::kBF16 ? from_bf16(halves) : _mm512_cvtph_ps(halves);
-  };
   __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
   int64_t col = 0;
   for (; col + 32 <= cols; col += 32) {
@@ -69,8 +70,8 @@ float dot(const std::byte* w, const float* x, int64_t cols) {
       even = _mm512_fmadd_ps(_mm512_castsi512_ps(line), _mm512_loadu_ps(x + col), even);
       odd = _mm512_fmadd_ps(_mm512_loadu_ps(at + 64), _mm512_loadu_ps(x + col + 16), odd);
     } else {
-      even = _mm512_fmadd_ps(widen(_mm512_castsi512_si256(line)), _mm512_loadu_ps(x + col), even);
-      odd = _mm512_fmadd_ps(widen(_mm512_extracti64x4_epi64(line, 1)), _mm512_loadu_ps(x + col + 16), odd);
+      even = _mm512_fmadd_ps(widen<type>(_mm512_castsi512_si256(line)), _mm512_loadu_ps(x + col), even);
+      odd = _mm512_fmadd_ps(widen<type>(_mm512_extracti64x4_epi64(line, 1)), _mm512_loadu_ps(x + col + 16), odd);
     }
   }
   for (; col < cols; col += 16) {
