@@ -6,9 +6,10 @@ usage: runtime.py FOLDER [--shape glm-edge-1.5b] [--layers N] [--prompt 512] [--
                   [--only REGEX] [--demo]
 
 FOLDER is a scratch folder; what was made there is used again. --demo takes the demo model in place of a random one. Decode: tokens
-after the prompt, one at a time. "of reading": bytes of weights that a token needs, by decode time, as a share of what this machine
-reads (ReadMemory of autoglm_kernels_benchmark, in the same run). Figures are medians of the rounds, latencies of a step too. Before
-the first round files leave the page cache, and each program runs once, unmeasured, and reads its own in its own way. At the end the
+after the prompt, one at a time. Figures are medians of the rounds, ratios (of a round) and latencies of a step too. "of reading": bytes of weights that a
+token needs, by decode time, as a share of what this machine read just before (ReadMemory of autoglm_kernels_benchmark). Before
+the first round files leave the page cache, and each program runs once, unmeasured, and reads its own in its own way. Then ours
+once more, step by step in turns in one process, so that what else this machine does slows all of them alike. At the end the
 time from the start of the program to a first token, of artifacts as they are stored and packed.
 """
 import argparse
@@ -112,6 +113,14 @@ def ours(a, model, compute, batch):
         kind: row["step_ms"][kind] for kind in ("median", "p95", "p99")}
 
 
+def in_turns(a, models):
+    """Decode of each by that of the first: a step of each after another, in one process."""
+    first, *others = models
+    out = json.loads(call(EDGE, "bench", first, "--compare", *others, "--compute", "int8", "--prompt-tokens", 64, "--runs", a.runs,
+                          "--repeats", a.rounds, "--threads", a.threads, "--json"))
+    return [row["ratio"] for row in out["results"]]
+
+
 def first_text(model, compute, threads):
     """Seconds from the start of the program to the first token of a short prompt, and its end."""
     start = time.perf_counter()
@@ -176,25 +185,33 @@ def main():
         ours(briefly, forms[form], compute, 1) if compute else peer(briefly, runtime, forms[form], 1)
     reading, found = [], {}
     for _ in range(a.rounds):
-        reading.append(reading_rate(a.threads))
         for runtime, form, compute in rows:
             for batch in map(int, a.batches.split(",")):
+                if compute and batch == 1:
+                    reading.append(reading_rate(a.threads))
                 got = ours(a, forms[form], compute, batch) if compute else peer(a, runtime, forms[form], batch)
+                if compute and batch == 1:
+                    got["of reading"] = bytes_of_a_token(forms[form]) * got["decode"] / reading[-1]
                 found.setdefault((runtime, form, compute, batch), []).append(got)
-    rate = statistics.median(reading)
     print(f"{'demo' if a.demo else a.shape}{f', {a.layers} layers' if a.layers else ''}, {a.threads} threads, prompt {a.prompt}, "
-          f"{a.runs} steps, {a.rounds} rounds; this machine reads {rate / 1e9:.1f} GB/s")
+          f"{a.runs} steps, {a.rounds} rounds"
+          + (f"; this machine read {min(reading) / 1e9:.1f} to {max(reading) / 1e9:.1f} GB/s" if reading else ""))
     print(f"{'runtime':14}{'weights':12}{'compute':9}{'batch':>6}{'decode t/s':>12}{'x our bf16':>12}{'of reading':>12}{'prompt t/s':>12}"
           f"{'step ms':>10}{'p95':>9}{'p99':>9}")
     middle = {key: {kind: statistics.median(each[kind] for each in all_of) for kind in all_of[0]} for key, all_of in found.items()}
-    for (runtime, form, compute, batch), row in middle.items():
-        base = middle.get(("autoglm-edge", "bf16", "float", batch))
-        ratio = f"{row['decode'] / base['decode']:.2f}" if base else ""
-        share = f"{100 * bytes_of_a_token(forms[form]) * row['decode'] / rate:.0f} %" if compute and batch == 1 else ""
+    for key, row in middle.items():
+        runtime, form, compute, batch = key
+        base = found.get(("autoglm-edge", "bf16", "float", batch))
+        ratio = f"{statistics.median(one['decode'] / by['decode'] for one, by in zip(found[key], base)):.2f}" if base else ""
+        share = f"{100 * row['of reading']:.0f} %" if "of reading" in row else ""
         print(f"{runtime:14}{form:12}{compute:9}{batch:6}{row['decode']:12.1f}{ratio:>12}{share:>12}{row['prompt']:12.1f}{row['median']:10.2f}{row['p95']:9.2f}"
               f"{row['p99']:9.2f}")
-    print("from the start of autoglm-edge to its first token, files in the page cache:")
     own = dict.fromkeys(form for runtime, form, _ in rows if runtime == "autoglm-edge")
+    if len(own) > 1:
+        print("decode step by step in turns, computing in int8 where weights are:")
+        for form, ratio in zip(own, in_turns(a, [forms[form] for form in own])):
+            print(f"{form:22}{ratio:8.2f}")
+    print("from the start of autoglm-edge to its first token, files in the page cache:")
     for form in [*own, *(f"{form}, packed" for form in own if form in ARTIFACTS)]:
         times = [first_text(forms[form], "float" if form == "bf16" else "int8", a.threads) for _ in range(a.rounds + 1)][1:]
         print(f"{form:22}{statistics.median(times):8.3f} s")
