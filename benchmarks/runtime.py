@@ -7,7 +7,7 @@ usage: runtime.py FOLDER [--shape glm-edge-1.5b] [--layers N] [--prompt 512] [--
 
 FOLDER is a scratch folder; what was made there is used again. --demo takes the demo model in place of a random one. Decode: tokens
 after the prompt, one at a time. Figures are medians of the rounds, ratios (of a round) and latencies of a step too. "of reading": bytes of weights that a
-token needs, by decode time, as a share of what this machine read just before (ReadMemory of autoglm_kernels_benchmark). Before
+token needs, by decode time, as a share of what this machine reads (ReadMemory of autoglm_kernels_benchmark, before each row). Before
 the first round files leave the page cache, and each program runs once, unmeasured, and reads its own in its own way. Then ours
 once more, step by step in turns in one process, so that what else this machine does slows all of them alike. At the end the
 time from the start of the program to a first token, of artifacts as they are stored and packed.
@@ -190,12 +190,11 @@ def main():
                 if compute and batch == 1:
                     reading.append(reading_rate(a.threads))
                 got = ours(a, forms[form], compute, batch) if compute else peer(a, runtime, forms[form], batch)
-                if compute and batch == 1:
-                    got["of reading"] = bytes_of_a_token(forms[form]) * got["decode"] / reading[-1]
                 found.setdefault((runtime, form, compute, batch), []).append(got)
+    rate = statistics.median(reading or [0])
     print(f"{'demo' if a.demo else a.shape}{f', {a.layers} layers' if a.layers else ''}, {a.threads} threads, prompt {a.prompt}, "
           f"{a.runs} steps, {a.rounds} rounds"
-          + (f"; this machine read {min(reading) / 1e9:.1f} to {max(reading) / 1e9:.1f} GB/s" if reading else ""))
+          + (f"; this machine read {rate / 1e9:.1f} GB/s ({min(reading) / 1e9:.1f} to {max(reading) / 1e9:.1f})" if reading else ""))
     print(f"{'runtime':14}{'weights':12}{'compute':9}{'batch':>6}{'decode t/s':>12}{'x our bf16':>12}{'of reading':>12}{'prompt t/s':>12}"
           f"{'step ms':>10}{'p95':>9}{'p99':>9}")
     middle = {key: {kind: statistics.median(each[kind] for each in all_of) for kind in all_of[0]} for key, all_of in found.items()}
@@ -203,7 +202,7 @@ def main():
         runtime, form, compute, batch = key
         base = found.get(("autoglm-edge", "bf16", "float", batch))
         ratio = f"{statistics.median(one['decode'] / by['decode'] for one, by in zip(found[key], base)):.2f}" if base else ""
-        share = f"{100 * row['of reading']:.0f} %" if "of reading" in row else ""
+        share = f"{100 * bytes_of_a_token(forms[form]) * row['decode'] / rate:.0f} %" if compute and batch == 1 else ""
         print(f"{runtime:14}{form:12}{compute:9}{batch:6}{row['decode']:12.1f}{ratio:>12}{share:>12}{row['prompt']:12.1f}{row['median']:10.2f}{row['p95']:9.2f}"
               f"{row['p99']:9.2f}")
     own = dict.fromkeys(form for runtime, form, _ in rows if runtime == "autoglm-edge")
