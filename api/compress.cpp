@@ -422,7 +422,8 @@ class Compression {
       reconstruction_.state_bytes = std::max<int64_t>(0, free - others);
       AUTOGLM_RETURN_IF_ERROR(plan_part(
           "reconstruction", quant::reconstruct_bytes(*decoder_, how.sequences, how.length, reconstruction_), how));
-      plan_.seconds += pass::estimated_seconds(quant::reconstruct_flops(*decoder_, reconstruction_), threads_);
+      plan_.seconds += pass::estimated_seconds(
+          quant::reconstruct_flops(*decoder_, how.sequences, how.length, reconstruction_), threads_);
     }
     if (settings_.recipe.refine == 0) return ok_status();
     plan_.seconds +=

@@ -161,7 +161,7 @@ Result<Settings> with_effort(const std::string& effort) {
   Settings settings;
   if (effort == "fast") return settings;
   settings.recipe.method = "gptaq";
-  settings.recipe.reconstruct = effort == "best" ? 300 : 100;
+  settings.recipe.reconstruct = effort == "best" ? 400 : 200;
   settings.recipe.refine = effort == "best" ? 4 : 1;
   settings.swaps = effort == "best" ? 2 : 0;
   return settings;

@@ -216,6 +216,14 @@ int64_t Decoder::backward_bytes(int64_t tokens) const {
   return tokens * int64_t{4} * (16 * config().hidden_size + 12 * config().intermediate_size);
 }
 
+double Decoder::block_flops() const {
+  int64_t weights = 0;
+  for (int64_t layer = 0; layer < config().num_hidden_layers; ++layer) {
+    weights += block_bytes(layer) / static_cast<int64_t>(c10::elementSize(options_.compute));
+  }
+  return 2.0 * static_cast<double>(weights);
+}
+
 int64_t Decoder::block_bytes() const {
   int64_t largest = 0;
   for (int64_t layer = 0; layer < config().num_hidden_layers; ++layer) largest = std::max(largest, block_bytes(layer));

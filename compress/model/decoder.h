@@ -64,6 +64,7 @@ class Decoder {
   int64_t float_block_bytes() const;  ///< the largest in float32, whatever the compute dtype
   /// What a block keeps for its backward pass over `tokens` tokens in float32, at most (for memory plans).
   int64_t backward_bytes(int64_t tokens) const;
+  double block_flops() const;  ///< operations that one token takes through all blocks, two for each weight
   /// Bytes of the head's weight once `keep_head` was called.
   int64_t head_bytes() const;
 

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "compress/calibrate/fisher.h"
 #include "compress/calibrate/hidden_states.h"
 #include "compress/quant/schedule.h"
 #include "compress/quant/trained.h"
@@ -19,7 +20,12 @@
 namespace autoglm::quant {
 namespace {
 
+using calibrate::Fisher;
 using calibrate::HiddenStates;
+
+calibrate::FisherOptions fisher_options(const ReconstructOptions& options) {
+  return {.seed = options.seed, .memory_limit = options.state_bytes, .scratch = options.scratch};
+}
 
 class Reconstruction {
  public:
@@ -36,12 +42,14 @@ class Reconstruction {
     if (calibration.size() < 2) return invalid_argument("reconstruction needs at least two calibration sequences");
     AUTOGLM_ASSIGN_OR_RETURN(original_.folds,
                              format::Folds::read(staged_.checkpoint().folder(), staged_.layout(), staged_.config()));
+    AUTOGLM_ASSIGN_OR_RETURN(fisher_, Fisher::measure(source_, calibration, fisher_options(options_), cancel_));
     AUTOGLM_RETURN_IF_ERROR(embed(calibration));
     const int64_t layers = staged_.config().num_hidden_layers;
     Progress progress("reconstructing", layers * options_.steps);
     std::vector<ReconstructedBlock> out;
     for (int64_t layer = 0; layer < layers; ++layer) {
       AUTOGLM_RETURN_IF_ERROR(run_source(layer));
+      AUTOGLM_ASSIGN_OR_RETURN(matrix_, fisher_.matrix(layer));
       AUTOGLM_ASSIGN_OR_RETURN(TrainedBlock block, TrainedBlock::load(staged_, layer, &original_, cancel_));
       if (block.quantized()) {
         AUTOGLM_ASSIGN_OR_RETURN(ReconstructedBlock done, train_or_restore(layer, block, progress));
@@ -161,7 +169,7 @@ class Reconstruction {
     AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor wanted, batch_of(wanted_, sequences));
     const at::AutoGradMode with_gradient(true);
     const at::Tensor output = model::forward(staged_.config(), block.build(), rotary_, input);
-    const at::Tensor loss = (output - wanted).square().sum() / wanted.square().sum();
+    const at::Tensor loss = Fisher::cost(matrix_, output, wanted);
     if (!std::isfinite(loss.item<double>())) return bad_input("reconstruction: a block gives NaN or infinity");
     loss.backward();
     const at::NoGradGuard no_grad;
@@ -173,16 +181,15 @@ class Reconstruction {
   Result<double> error(const TrainedBlock& trained) {
     const at::NoGradGuard no_grad;
     const model::Block block = trained.build();
-    double difference = 0, whole = 0;
+    double sum = 0;
     for (const size_t i : split_.held_back()) {
       AUTOGLM_RETURN_IF_ERROR(cancel_.check());
       AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor input, batch_of(states_, {i}));
       AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor wanted, batch_of(wanted_, {i}));
       const at::Tensor output = model::forward(staged_.config(), block, rotary_, input);
-      difference += (output - wanted).square().sum().item<double>();
-      whole += wanted.square().sum().item<double>();
+      sum += Fisher::cost(matrix_, output, wanted).item<double>();
     }
-    return difference / whole;
+    return sum / static_cast<double>(split_.held_back().size());
   }
 
   const model::Decoder& source_;
@@ -194,6 +201,8 @@ class Reconstruction {
   model::Rotary rotary_;
   HiddenStates states_;  ///< what the compressed blocks give
   HiddenStates wanted_;  ///< what the source's give
+  Fisher fisher_;
+  at::Tensor matrix_;  ///< of the block at hand
 };
 
 }  // namespace
@@ -209,11 +218,15 @@ int64_t reconstruct_bytes(const model::Decoder& source, int64_t sequences, int64
   const int64_t states =
       std::min(options.state_bytes, 2 * sequences * length * source.config().hidden_size * int64_t{4});
   // Positions, Adam's sums, gradients and what rounding keeps for them.
-  return 9 * source.float_block_bytes() + states + source.backward_bytes(std::max(options.batch_tokens, length));
+  const int64_t training =
+      9 * source.float_block_bytes() + states + source.backward_bytes(std::max(options.batch_tokens, length));
+  return std::max(training, Fisher::bytes(source, sequences, length, fisher_options(options)));
 }
 
-double reconstruct_flops(const model::Decoder& source, const ReconstructOptions& options) {
-  return 3 * static_cast<double>(options.steps * options.batch_tokens) * block_flops(source);
+double reconstruct_flops(const model::Decoder& source, int64_t sequences, int64_t length,
+                         const ReconstructOptions& options) {
+  return 3 * static_cast<double>(options.steps * options.batch_tokens) * source.block_flops() +
+         Fisher::flops(source, sequences, length, fisher_options(options));
 }
 
 }  // namespace autoglm::quant

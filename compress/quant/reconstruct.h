@@ -1,8 +1,10 @@
 #pragma once
 /// Block reconstruction: trains how the weights of one block are rounded, and its scales, norms and biases, so that the
-/// block gives on the compressed predecessors' output what the source's block gives on its own. Learned rounding: W.
-/// Cheng et al. 2023, AutoRound, arXiv:2309.05516, section 3; all of a block together: Y. Li et al. 2021, BRECQ,
-/// arXiv:2102.05426, section 3.2, and EfficientQAT's first phase, arXiv:2407.11062, section 3.2.
+/// block gives on the compressed predecessors' output what the source's block gives on its own, as far as it matters to
+/// what the model predicts (calibrate/fisher.h). Learned rounding: W. Cheng et al. 2023, AutoRound, arXiv:2309.05516,
+/// section 3; all of a block together, weighed by the Fisher information of its output: Y. Li et al. 2021, BRECQ,
+/// arXiv:2102.05426, sections 3.2 and 3.3 (of which the diagonal there, a whole matrix here); and EfficientQAT's first
+/// phase, arXiv:2407.11062, section 3.2.
 ///
 /// Works on files that any method wrote: an integer begins where that method put it and moves by the gradient of its
 /// position, first to the side on which the source's weight lies.
@@ -32,13 +34,14 @@ struct ReconstructOptions {
 
 struct ReconstructedBlock {
   int64_t layer = 0;
-  double error_before = 0, error_after = 0;  ///< |y - y_source|^2 / |y_source|^2 on sequences that no step saw
-  bool kept = false;                         ///< false: it did not come closer and is as it was
+  /// What the output costs (calibrate::Fisher::cost, in nats for each token), on sequences that no step saw.
+  double error_before = 0, error_after = 0;
+  bool kept = false;  ///< false: it did not come closer and is as it was
 };
 
 /// Trains block after block of `staged`, a folder with weights that stand for `source`'s, and writes the new values
 /// over the old ones. Both compute in fp32. One block and its training are in memory at a time, and the states of both
-/// models. The same seed and thread count give the same bytes.
+/// models, with a matrix [hidden, hidden] for each block. The same seed and thread count give the same bytes.
 /// kBadInput: training gives NaN. kInvalidArgument: too few sequences, nothing quantized.
 Result<std::vector<ReconstructedBlock>> reconstruct(const model::Decoder& source, const model::Decoder& staged,
                                                     const std::vector<eval::Tokens>& calibration,
@@ -49,6 +52,7 @@ int64_t reconstruct_bytes(const model::Decoder& source, int64_t sequences, int64
                           const ReconstructOptions& options);
 
 /// Floating-point operations, for time estimates: a step is a forward and a backward pass of twice its cost.
-double reconstruct_flops(const model::Decoder& source, const ReconstructOptions& options);
+double reconstruct_flops(const model::Decoder& source, int64_t sequences, int64_t length,
+                         const ReconstructOptions& options);
 
 }  // namespace autoglm::quant

@@ -233,7 +233,7 @@ double refine_flops(const model::Decoder& source, int64_t sequences, int64_t len
   const format::ModelConfig& config = source.config();
   const double head = 2.0 * static_cast<double>(config.vocab_size * config.hidden_size);
   const auto tokens = static_cast<double>(sequences * length);
-  return tokens * (block_flops(source) + static_cast<double>(options.epochs) * 4 * (block_flops(source) + head));
+  return tokens * (source.block_flops() + static_cast<double>(options.epochs) * 4 * (source.block_flops() + head));
 }
 
 }  // namespace autoglm::quant

@@ -14,14 +14,6 @@ constexpr double kWarmUp = 0.05;
 
 }  // namespace
 
-double block_flops(const model::Decoder& decoder) {
-  int64_t weights = 0;
-  for (int64_t layer = 0; layer < decoder.config().num_hidden_layers; ++layer) {
-    weights += decoder.block_bytes(layer) / static_cast<int64_t>(c10::elementSize(decoder.options().compute));
-  }
-  return 2.0 * static_cast<double>(weights);
-}
-
 double cosine(double progress) {
   const double warm = std::min(1.0, (progress + 1e-9) / kWarmUp);
   return warm * 0.5 * (1 + std::cos(M_PI * progress));

@@ -3,13 +3,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "compress/model/decoder.h"
 #include "core/eval/scorer.h"
 
 namespace autoglm::quant {
-
-/// Operations that one token takes through all blocks, two for each weight.
-double block_flops(const model::Decoder& decoder);
 
 /// Share of the full rate at `progress` in [0, 1): rises over the first twentieth, then falls to zero along a cosine
 /// (Loshchilov and Hutter 2017, arXiv:1608.03983, eq. 5).

@@ -36,7 +36,9 @@ void fields(Is<StageTime> auto& s, V&& visit) {
 template <typename V>
 void fields(Is<BlockReconstruction> auto& s, V&& visit) {
   visit("layer", s.layer, "counted from 0");
-  visit("error_before", s.error_before, "‖y − y_source‖² / ‖y_source‖² of its output, on sequences that no step saw");
+  visit(
+      "error_before", s.error_before,
+      "what the change of its output costs, in nats for each token to the second order, on sequences that no step saw");
   visit("error_after", s.error_after, "the same after the last step");
   visit("kept", s.kept, "false: it brought nothing, and the block is as it was before");
 }
