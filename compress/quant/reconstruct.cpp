@@ -102,16 +102,6 @@ class Reconstruction {
     return run_block(block, states_);
   }
 
-  /// Sequences of one length, [count, length, hidden].
-  static Result<at::Tensor> batch_of(const HiddenStates& states, const std::vector<size_t>& sequences) {
-    std::vector<at::Tensor> parts;
-    for (const size_t i : sequences) {
-      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor one, states.get(static_cast<int64_t>(i), 1));
-      parts.push_back(one);
-    }
-    return at::cat(parts);
-  }
-
   /// Trains a block, or takes what it became from the journal.
   Result<ReconstructedBlock> train_or_restore(int64_t layer, TrainedBlock& block, Progress& progress) {
     if (options_.journal == nullptr) return train(layer, block, progress);
@@ -164,17 +154,26 @@ class Reconstruction {
     return out;
   }
 
+  /// One sequence after another, so that no more than one is held for the way back.
   Status descend(TrainedBlock& block, const std::vector<size_t>& sequences, int64_t step, double share) {
-    AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor input, batch_of(states_, sequences));
-    AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor wanted, batch_of(wanted_, sequences));
-    const at::AutoGradMode with_gradient(true);
-    const at::Tensor output = model::forward(staged_.config(), block.build(), rotary_, input);
-    const at::Tensor loss = Fisher::cost(matrix_, output, wanted);
-    if (!std::isfinite(loss.item<double>())) return bad_input("reconstruction: a block gives NaN or infinity");
-    loss.backward();
+    AUTOGLM_RETURN_IF_ERROR(block.descend([&](const model::Block& built) -> Status {
+      for (const size_t i : sequences) {
+        AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor loss, cost(built, i));
+        if (!std::isfinite(loss.item<double>())) return bad_input("reconstruction: a block gives NaN or infinity");
+        (loss / static_cast<double>(sequences.size())).backward();
+      }
+      return ok_status();
+    }));
     const at::NoGradGuard no_grad;
     block.update({options_.rate * share, options_.rounding_rate * share}, step);
     return ok_status();
+  }
+
+  /// What the block's output costs on one sequence.
+  Result<at::Tensor> cost(const model::Block& block, size_t sequence) const {
+    AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor input, states_.get(static_cast<int64_t>(sequence), 1));
+    AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor wanted, wanted_.get(static_cast<int64_t>(sequence), 1));
+    return Fisher::cost(matrix_, model::forward(staged_.config(), block, rotary_, input), wanted);
   }
 
   /// On the sequences that are held back.
@@ -184,10 +183,8 @@ class Reconstruction {
     double sum = 0;
     for (const size_t i : split_.held_back()) {
       AUTOGLM_RETURN_IF_ERROR(cancel_.check());
-      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor input, batch_of(states_, {i}));
-      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor wanted, batch_of(wanted_, {i}));
-      const at::Tensor output = model::forward(staged_.config(), block, rotary_, input);
-      sum += Fisher::cost(matrix_, output, wanted).item<double>();
+      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor one, cost(block, i));
+      sum += one.item<double>();
     }
     return sum / static_cast<double>(split_.held_back().size());
   }
@@ -218,8 +215,7 @@ int64_t reconstruct_bytes(const model::Decoder& source, int64_t sequences, int64
   const int64_t states =
       std::min(options.state_bytes, 2 * sequences * length * source.config().hidden_size * int64_t{4});
   // Positions, Adam's sums, gradients and what rounding keeps for them.
-  const int64_t training =
-      9 * source.float_block_bytes() + states + source.backward_bytes(std::max(options.batch_tokens, length));
+  const int64_t training = 9 * source.float_block_bytes() + states + source.backward_bytes(length);
   return std::max(training, Fisher::bytes(source, sequences, length, fisher_options(options)));
 }
 

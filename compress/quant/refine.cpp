@@ -160,10 +160,17 @@ class Refinement {
     const Rates rates{.values = options_.rate * share};
     ++updates_;
     for (size_t layer = blocks_.size(); layer-- > 0;) {
-      AUTOGLM_RETURN_IF_ERROR(cancel_.check());
-      at::Tensor input = states[layer].detach().requires_grad_();
-      model::forward(staged_.config(), blocks_[layer].build(), rotary_, input).backward(gradient);
-      gradient = input.grad();
+      AUTOGLM_RETURN_IF_ERROR(blocks_[layer].descend([&](const model::Block& block) -> Status {
+        std::vector<at::Tensor> gradients;
+        for (int64_t i = 0; i < gradient.size(0); ++i) {  // no more than one sequence is held for the way back
+          AUTOGLM_RETURN_IF_ERROR(cancel_.check());
+          at::Tensor input = states[layer].narrow(0, i, 1).detach().requires_grad_();
+          model::forward(staged_.config(), block, rotary_, input).backward(gradient.narrow(0, i, 1));
+          gradients.push_back(input.grad());
+        }
+        gradient = at::cat(gradients);
+        return ok_status();
+      }));
       const at::NoGradGuard no_grad;
       blocks_[layer].update(rates, updates_);
     }
@@ -226,7 +233,7 @@ int64_t refine_bytes(const model::Decoder& source, int64_t sequences, int64_t le
   const int64_t heads = 2 * config.vocab_size * config.hidden_size * int64_t{4};
   const int64_t logits = 6 * kHeadTokens * config.vocab_size * int64_t{4};
   const int64_t trained = layers * block / 2;  // of fp32: integers a quarter; scales, their gradients and Adam's sums
-  return trained + 3 * block + states + heads + logits + source.backward_bytes(batch);
+  return trained + 3 * block + states + heads + logits + source.backward_bytes(length);
 }
 
 double refine_flops(const model::Decoder& source, int64_t sequences, int64_t length, const RefineOptions& options) {

@@ -1,6 +1,7 @@
 #include "compress/quant/trained.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <cmath>
@@ -187,17 +188,34 @@ Result<TrainedBlock> TrainedBlock::load(const model::Decoder& decoder, int64_t l
 }
 
 model::Block TrainedBlock::build() const {
+  return build([](at::Tensor value) { return value; });
+}
+
+Status TrainedBlock::descend(const std::function<Status(const model::Block&)>& pass) const {
+  const at::AutoGradMode with_gradient(true);
+  std::vector<std::pair<at::Tensor, at::Tensor>> values;  // as they come from what is trained, and as they are shown
+  const model::Block block = build([&](const at::Tensor& value) {
+    return values.emplace_back(value, value.detach().requires_grad_()).second;
+  });
+  AUTOGLM_RETURN_IF_ERROR(pass(block));
+  for (const auto& [value, shown] : values) {
+    if (shown.grad().defined()) value.backward(shown.grad());
+  }
+  return ok_status();
+}
+
+model::Block TrainedBlock::build(const std::function<at::Tensor(at::Tensor)>& shown) const {
   model::Block block = block_;
   size_t matrix = 0, bias = 0;  // in the order of the block's linears
   for_each_linear(block, [&](model::Linear& linear) {
     if (matrix < matrices_.size() && matrices_[matrix].first == linear.spec.name) {
-      linear.weight = matrices_[matrix++].second.value();
+      linear.weight = shown(matrices_[matrix++].second.value());
     }
     if (bias < biases_.size() && biases_[bias].first == linear.spec.name) {
-      linear.bias = biases_[bias++].second.value();
+      linear.bias = shown(biases_[bias++].second.value());
     }
   });
-  for (const auto& [member, norm] : norms_) block.*member = norm.value();
+  for (const auto& [member, norm] : norms_) block.*member = shown(norm.value());
   return block;
 }
 

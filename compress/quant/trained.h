@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstddef>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -98,12 +99,17 @@ class TrainedBlock {
   static Result<TrainedBlock> load(const model::Decoder& decoder, int64_t layer, const Original* original,
                                    CancelToken& cancel);
   bool quantized() const { return !matrices_.empty(); }
-  /// With the values of now; gradients go through it where they are on.
+  /// With the values of now.
   model::Block build() const;
+  /// Shows `pass` a block with the values of now, which it may go back through any number of times: what that gives to
+  /// weights, norms and biases goes on to what is trained once, at the end. Gradients are on meanwhile.
+  Status descend(const std::function<Status(const model::Block&)>& pass) const;
   void update(const Rates& rates, int64_t step);
   std::vector<NewValues> stored() const;
 
  private:
+  model::Block build(const std::function<at::Tensor(at::Tensor)>& shown) const;
+
   model::Block block_;  ///< what is not trained; weights of the trained matrices are undefined
   std::vector<std::pair<std::string, TrainedMatrix>> matrices_;  ///< by module name
   std::vector<std::pair<std::string, TrainedVector>> biases_;    ///< by module name
