@@ -9,7 +9,7 @@ python=../.venv/bin/python
 echo "== INT4 GPTQ of the demo model beside llm-compressor"
 $python gptq_demo.py "${CALIBRATION:-$tasks/train.jsonl}" "${HELD_OUT:-$tasks/eval.jsonl}" --runs "${RUNS:-5}"
 if [ -n "${QUALITY:-}" ]; then
-  echo "== what every method loses, beside llm-compressor and AutoRound"
+  echo "== what every method loses, beside llm-compressor, AutoRound and llama.cpp"
   $python quality.py "${CALIBRATION:-$tasks/train.jsonl}" "${HELD_OUT:-$tasks/eval.jsonl}" --tasks 128
 fi
 echo "== methods, observers and scopes side by side"
