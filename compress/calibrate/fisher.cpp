@@ -192,11 +192,17 @@ int64_t Fisher::bytes(const model::Decoder& source, int64_t sequences, int64_t l
   const format::ModelConfig& config = source.config();
   const int64_t width = config.hidden_size, layers = config.num_hidden_layers;
   const int64_t tokens = std::clamp(options.tokens, length, std::max(length, sequences * length));
-  const int64_t states = (layers + 1) * tokens * width * int64_t{4}, matrices = layers * width * width * int64_t{4};
-  return std::min(states, options.memory_limit) + std::min(matrices, options.memory_limit) +
+  const int64_t states = (layers + 1) * tokens * width * int64_t{4};
+  return std::min(states, options.memory_limit) + matrix_bytes(source, options) +
          std::max(source.float_block_bytes() + source.backward_bytes(length),
                   (width + 4 * kHeadTokens) * config.vocab_size * int64_t{4}) +
          3 * width * width * int64_t{4};
+}
+
+int64_t Fisher::matrix_bytes(const model::Decoder& source, const FisherOptions& options) {
+  const format::ModelConfig& config = source.config();
+  return std::min(config.num_hidden_layers * config.hidden_size * config.hidden_size * int64_t{4},
+                  options.memory_limit);
 }
 
 double Fisher::flops(const model::Decoder& source, int64_t sequences, int64_t length, const FisherOptions& options) {

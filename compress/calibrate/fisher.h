@@ -22,7 +22,7 @@ namespace autoglm::calibrate {
 struct FisherOptions {
   int64_t tokens = 8192;             ///< of the calibration set, about (at least one sequence), spread over it
   uint64_t seed = 0;                 ///< of the tokens that are drawn
-  int64_t memory_limit = INT64_MAX;  ///< bytes of states and matrices held in memory; the rest goes to disk
+  int64_t memory_limit = INT64_MAX;  ///< bytes held in memory of states, and as many of matrices; the rest goes to disk
   std::filesystem::path scratch;     ///< where to; a folder
 };
 
@@ -41,8 +41,10 @@ class Fisher {
   /// each token, to the second order. A scalar; gradients go through it.
   static at::Tensor cost(const at::Tensor& matrix, const at::Tensor& got, const at::Tensor& wanted);
 
-  /// Bytes of working memory beyond the program, and floating-point operations, for plans.
+  /// Bytes of working memory beyond the program, the result among them, and floating-point operations, for plans.
   static int64_t bytes(const model::Decoder& source, int64_t sequences, int64_t length, const FisherOptions& options);
+  /// Of the result alone.
+  static int64_t matrix_bytes(const model::Decoder& source, const FisherOptions& options);
   static double flops(const model::Decoder& source, int64_t sequences, int64_t length, const FisherOptions& options);
 
  private:

@@ -23,8 +23,11 @@ namespace {
 using calibrate::Fisher;
 using calibrate::HiddenStates;
 
+/// Of the states of both models and of the matrices, each; while these are measured, of the states that it takes.
+int64_t third(const ReconstructOptions& options) { return options.state_bytes / 3; }
+
 calibrate::FisherOptions fisher_options(const ReconstructOptions& options) {
-  return {.seed = options.seed, .memory_limit = options.state_bytes, .scratch = options.scratch};
+  return {.seed = options.seed, .memory_limit = third(options), .scratch = options.scratch};
 }
 
 class Reconstruction {
@@ -68,7 +71,7 @@ class Reconstruction {
     rotary_ = staged_.rotary(*std::max_element(lengths.begin(), lengths.end()));
     for (auto [decoder, states] : {std::pair(&source_, &wanted_), std::pair(&staged_, &states_)}) {
       AUTOGLM_ASSIGN_OR_RETURN(*states, HiddenStates::create(lengths, source_.config().hidden_size, at::kFloat,
-                                                             options_.state_bytes / 2, options_.scratch));
+                                                             third(options_), options_.scratch));
       for (size_t i = 0; i < calibration.size(); ++i) {
         AUTOGLM_RETURN_IF_ERROR(cancel_.check());
         AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor embedded, decoder->embed(calibration[i]));
@@ -213,7 +216,8 @@ Result<std::vector<ReconstructedBlock>> reconstruct(const model::Decoder& source
 int64_t reconstruct_bytes(const model::Decoder& source, int64_t sequences, int64_t length,
                           const ReconstructOptions& options) {
   const int64_t states =
-      std::min(options.state_bytes, 2 * sequences * length * source.config().hidden_size * int64_t{4});
+      2 * std::min(third(options), sequences * length * source.config().hidden_size * int64_t{4}) +
+      Fisher::matrix_bytes(source, fisher_options(options));
   // Positions, Adam's sums, gradients and what rounding keeps for them.
   const int64_t training = 9 * source.float_block_bytes() + states + source.backward_bytes(length);
   return std::max(training, Fisher::bytes(source, sequences, length, fisher_options(options)));

@@ -27,7 +27,7 @@ struct ReconstructOptions {
   double rate = 1e-3;           ///< of scales, norms and biases, relative to their size; falls to zero along a cosine
   double rounding_rate = 2e-3;  ///< of integers: how far one step moves a position, in units of one integer
   uint64_t seed = 0;            ///< order of the sequences
-  int64_t state_bytes = INT64_MAX;         ///< of hidden states held in memory; the rest goes to disk
+  int64_t state_bytes = INT64_MAX;         ///< of states and matrices held in memory; the rest goes to disk
   std::filesystem::path scratch;           ///< where to; a folder
   const pass::Journal* journal = nullptr;  ///< where blocks are kept as they are finished, and found; null: nowhere
 };
