@@ -26,7 +26,12 @@ std::vector<eval::Tokens> spread(const std::vector<eval::Tokens>& calibration, i
   const auto sequences = static_cast<int64_t>(calibration.size());
   const int64_t count = all <= tokens ? sequences : std::max<int64_t>(1, sequences * tokens / all);
   std::vector<eval::Tokens> out;
-  for (int64_t i = 0; i < count; ++i) out.push_back(calibration[static_cast<size_t>(i * sequences / count)]);
+  for (int64_t i = 0, taken = 0; i < count; ++i) {
+    const eval::Tokens& next = calibration[static_cast<size_t>(i * sequences / count)];
+    taken += static_cast<int64_t>(next.size());
+    if (taken > tokens && !out.empty()) break;
+    out.push_back(next);
+  }
   return out;
 }
 
@@ -101,6 +106,7 @@ class Measurement {
       const at::AutoGradMode with_gradient(true);
       const at::Tensor last = output.detach().requires_grad_(), rows = last.flatten(0, 1);
       for (int64_t first = 0; first < rows.size(0); first += kHeadTokens) {
+        AUTOGLM_RETURN_IF_ERROR(cancel_.check());
         const at::Tensor some = rows.narrow(0, first, std::min(kHeadTokens, rows.size(0) - first));
         const at::Tensor x = model::rms_norm(some, norm, source_.config().rms_norm_eps);
         const at::Tensor likelihood = at::log_softmax(at::mm(x, head.t()), -1);
@@ -208,7 +214,7 @@ int64_t Fisher::matrix_bytes(const model::Decoder& source, const FisherOptions& 
 double Fisher::flops(const model::Decoder& source, int64_t sequences, int64_t length, const FisherOptions& options) {
   const format::ModelConfig& config = source.config();
   const auto width = static_cast<double>(config.hidden_size);
-  return static_cast<double>(std::min(options.tokens, sequences * length)) *
+  return static_cast<double>(std::clamp(options.tokens, length, std::max(length, sequences * length))) *
          (4 * source.block_flops() + 6 * width * static_cast<double>(config.vocab_size) +
           2 * width * width * static_cast<double>(config.num_hidden_layers));
 }

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 
 #include "compress/model/testing.h"
@@ -96,6 +97,16 @@ TEST_F(FisherTest, TakesAboutAsManyTokensAsItIsGiven) {
   const Fisher first = measured(source, {text[0]}, {.scratch = folder_});
   EXPECT_TRUE(at::equal(some.matrix(0).value(), same.matrix(0).value()));
   EXPECT_TRUE(at::equal(least.matrix(0).value(), first.matrix(0).value()));
+}
+
+TEST_F(FisherTest, TakesNoMoreOfSequencesOfManyLengths) {
+  const model::Decoder source = model::open_decoder(model::tiny_folder("glm4"));
+  auto text = some_text(4, 40, source.config().vocab_size);
+  text[1].resize(4);
+  text[3].resize(4);
+  const Fisher some = measured(source, text, {.tokens = 60, .scratch = folder_});  // two by count: both long ones
+  const Fisher first = measured(source, {text[0]}, {.scratch = folder_});
+  EXPECT_TRUE(at::equal(some.matrix(0).value(), first.matrix(0).value()));
 }
 
 TEST_F(FisherTest, StopsWhenItIsCancelled) {

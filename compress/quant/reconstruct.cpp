@@ -161,6 +161,7 @@ class Reconstruction {
   Status descend(TrainedBlock& block, const std::vector<size_t>& sequences, int64_t step, double share) {
     AUTOGLM_RETURN_IF_ERROR(block.descend([&](const model::Block& built) -> Status {
       for (const size_t i : sequences) {
+        AUTOGLM_RETURN_IF_ERROR(cancel_.check());
         AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor loss, cost(built, i));
         if (!std::isfinite(loss.item<double>())) return bad_input("reconstruction: a block gives NaN or infinity");
         (loss / static_cast<double>(sequences.size())).backward();
@@ -183,13 +184,15 @@ class Reconstruction {
   Result<double> error(const TrainedBlock& trained) {
     const at::NoGradGuard no_grad;
     const model::Block block = trained.build();
-    double sum = 0;
+    double sum = 0, tokens = 0;
     for (const size_t i : split_.held_back()) {
       AUTOGLM_RETURN_IF_ERROR(cancel_.check());
       AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor one, cost(block, i));
-      sum += one.item<double>();
+      const auto length = static_cast<double>(states_.lengths()[i]);
+      sum += length * one.item<double>();
+      tokens += length;
     }
-    return sum / static_cast<double>(split_.held_back().size());
+    return sum / tokens;
   }
 
   const model::Decoder& source_;
@@ -218,8 +221,8 @@ int64_t reconstruct_bytes(const model::Decoder& source, int64_t sequences, int64
   const int64_t states =
       2 * std::min(third(options), sequences * length * source.config().hidden_size * int64_t{4}) +
       Fisher::matrix_bytes(source, fisher_options(options));
-  // Positions, Adam's sums, gradients and what rounding keeps for them.
-  const int64_t training = 9 * source.float_block_bytes() + states + source.backward_bytes(length);
+  // Positions, Adam's sums, what rounding keeps for gradients, and these.
+  const int64_t training = 10 * source.float_block_bytes() + states + source.backward_bytes(length);
   return std::max(training, Fisher::bytes(source, sequences, length, fisher_options(options)));
 }
 

@@ -194,12 +194,12 @@ model::Block TrainedBlock::build() const {
 Status TrainedBlock::descend(const std::function<Status(const model::Block&)>& pass) const {
   const at::AutoGradMode with_gradient(true);
   std::vector<std::pair<at::Tensor, at::Tensor>> values;  // as they come from what is trained, and as they are shown
-  const model::Block block = build([&](const at::Tensor& value) {
+  AUTOGLM_RETURN_IF_ERROR(pass(build([&](const at::Tensor& value) {
     return values.emplace_back(value, value.detach().requires_grad_()).second;
-  });
-  AUTOGLM_RETURN_IF_ERROR(pass(block));
-  for (const auto& [value, shown] : values) {
+  })));
+  for (auto& [value, shown] : values) {
     if (shown.grad().defined()) value.backward(shown.grad());
+    value = shown = at::Tensor();
   }
   return ok_status();
 }

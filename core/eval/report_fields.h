@@ -38,7 +38,7 @@ void fields(Is<BlockReconstruction> auto& s, V&& visit) {
   visit("layer", s.layer, "counted from 0");
   visit(
       "error_before", s.error_before,
-      "what the change of its output costs, in nats for each token to the second order, on sequences that no step saw");
+      "what the change of its output costs, estimated in nats for each token as if tokens changed independently, on sequences that no step saw");
   visit("error_after", s.error_after, "the same after the last step");
   visit("kept", s.kept, "false: it brought nothing, and the block is as it was before");
 }

@@ -247,7 +247,7 @@ void add_method(std::string& out, const Report& report) {
       after += block.kept ? block.error_after : block.error_before;
     }
     const auto blocks = static_cast<double>(report.reconstruction.size());
-    out += fmt::format("- Reconstructed {} blocks: what their outputs cost, on average {:.5f} → {:.5f} nats\n",
+    out += fmt::format("- Reconstructed {} blocks: what their outputs cost, on average {:.3g} → {:.3g} nats\n",
                        report.reconstruction.size(), before / blocks, after / blocks);
   }
   if (const auto& r = report.refinement) {
