@@ -61,7 +61,8 @@ def main():
         print("|---" * (9 if a.tasks else 8) + "|", flush=True)
         for word, rows in groups:
             own = [*ours, "--embedding", "keep", "--head", "keep", "--scores", scratch / "scores.json"]
-            bits = f"{8 * bytes_of(a.model, word, ours) / parameters_of(a.model):.4f}"
+            size = bytes_of(a.model, word, ours)
+            bits = f"{8 * size / parameters_of(a.model):.4f}"
             rows |= {f"ours automatic {effort}": [*own, "--target-bits", bits, "--effort", effort] for effort in ("fast", "balanced", "best")}
             for name, command in rows.items():
                 if a.only and not any(part in f"{word} {name}" for part in a.only):
@@ -70,9 +71,8 @@ def main():
                 made = run(command, stderr=sys.stderr if os.environ.get("VERBOSE") else subprocess.DEVNULL)
                 score = json.loads(run([OWN, ROOT / "benchmarks/score.py", a.model, scratch / "out", a.held_out, "--tasks", a.tasks],
                                        stderr=subprocess.DEVNULL).out.splitlines()[-1])
-                stored = score["bytes"]
-                if name == "auto-round" or name == "llama.cpp imatrix":  # which leave the weights as floats here
-                    stored = bytes_of(a.model, word, ours)
+                leaves_floats = name in ("auto-round", "llama.cpp imatrix")  # of what the weights were rounded to
+                stored = size if leaves_floats else score["bytes"]
                 print(f"| {word} | {name} | {stored / 1e6:.2f} | {score['kl']:.5f} | {score['kl_p99']:.4f} | {score['perplexity']:.2f} | "
                       + (f"{100 * score['accuracy']:.1f} % | " if a.tasks else "")
                       + f"{made.seconds:.0f} | {megabytes(made.peak_bytes).split()[0]} |", flush=True)

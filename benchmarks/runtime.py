@@ -6,11 +6,11 @@ usage: runtime.py FOLDER [--shape glm-edge-1.5b] [--layers N] [--prompt 512] [--
                   [--only REGEX] [--demo]
 
 FOLDER is a scratch folder; what was made there is used again. --demo takes the demo model in place of a random one. Decode: tokens
-after the prompt, one at a time. Figures are medians of the rounds, ratios (of a round) and latencies of a step too. "of reading": bytes of weights that a
-token needs, by decode time, as a share of what this machine reads (ReadMemory of autoglm_kernels_benchmark, before each row). Before
-the first round files leave the page cache, and each program runs once, unmeasured, and reads its own in its own way. Then ours
-once more, step by step in turns in one process, so that what else this machine does slows all of them alike. At the end the
-time from the start of the program to a first token, of artifacts as they are stored and packed.
+after the prompt, one at a time. Figures are medians of the rounds, ratios (of a round) and latencies of a step too. "of reading":
+bytes of weights that a token needs, by decode time, as a share of what this machine reads (ReadMemory of autoglm_kernels_benchmark,
+before each row of ours). Before the first round files leave the page cache, and each program runs once, unmeasured, and reads its
+own in its own way. Then ours once more, step by step in turns in one process, so that what else this machine does slows all of them
+alike. At the end the time from the start of the program to a first token, of artifacts as they are stored and packed.
 """
 import argparse
 import json

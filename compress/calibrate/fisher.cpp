@@ -35,6 +35,11 @@ std::vector<eval::Tokens> spread(const std::vector<eval::Tokens>& calibration, i
   return out;
 }
 
+/// How many that is at most, for plans.
+int64_t spread_tokens(int64_t sequences, int64_t length, int64_t tokens) {
+  return std::clamp(tokens, length, std::max(length, sequences * length));
+}
+
 at::Tensor norm_of(const at::Tensor& states) { return states.norm(2, {-1}, true).clamp_min(kSmallestNorm); }
 
 class Measurement {
@@ -101,7 +106,6 @@ class Measurement {
     AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor norm, tensor::load(source_.checkpoint(), name, at::kFloat));
     at::Tensor sum = at::zeros({width_, width_});
     for (size_t i = 0; i < sequences_.size(); ++i) {
-      AUTOGLM_RETURN_IF_ERROR(cancel_.check());
       AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor output, states_.get(at(layers_, i), 1));
       const at::AutoGradMode with_gradient(true);
       const at::Tensor last = output.detach().requires_grad_(), rows = last.flatten(0, 1);
@@ -197,8 +201,7 @@ at::Tensor Fisher::cost(const at::Tensor& matrix, const at::Tensor& got, const a
 int64_t Fisher::bytes(const model::Decoder& source, int64_t sequences, int64_t length, const FisherOptions& options) {
   const format::ModelConfig& config = source.config();
   const int64_t width = config.hidden_size, layers = config.num_hidden_layers;
-  const int64_t tokens = std::clamp(options.tokens, length, std::max(length, sequences * length));
-  const int64_t states = (layers + 1) * tokens * width * int64_t{4};
+  const int64_t states = (layers + 1) * spread_tokens(sequences, length, options.tokens) * width * int64_t{4};
   return std::min(states, options.memory_limit) + matrix_bytes(source, options) +
          std::max(source.float_block_bytes() + source.backward_bytes(length),
                   (width + 4 * kHeadTokens) * config.vocab_size * int64_t{4}) +
@@ -214,7 +217,7 @@ int64_t Fisher::matrix_bytes(const model::Decoder& source, const FisherOptions& 
 double Fisher::flops(const model::Decoder& source, int64_t sequences, int64_t length, const FisherOptions& options) {
   const format::ModelConfig& config = source.config();
   const auto width = static_cast<double>(config.hidden_size);
-  return static_cast<double>(std::clamp(options.tokens, length, std::max(length, sequences * length))) *
+  return static_cast<double>(spread_tokens(sequences, length, options.tokens)) *
          (4 * source.block_flops() + 6 * width * static_cast<double>(config.vocab_size) +
           2 * width * width * static_cast<double>(config.num_hidden_layers));
 }
