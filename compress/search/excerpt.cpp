@@ -15,10 +15,4 @@ Excerpt Excerpt::of(const std::vector<eval::Tokens>& calibration, int64_t tokens
   return out;
 }
 
-std::vector<int64_t> Excerpt::lengths() const {
-  std::vector<int64_t> out;
-  for (const eval::Tokens& sequence : sequences) out.push_back(static_cast<int64_t>(sequence.size()));
-  return out;
-}
-
 }  // namespace autoglm::search

@@ -13,8 +13,6 @@ struct Excerpt {
 
   /// The first `length` tokens of each sequence that has two and still fits into `tokens` altogether.
   static Excerpt of(const std::vector<eval::Tokens>& calibration, int64_t tokens, int64_t length);
-
-  std::vector<int64_t> lengths() const;
 };
 
 }  // namespace autoglm::search

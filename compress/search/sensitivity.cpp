@@ -8,25 +8,23 @@
 #include <cmath>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 
-#include "compress/calibrate/hidden_states.h"
+#include "compress/calibrate/likelihood.h"
 #include "compress/pass/plan.h"
 #include "compress/search/excerpt.h"
 #include "compress/search/groups.h"
 #include "compress/tensor/bridge.h"
 #include "core/base/progress.h"
-#include "core/eval/random.h"
 #include "core/format/display.h"
 
 namespace autoglm::search {
 namespace {
 
-using calibrate::HiddenStates;
+using calibrate::LikelihoodGradient;
 using format::Role;
 using pass::Decision;
-
-constexpr int64_t kHeadRows = 1024;  // of the head at once
 
 /// The recipe with which everything that is left open is quantized somehow.
 pass::Recipe everything_open(pass::Recipe recipe) {
@@ -48,10 +46,14 @@ class Estimator {
     AUTOGLM_RETURN_IF_ERROR(prepare(recipe, calibration));
     const int64_t layers = source_.config().num_hidden_layers;
     Progress progress("measuring sensitivity", 2 * layers + 2);
-    progress.update(0, "forward");
-    AUTOGLM_RETURN_IF_ERROR(run_forward(progress));
+    for (int64_t layer = 0; layer < layers; ++layer) {
+      progress.update(layer, "forward");
+      AUTOGLM_RETURN_IF_ERROR(pass_->forward(layer));
+    }
     progress.update(layers, "head");
-    AUTOGLM_RETURN_IF_ERROR(run_head());
+    AUTOGLM_RETURN_IF_ERROR(pass_->head([&](const at::Tensor& rows, const at::Tensor& gradient, const at::Tensor& x,
+                                            size_t first) { return add_head_losses(rows, gradient, x, first); },
+                                        [](size_t, const at::Tensor&, const at::Tensor&) { return ok_status(); }));
     for (int64_t layer = layers; layer-- > 0;) {
       progress.update(2 * layers - layer, fmt::format("layer {}", layer + 1));
       AUTOGLM_RETURN_IF_ERROR(run_block(layer));
@@ -78,119 +80,21 @@ class Estimator {
     }
     text_ = Excerpt::of(calibration, options_.tokens, options_.length);
     if (text_.sequences.empty()) return invalid_argument("choosing formats needs calibration text");
-    const std::vector<int64_t> lengths = text_.lengths();
-    rotary_ = source_.rotary(*std::max_element(lengths.begin(), lengths.end()));
-    for (int64_t layer = 0; layer <= source_.config().num_hidden_layers; ++layer) {
-      AUTOGLM_ASSIGN_OR_RETURN(HiddenStates states,
-                               HiddenStates::create(lengths, source_.config().hidden_size, at::kFloat, INT64_MAX, ""));
-      states_.push_back(std::move(states));
-    }
+    AUTOGLM_ASSIGN_OR_RETURN(pass_,
+                             LikelihoodGradient::create(source_, text_.sequences, {.seed = options_.seed}, cancel_));
     return ok_status();
   }
 
-  Status run_forward(Progress& progress) {
-    const at::NoGradGuard no_grad;
-    for (size_t i = 0; i < text_.sequences.size(); ++i) {
-      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor embedded, source_.embed(text_.sequences[i]));
-      AUTOGLM_RETURN_IF_ERROR(states_[0].put(static_cast<int64_t>(i), embedded));
-    }
-    for (int64_t layer = 0; layer < source_.config().num_hidden_layers; ++layer) {
-      progress.update(layer, "forward");
-      AUTOGLM_ASSIGN_OR_RETURN(const model::Block block, source_.load_block(layer, &cancel_));
-      for (int64_t i = 0; i < static_cast<int64_t>(text_.sequences.size()); ++i) {
-        AUTOGLM_RETURN_IF_ERROR(cancel_.check());
-        AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor input, states_[static_cast<size_t>(layer)].get(i, 1));
-        const at::Tensor output = model::forward(source_.config(), block, rotary_, input);
-        AUTOGLM_RETURN_IF_ERROR(states_[static_cast<size_t>(layer) + 1].put(i, output));
-      }
-    }
-    return ok_status();
-  }
-
-  /// Draws a token at every position from the model's own prediction and takes the gradient of its log-likelihood,
-  /// rows of the head at a time.
-  Status run_head() {
-    const format::ModuleSpec& head = source_.stored().head();
-    const at::AutoGradMode with_gradient(true);
-    std::vector<at::Tensor> last;
-    for (size_t i = 0; i < text_.sequences.size(); ++i) {
-      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor states, states_.back().get(static_cast<int64_t>(i), 1));
-      last.push_back(states[0]);
-    }
-    states_.pop_back();
-    const at::Tensor hidden = at::cat(last).requires_grad_();
-    AUTOGLM_ASSIGN_OR_RETURN(
-        const at::Tensor norm,
-        tensor::load(source_.checkpoint(), source_.layout().find(Role::kFinalNorm)->weight_name(), at::kFloat));
-    const at::Tensor normalized = model::rms_norm(hidden, norm, source_.config().rms_norm_eps);
-    at::Tensor gradient = at::zeros_like(normalized);
-    {
-      const at::NoGradGuard no_grad;
-      const at::Tensor x = normalized.detach();
-      at::Tensor total = at::full({text_.tokens, 1}, -INFINITY);
-      AUTOGLM_RETURN_IF_ERROR(for_head_rows(head, [&](int64_t, const at::Tensor& rows) {
-        total = at::logaddexp(total, at::mm(x, rows.t()).logsumexp(-1, true));
-        return ok_status();
-      }));
-      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor drawn, draw(head, x, total));
-      AUTOGLM_RETURN_IF_ERROR(for_head_rows(head, [&](int64_t first, const at::Tensor& rows) {
-        at::Tensor wanted = at::mm(x, rows.t()).sub_(total).exp_().neg_();
-        const at::Tensor inside = drawn.ge(first).logical_and_(drawn.lt(first + rows.size(0)));
-        const at::Tensor tokens = inside.nonzero().view({-1});
-        wanted.index_put_({tokens, drawn.index_select(0, tokens) - first}, at::ones({}), /*accumulate=*/true);
-        gradient.addmm_(wanted, rows);
-        return add_head_losses(head, rows, wanted, x);
-      }));
-    }
-    normalized.backward(gradient);
-    int64_t first = 0;
-    for (const eval::Tokens& sequence : text_.sequences) {
-      const auto length = static_cast<int64_t>(sequence.size());
-      gradients_.push_back(hidden.grad().narrow(0, first, length).unsqueeze(0).clone());
-      first += length;
-    }
-    return ok_status();
-  }
-
-  Status for_head_rows(const format::ModuleSpec& head,
-                       const std::function<Status(int64_t first, const at::Tensor& rows)>& body) {
-    for (int64_t first = 0; first < head.shape[0]; first += kHeadRows) {
-      AUTOGLM_RETURN_IF_ERROR(cancel_.check());
-      const int64_t count = std::min(kHeadRows, head.shape[0] - first);
-      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor rows,
-                               tensor::load_rows(source_.checkpoint(), head.weight_name(), first, count, at::kFloat));
-      AUTOGLM_RETURN_IF_ERROR(body(first, rows));
-    }
-    return ok_status();
-  }
-
-  /// One token for each position: the first whose cumulated probability exceeds a uniform number.
-  Result<at::Tensor> draw(const format::ModuleSpec& head, const at::Tensor& x, const at::Tensor& total) {
-    eval::SplitMix64 random(options_.seed);
-    at::Tensor uniform = at::empty({text_.tokens, 1}, at::kDouble);
-    for (int64_t i = 0; i < text_.tokens; ++i) {
-      uniform.mutable_data_ptr<double>()[i] = static_cast<double>(random.next() >> 11) * 0x1p-53;
-    }
-    at::Tensor drawn = at::zeros({text_.tokens}, at::kLong), before = at::zeros({text_.tokens, 1}, at::kDouble);
-    AUTOGLM_RETURN_IF_ERROR(for_head_rows(head, [&](int64_t, const at::Tensor& rows) {
-      const at::Tensor cumulated = at::mm(x, rows.t()).sub_(total).exp_().to(at::kDouble).cumsum_(1).add_(before);
-      drawn += cumulated.le(uniform).sum(1);
-      before = cumulated.narrow(1, rows.size(0) - 1, 1).clone();
-      return ok_status();
-    }));
-    return drawn.clamp_max_(head.shape[0] - 1);  // where the probabilities add up to a little less than one
-  }
-
-  Status add_head_losses(const format::ModuleSpec& head, const at::Tensor& rows, const at::Tensor& wanted,
-                         const at::Tensor& x) {
+  /// `gradient` and `x` are of sequences from `first_sequence` on.
+  Status add_head_losses(const at::Tensor& rows, const at::Tensor& gradient, const at::Tensor& x,
+                         size_t first_sequence) {
     at::Tensor squares = at::zeros_like(rows);
-    int64_t at = 0;
-    for (const eval::Tokens& sequence : text_.sequences) {
-      const auto length = static_cast<int64_t>(sequence.size());
-      squares.add_(at::mm(wanted.narrow(0, at, length).t(), x.narrow(0, at, length)).square_());
+    for (int64_t at = 0; at < x.size(0); ++first_sequence) {
+      const auto length = static_cast<int64_t>(text_.sequences[first_sequence].size());
+      squares.add_(at::mm(gradient.narrow(0, at, length).t(), x.narrow(0, at, length)).square_());
       at += length;
     }
-    for (const Place& place : by_source_[head.name]) {
+    for (const Place& place : by_source_[source_.stored().head().name]) {
       if (place.decision->module.role != Role::kHead) continue;
       AUTOGLM_RETURN_IF_ERROR(add_losses(place, rows, squares));
     }
@@ -207,22 +111,15 @@ class Estimator {
         watched.emplace_back(linear, at::zeros_like(linear->weight));
       }
     }
-    for (size_t i = 0; i < text_.sequences.size(); ++i) {
-      AUTOGLM_RETURN_IF_ERROR(cancel_.check());
-      const at::AutoGradMode with_gradient(true);
-      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor states, states_.back().get(static_cast<int64_t>(i), 1));
-      const at::Tensor input = states.detach().requires_grad_();
-      model::forward(source_.config(), block, rotary_, input).backward(gradients_[i]);
-      gradients_[i] = input.grad();
-      const at::NoGradGuard no_grad;
+    AUTOGLM_RETURN_IF_ERROR(pass_->back(layer, block, [&](size_t, const at::Tensor&, const at::Tensor&) {
       for (auto& [linear, squares] : watched) {
         at::Tensor& gradient = linear->weight.mutable_grad();
         if (!gradient.defined()) continue;  // an expert that no token reached
         squares.addcmul_(gradient, gradient);
         gradient = at::Tensor();
       }
-    }
-    states_.pop_back();
+      return ok_status();
+    }));
     const at::NoGradGuard no_grad;
     for (auto& [linear, squares] : watched) {
       for (const Place& place : by_source_[linear->spec.name]) {
@@ -255,7 +152,8 @@ class Estimator {
       for (size_t t = 0; t < text_.sequences[i].size(); ++t) {
         places.mutable_data_ptr<int64_t>()[t] = row_of.at(text_.sequences[i][t]);
       }
-      squares.add_(at::zeros_like(rows).index_add_(0, places, gradients_[i][0]).square_());
+      AUTOGLM_ASSIGN_OR_RETURN(const at::Tensor gradient, pass_->gradient(i));
+      squares.add_(at::zeros_like(rows).index_add_(0, places, gradient[0]).square_());
     }
     for (const Place& place : by_source_[table.name]) {
       if (place.decision->module.role == Role::kEmbedding) AUTOGLM_RETURN_IF_ERROR(add_losses(place, rows, squares));
@@ -329,9 +227,7 @@ class Estimator {
   std::vector<GroupedDecisions> groups_;
   std::map<std::string, std::vector<Place>> by_source_;  ///< by the name of the source's module
   Excerpt text_;
-  model::Rotary rotary_;
-  std::vector<HiddenStates> states_;   ///< inputs of each block and of the final norm; the last are dropped when used
-  std::vector<at::Tensor> gradients_;  ///< of each sequence's states, at the layer that is at hand
+  std::optional<LikelihoodGradient> pass_;
 };
 
 bool is_sound(const Group& group) {
@@ -417,11 +313,8 @@ Result<Sensitivity> measure_sensitivity(const model::Decoder& source, const pass
 }
 
 int64_t sensitivity_bytes(const model::Decoder& source, const SensitivityOptions& options) {
-  const format::ModelConfig& config = source.config();
-  const int64_t states = options.tokens * config.hidden_size * int64_t{4};
-  const int64_t head = kHeadRows * (6 * options.tokens + 4 * config.hidden_size) * int64_t{4};
-  const int64_t block = 4 * source.float_block_bytes() + source.backward_bytes(options.length);
-  return (config.num_hidden_layers + 4) * states + std::max(head, block);
+  return calibrate::LikelihoodGradient::bytes(source, options.tokens, options.length, {}) +
+         3 * source.float_block_bytes();
 }
 
 }  // namespace autoglm::search

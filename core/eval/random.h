@@ -21,6 +21,9 @@ class SplitMix64 {
     return z ^ (z >> 31);
   }
 
+  /// Uniform in [0, 1), in steps of 2^-53.
+  double uniform() { return static_cast<double>(next() >> 11) * 0x1p-53; }
+
   /// Uniform in [0, n), n > 0: draws that would favour small numbers are thrown away.
   uint64_t below(uint64_t n) {
     const uint64_t unfair = (0 - n) % n;  // 2^64 mod n
